@@ -1,0 +1,71 @@
+"""What goes wrong, as one small tree.
+
+::
+
+    MedidiffError          what was found, what was wanted, and what mends it
+    ├── SettingsError      an option, recipe or argument is broken or out of range   exit code 2
+    ├── InputError         a scan cannot be read, or must not be guessed at          exit code 4
+    ├── OutputError        a result cannot be written where it was asked for         exit code 5
+    └── PriorError         a trained prior is missing, broken or does not fit        exit code 6
+
+Everything that a user can mend is one of these and becomes one line at the command line; anything else is a bug and
+keeps its traceback (exit code 1). No message ever carries patient data: attributes are named, identifying values are
+not shown.
+"""
+
+from __future__ import annotations
+
+__all__ = ["InputError", "MedidiffError", "OutputError", "PriorError", "SettingsError"]
+
+
+class MedidiffError(Exception):
+    """A refusal that says how to go on.
+
+    Args:
+        code: short stable name such as ``"E-GAP"``; the same fault always has the same code.
+        found: what was met, with numbers and units.
+        wanted: what would have been right; may be empty when it is plain.
+        mend: what the reader can do about it.
+        file: name of the file at fault, when there is one.
+        attribute: header field or option at fault, when there is one.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, code: str, found: str, *, wanted: str = "", mend: str = "", file: str = "", attribute: str = ""
+    ) -> None:
+        self.code, self.found, self.wanted, self.mend = code, found, wanted, mend
+        self.file, self.attribute = file, attribute
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        where = " ".join(part for part in (self.file, self.attribute) if part)
+        text = f"{self.code}: {where + ': ' if where else ''}{self.found}"
+        if self.wanted:
+            text += f" (wanted: {self.wanted})"
+        return f"{text}. {self.mend}" if self.mend else text
+
+
+class SettingsError(MedidiffError):
+    """An option, recipe entry or argument is broken or out of range."""
+
+    exit_code = 2
+
+
+class InputError(MedidiffError):
+    """A scan cannot be read, or reading it would mean guessing."""
+
+    exit_code = 4
+
+
+class OutputError(MedidiffError):
+    """A result cannot be written where it was asked for."""
+
+    exit_code = 5
+
+
+class PriorError(MedidiffError):
+    """A trained prior is missing, broken or does not fit the scan."""
+
+    exit_code = 6

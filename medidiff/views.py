@@ -1,0 +1,137 @@
+"""Slices as people look at them: axial, coronal and sagittal, turned and named from the geometry.
+
+Voxel axes are matched to the nearest world axes and never resampled, so an oblique scan is shown along its own slices.
+Two conventions exist. Radiological: the patient's right is on the left of the picture, as if seen from the feet or face
+to face, and a sagittal slice faces left. Neurological is its mirror image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medidiff.errors import InputError
+from medidiff.volume import Geometry
+
+__all__ = ["PLANES", "Plane", "Upright", "View", "view"]
+
+_ENDS = (("L", "R"), ("P", "A"), ("I", "S"))  # low and high end of each world axis
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One way to cut a volume, in world axes (0: to the right, 1: to the front, 2: to the head)."""
+
+    name: str
+    normal: int
+    across: int
+    up: int
+
+
+PLANES = (Plane("Axial", 2, 0, 1), Plane("Coronal", 1, 0, 2), Plane("Sagittal", 0, 1, 2))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A slice as it is looked at.
+
+    Args:
+        pixels: (rows, columns), row 0 on top, column 0 on the left of the picture.
+        size_mm: width and height.
+        left: anatomical direction that the left edge of the picture faces, one of L R P A I S; so for the others.
+        right: of the right edge.
+        top: of the top edge.
+        bottom: of the bottom edge.
+    """
+
+    pixels: NDArray[Any]
+    size_mm: tuple[float, float]
+    left: str
+    right: str
+    top: str
+    bottom: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Upright:
+    """A volume whose axes run to the patient's right, front and head, with the way back to its own grid.
+
+    Args:
+        data: (X, Y, Z), a view of the stored voxels.
+        spacing_mm: along x, y and z.
+        geometry: the grid as stored.
+        order: the stored axis that runs along each world axis.
+        flipped: whether it ran the other way.
+    """
+
+    data: NDArray[Any]
+    spacing_mm: tuple[float, float, float]
+    geometry: Geometry
+    order: tuple[int, ...]
+    flipped: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, data: ArrayLike, geometry: Geometry) -> Upright:
+        """The volume (I, J, K) of a grid, turned upright without touching a value.
+
+        Raises:
+            InputError: the data do not fit the grid.
+        """
+        stored = np.asarray(data)
+        if stored.shape != geometry.shape:
+            raise InputError("E-SHAPE", f"data of shape {stored.shape}", wanted=f"(I, J, K) on {geometry!r}")
+        letters = geometry.orientation
+        order = tuple(next(axis for axis in range(3) if letters[axis] in ends) for ends in _ENDS)
+        flipped = tuple(letters[axis] == ends[0] for axis, ends in zip(order, _ENDS, strict=True))
+        turned = stored.transpose(order)[tuple(slice(None, None, -1 if flip else 1) for flip in flipped)]
+        x, y, z = (geometry.spacing_mm[axis] for axis in order)
+        return cls(turned, (x, y, z), geometry, order, flipped)
+
+    def index(self, position_mm: ArrayLike) -> tuple[int, int, int]:
+        """Upright index of the voxel nearest to a world point, kept inside the grid."""
+        stored = np.rint(self.geometry.index(position_mm))
+        at = [int(np.clip(stored[axis], 0, self.geometry.shape[axis] - 1)) for axis in self.order]
+        x, y, z = (n - 1 - i if flip else i for i, n, flip in zip(at, self.data.shape, self.flipped, strict=True))
+        return x, y, z
+
+    def cut(
+        self, plane: Plane, at: tuple[int, int, int], *, box: tuple[slice, ...] | None = None, radiological: bool = True
+    ) -> View:
+        """One slice through an upright index, cropped to a box of upright indices."""
+        box = box or (slice(None),) * 3
+        pixels = self.data.take(at[plane.normal], axis=plane.normal)[box[plane.across], box[plane.up]].T[::-1]
+        left, right = _ENDS[plane.across]
+        if radiological:
+            pixels, left, right = pixels[:, ::-1], right, left
+        rows, columns = pixels.shape
+        size_mm = columns * self.spacing_mm[plane.across], rows * self.spacing_mm[plane.up]
+        bottom, top = _ENDS[plane.up]
+        return View(pixels, size_mm, left, right, top, bottom)
+
+
+def view(
+    data: ArrayLike, geometry: Geometry, plane: Plane, *, at_mm: ArrayLike | None = None, radiological: bool = True
+) -> View:
+    """The slice of a volume nearest to a world point, as the convention turns it.
+
+    Args:
+        data: (I, J, K), in any storage orientation.
+        geometry: where the voxels lie.
+        plane: one of `PLANES`.
+        at_mm: (3,) RAS+ world point; the middle of the grid when left out.
+        radiological: the patient's right on the left of the picture; false for its mirror image.
+
+    Raises:
+        InputError: the data do not fit the grid.
+
+    Example:
+        >>> axial = view(np.zeros((4, 5, 6)), Geometry.regular((4, 5, 6)), PLANES[0])
+        >>> axial.left, axial.top, axial.pixels.shape
+        ('R', 'A', (5, 4))
+    """
+    upright = Upright.of(data, geometry)
+    middle = geometry.world((np.asarray(geometry.shape) - 1) / 2)
+    return upright.cut(plane, upright.index(middle if at_mm is None else at_mm), radiological=radiological)

@@ -1,0 +1,237 @@
+"""The values everything else passes around: `Geometry`, `Volume` and `Provenance`.
+
+They are frozen, know nothing of files or networks, and cannot be built in an invalid state. World coordinates are
+RAS+ in millimetres (x to the patient's right, y to the front, z to the head), as in NIfTI; DICOM's LPS exists only
+inside `io`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medidiff.errors import InputError, SettingsError
+
+__all__ = ["Geometry", "Provenance", "Volume"]
+
+_SHEAR_LIMIT = 1e-4  # largest cosine between two voxel axes of an orthogonal grid
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Geometry:
+    """A voxel grid in the patient.
+
+    Args:
+        shape: number of voxels along each voxel axis, all at least 1.
+        affine: (4, 4), voxel index to RAS+ world position in mm, kept in float64 and read-only.
+
+    Raises:
+        InputError: the shape or the affine describes no grid.
+
+    Example:
+        >>> Geometry.regular((4, 5, 6), spacing_mm=(1, 1, 3)).spacing_mm
+        (1.0, 1.0, 3.0)
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(n) for n in self.shape)
+        if len(shape) != 3 or min(shape) < 1:
+            raise InputError("E-DIM", f"grid shape {shape}", wanted="three sizes of at least 1")
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise InputError("E-XFORM", "an affine that is not a finite 4x4 matrix", wanted="finite 4x4, in mm")
+        if not np.array_equal(affine[3], (0.0, 0.0, 0.0, 1.0)):
+            raise InputError("E-XFORM", "an affine whose last row is not 0 0 0 1")
+        norms = np.linalg.norm(affine[:3, :3], axis=0)
+        if norms.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / norms)) < 1e-6:
+            raise InputError("E-XFORM", "a singular affine", wanted="three independent voxel axes")
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    @classmethod
+    def regular(cls, shape: Sequence[int], *, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> Geometry:
+        """A grid along the world axes whose centre is the world origin."""
+        affine = np.diag((*np.asarray(spacing_mm, dtype=np.float64), 1.0))
+        affine[:3, 3] = -affine[:3, :3] @ (np.asarray(shape) - 1) / 2
+        return cls((shape[0], shape[1], shape[2]), affine)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Geometry):
+            return NotImplemented
+        return self.shape == other.shape and bool(np.array_equal(self.affine, other.affine))
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.affine.tobytes()))
+
+    def __repr__(self) -> str:
+        size = "x".join(str(n) for n in self.shape)
+        spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm)
+        return f"Geometry({size} voxels, {spacing} mm, {self.orientation})"
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along each voxel axis."""
+        a, b, c = (float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return a, b, c
+
+    @property
+    def origin_mm(self) -> NDArray[np.float64]:
+        """(3,) world position of the centre of voxel (0, 0, 0)."""
+        return self.affine[:3, 3].copy()
+
+    @property
+    def directions(self) -> NDArray[np.float64]:
+        """(3, 3) unit vector of each voxel axis in the world, one a column."""
+        return np.asarray(self.affine[:3, :3] / np.asarray(self.spacing_mm))
+
+    @property
+    def orientation(self) -> str:
+        """Nearest anatomical direction of each voxel axis, e.g. ``"RAS"`` or ``"LPI"``."""
+        left = np.abs(self.directions)
+        axes: list[tuple[int, int]] = []
+        for _ in range(3):  # strongest pairing first, each world axis used once
+            world, voxel = np.unravel_index(np.argmax(left), (3, 3))
+            axes.append((int(voxel), int(world)))
+            left[world, :] = left[:, voxel] = -1.0
+        return "".join(("LR", "PA", "IS")[w][int(self.directions[w, v] > 0)] for v, w in sorted(axes))
+
+    @property
+    def is_orthogonal(self) -> bool:
+        """Whether the voxel axes meet at right angles (no shear, no gantry tilt)."""
+        gram = self.directions.T @ self.directions
+        return bool(np.abs(gram - np.eye(3)).max() <= _SHEAR_LIMIT)
+
+    def world(self, index: ArrayLike) -> NDArray[np.float64]:
+        """World position in mm, (..., 3), of voxel indices (..., 3), which may be fractional."""
+        return np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def index(self, position_mm: ArrayLike) -> NDArray[np.float64]:
+        """Fractional voxel indices, (..., 3), of world positions in mm, (..., 3)."""
+        offset = np.asarray(position_mm, dtype=np.float64) - self.affine[:3, 3]
+        return np.asarray(np.linalg.solve(self.affine[:3, :3], offset[..., None])[..., 0])
+
+    def distance_mm(self, other: Geometry) -> float:
+        """Largest distance between the same corner voxel of two grids; infinite when the shapes differ."""
+        if self.shape != other.shape:
+            return float("inf")
+        corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * (np.array(self.shape) - 1)
+        return float(np.linalg.norm(self.world(corners) - other.world(corners), axis=-1).max())
+
+    def with_spacing(self, spacing_mm: Sequence[float]) -> Geometry:
+        """The grid of another spacing that covers the same box: same outer faces' centre, same directions.
+
+        The number of voxels is rounded to the nearest whole number that covers the field of view (at least 1), and the
+        new grid is centred on the old one, so no side is favoured.
+
+        Args:
+            spacing_mm: three distances in mm, greater than 0.
+        """
+        wanted = np.asarray(spacing_mm, dtype=np.float64)
+        if wanted.shape != (3,) or not np.isfinite(wanted).all() or wanted.min() <= 0:
+            raise SettingsError(
+                "E-SPACING", f"target spacing {tuple(spacing_mm)}", wanted="three finite values in mm above 0"
+            )
+        extent = np.asarray(self.spacing_mm) * np.asarray(self.shape)
+        shape = np.maximum(np.ceil(extent / wanted - 1e-6), 1).astype(int)
+        linear = self.directions * wanted
+        centre = self.world((np.asarray(self.shape) - 1) / 2)
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = linear, centre - linear @ ((shape - 1) / 2)
+        return Geometry((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Volume:
+    """A scan: numbers on a grid.
+
+    Args:
+        data: (C, I, J, K) or (I, J, K), real numbers in the scan's own units; kept read-only, in the type given.
+        geometry: where voxel (i, j, k) lies in the patient.
+        modality: DICOM's word, ``"MR"``, ``"CT"``, ``"PT"``; ``"OT"`` when unknown.
+        units: unit of the numbers, e.g. ``"HU"``; empty for arbitrary units, as in most MR.
+
+    Raises:
+        InputError: the data do not fit the grid or are not real numbers.
+    """
+
+    data: NDArray[Any]
+    geometry: Geometry
+    modality: str = "OT"
+    units: str = ""
+
+    def __post_init__(self) -> None:
+        data = np.asarray(self.data)
+        data = data[None] if data.ndim == 3 else data
+        if data.ndim != 4 or data.shape[1:] != self.geometry.shape:
+            raise InputError("E-SHAPE", f"data of shape {data.shape}", wanted=f"(C, I, J, K) on {self.geometry!r}")
+        if data.dtype.kind not in "biuf":
+            raise InputError("E-DTYPE", f"voxels of type {data.dtype}", wanted="real numbers")
+        view = data.view()
+        view.setflags(write=False)
+        object.__setattr__(self, "data", view)
+
+    def __repr__(self) -> str:
+        units = f" {self.units}" if self.units else ""
+        return f"Volume({self.modality}{units}, {self.data.shape[0]} channel, {self.data.dtype}, {self.geometry!r})"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis of the grid, without the channel."""
+        return self.geometry.shape
+
+    def with_data(self, data: ArrayLike) -> Volume:
+        """The same scan with other numbers on the same grid."""
+        return dataclasses.replace(self, data=np.asarray(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """All that is needed to make a result again, and nothing about the patient.
+
+    Args:
+        task: what was done, e.g. ``"denoise"``.
+        version: version of medidiff.
+        inputs: SHA-256 of each input, in reading order; of bytes for files, of the voxels for arrays.
+        settings: every setting that has an effect, JSON values only.
+        prior: name and SHA-256 of the weights, or empty.
+        seed: the number all randomness was drawn from.
+        environment: versions and device, e.g. ``{"torch": "2.13.0", "device": "cpu"}``.
+        decisions: what the software chose by itself, as sentences.
+        synthetic: whether the result is an invented scan.
+        research_use_only: always true; written out so that every reader meets it.
+    """
+
+    task: str
+    version: str
+    inputs: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    prior: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    decisions: tuple[str, ...] = ()
+    synthetic: bool = False
+    research_use_only: bool = True
+
+    def to_json(self) -> str:
+        """The record as JSON text, keys sorted; the same record always gives the same text."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=2, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Provenance:
+        """The record that `to_json` wrote."""
+        fields = json.loads(text)
+        known = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(fields, dict) or set(fields) != known:
+            raise InputError("E-PROVENANCE", "a record with other fields", wanted=", ".join(sorted(known)))
+        fields["inputs"], fields["decisions"] = tuple(fields["inputs"]), tuple(fields["decisions"])
+        return cls(**fields)

@@ -1,0 +1,41 @@
+"""What every test shares: one thread, and randomness that is spelled out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from medidiff.diffusion.backbone import Backbone
+
+# Several test processes, or a training run, on few cores: more threads than cores make small tensors ten times slower.
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A fresh generator with a fixed seed; nothing in the suite touches the global one."""
+    return torch.Generator().manual_seed(20240229)
+
+
+@pytest.fixture(scope="session")
+def random_backbone() -> Callable[..., Backbone]:
+    """Builds a small network with random weights everywhere.
+
+    A fresh one is silent (its last layers are zero) and would keep any law.
+    """
+    from medidiff.diffusion.backbone import Backbone, BackboneShape  # MONAI takes seconds: only for those who ask
+
+    def build(blocks: tuple[int, int, int] = (1, 1, 1), channels: tuple[int, int] = (8, 12)) -> Backbone:
+        chance = torch.Generator().manual_seed(7)
+        network = Backbone(5, BackboneShape(channels, blocks))
+        with torch.no_grad():
+            for weight in network.parameters():
+                size = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1
+                weight.copy_(size * torch.randn(weight.shape, generator=chance))
+        return network.eval().requires_grad_(False)
+
+    return build
