@@ -1,0 +1,29 @@
+"""The physics of a scan: operators A, noise N, and the measurement `y = N(A x)`."""
+
+from medidiff.physics.degradation import Degradation
+from medidiff.physics.noise import Noise, NoiseKind, rician_correction
+from medidiff.physics.separable import (
+    Separable,
+    box_profile,
+    gaussian_profile,
+    identity,
+    nothing,
+    resample,
+    sampling,
+    slices,
+)
+
+__all__ = [
+    "Degradation",
+    "Noise",
+    "NoiseKind",
+    "Separable",
+    "box_profile",
+    "gaussian_profile",
+    "identity",
+    "nothing",
+    "resample",
+    "rician_correction",
+    "sampling",
+    "slices",
+]
