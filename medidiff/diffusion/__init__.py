@@ -1,0 +1,59 @@
+"""The diffusion core: noise levels, denoisers, samplers and the wrappers round a denoiser.
+
+A denoiser answers ``D(x, σ, condition) = E[x₀ | x_σ, y]``. A *sigma grid* says which levels to visit, a *start* gives
+the state at the first, a *sampler* walks down. Guidance, consistency and tiling are denoiser in, denoiser out, so no
+sampler knows of them::
+
+    denoiser = Consistent(Tiled(ClassifierFree(network, scale), tile, halo), y, operator, sigma_y, spread)
+    sigmas = karras(8, 0.01, 1.0)
+    draws = heun(denoiser, bridge(condition, sigmas[0], generators), sigmas, condition=condition)
+
+Needs torch only. The network itself is built from MONAI's blocks, in `medidiff.diffusion.backbone`, which is not
+imported here because MONAI takes seconds to load.
+"""
+
+from medidiff.diffusion.condition import Condition, observe
+from medidiff.diffusion.consistency import Consistent, project
+from medidiff.diffusion.denoiser import Denoiser, Preconditioned, diffuse, expand_sigma, restoration_loss
+from medidiff.diffusion.draws import generators_for, noise_like
+from medidiff.diffusion.forward import ddim, ddpm_alpha_bar, ddpm_ancestral, ddpm_betas, q_sample
+from medidiff.diffusion.guidance import ClassifierFree
+from medidiff.diffusion.samplers import SAMPLERS, Sampler, ancestral, dpmpp_2m, euler, heun
+from medidiff.diffusion.sigma import GRIDS, cosine, from_alpha_bar, karras, log_linear
+from medidiff.diffusion.start import bridge, from_noise, informed
+from medidiff.diffusion.tiling import Tiled
+
+__all__ = [
+    "GRIDS",
+    "SAMPLERS",
+    "ClassifierFree",
+    "Condition",
+    "Consistent",
+    "Denoiser",
+    "Preconditioned",
+    "Sampler",
+    "Tiled",
+    "ancestral",
+    "bridge",
+    "cosine",
+    "ddim",
+    "ddpm_alpha_bar",
+    "ddpm_ancestral",
+    "ddpm_betas",
+    "diffuse",
+    "dpmpp_2m",
+    "euler",
+    "expand_sigma",
+    "from_alpha_bar",
+    "from_noise",
+    "generators_for",
+    "heun",
+    "informed",
+    "karras",
+    "log_linear",
+    "noise_like",
+    "observe",
+    "project",
+    "q_sample",
+    "restoration_loss",
+]

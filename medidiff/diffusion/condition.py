@@ -1,0 +1,65 @@
+"""What the network is told about the measurement, on the grid of the volume that is sought."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medidiff.errors import SettingsError
+from medidiff.physics import Separable
+
+__all__ = ["Condition", "observe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A measurement `y`, as the network sees it.
+
+    Denoising has certainty 1 everywhere, super-resolution by k has 1/k, and with certainty 0 nothing was measured at
+    all, which is synthesis and the null condition of classifier-free guidance.
+
+    Args:
+        image: (B, 1, I, J, K) ``A⁺ y``, what was seen.
+        certainty: ``diag(A⁺ A)`` in [0, 1], the share of each voxel that `y` fixes; broadcasts to `image`.
+        noise: σ_y, standard deviation of the measurement's noise in image units; broadcasts to `image`.
+    """
+
+    image: Tensor
+    certainty: Tensor
+    noise: Tensor
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 5 or self.image.shape[1] != 1:
+            raise SettingsError("E-SHAPE", f"a condition of shape {tuple(self.image.shape)}", wanted="(B, 1, I, J, K)")
+        object.__setattr__(self, "certainty", self.certainty.to(self.image).expand_as(self.image))
+        object.__setattr__(self, "noise", self.noise.to(self.image).expand_as(self.image))
+
+    @classmethod
+    def null(cls, like: Tensor) -> Condition:
+        """Nothing was measured; `like` gives shape, type and device."""
+        zero = torch.zeros_like(like[:, :1])
+        return cls(zero, zero, zero + 1.0)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The same change to all three maps, e.g. a crop, a flip or a move to another device."""
+        return Condition(change(self.image), change(self.certainty), change(self.noise))
+
+
+def observe(y: Tensor, operator: Separable, noise: float | Tensor) -> Condition:
+    """Tell the network of a measurement: ``(A⁺y, diag(A⁺A), σ_y)``.
+
+    Args:
+        y: (B, 1, i, j, k) measurement.
+        operator: A.
+        noise: σ_y, a number, or a map that broadcasts to `y`; a map is spread to the fine grid by A⁺ as the image is.
+    """
+    image = operator.pinv(y)
+    level = torch.as_tensor(noise, dtype=y.dtype, device=y.device)
+    if level.numel() == 1:
+        level = level.reshape(1, 1, 1, 1, 1)
+    elif not operator.is_identity:
+        level = operator.pinv(level.expand_as(y)).clamp_min(0)
+    return Condition(image, operator.certainty(image.shape[-3:])[None, None], level)
