@@ -1,0 +1,66 @@
+"""What a file or folder holds, as plain values: the answer of `medidiff.io.inspect`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Contents", "SeriesSummary", "Skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that was seen and not used.
+
+    Args:
+        file: its name, without folders.
+        reason: why, as a short sentence.
+    """
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSummary:
+    """One scan of a file or folder; nothing in it identifies the patient.
+
+    Args:
+        files: number of files that make it up.
+        modality: DICOM's word, or ``"OT"``.
+        units: unit of the voxel values; empty when arbitrary.
+        dtype: type of the voxels in memory after reading, e.g. ``"int16"``; empty when unknown.
+        shape: voxels along each axis; empty when the scan is not one regular grid.
+        spacing_mm: distance between voxel centres along each axis; empty as `shape`.
+        orientation: e.g. ``"LPS"``; empty as `shape`.
+        affine: (4, 4) voxel index to RAS+ mm, as nested tuples; empty as `shape`.
+        details: technical header values by name, as text.
+        decisions: what the reader chose by itself, as sentences.
+        problem: the refusal that reading it would meet; empty when it can be read.
+    """
+
+    files: int
+    modality: str = "OT"
+    units: str = ""
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    orientation: str = ""
+    affine: tuple[tuple[float, ...], ...] = ()
+    details: tuple[tuple[str, str], ...] = ()
+    decisions: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that a path holds.
+
+    Args:
+        format: ``"nifti"``, ``"dicom"``, ``"nrrd"`` or ``"metaimage"``.
+        series: the scans, in a stable order.
+        skipped: files that are no scan.
+    """
+
+    format: str
+    series: tuple[SeriesSummary, ...]
+    skipped: tuple[Skipped, ...] = ()

@@ -1,0 +1,125 @@
+"""Which attributes of a source image a derived image keeps, and how gaps in the source are closed.
+
+Only what is listed here is copied: patient and study, frame of reference, equipment, and how the scan was acquired.
+Private attributes, icons, windows, smallest and largest values, overlays and comments are left behind, because they
+describe other pixels or cannot be checked. A value that breaks its own value representation is left behind too.
+Attributes of type 2 that the source lacks are written empty, as the Standard asks; of type 1, with the Standard's own
+word for unknown.
+"""
+
+from __future__ import annotations
+
+from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+from pydicom.valuerep import DSfloat, validate_value
+
+from medidiff.io.dicom_headers import quietly
+
+__all__ = ["CT", "MR", "template"]
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+# By module of DICOM PS3.3, in its order.
+_PATIENT = "PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex OtherPatientIDs"
+_STUDY = (
+    "StudyInstanceUID StudyDate StudyTime ReferringPhysicianName StudyID AccessionNumber StudyDescription"
+    " PatientAge PatientSize PatientWeight"
+)
+_SERIES = "Modality Laterality BodyPartExamined PatientPosition ProtocolName"
+_FRAME = "FrameOfReferenceUID PositionReferenceIndicator"
+_EQUIPMENT = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions InstitutionName StationName"
+_IMAGE = (
+    "AcquisitionNumber AcquisitionDate AcquisitionTime BurnedInAnnotation LossyImageCompression"
+    " LossyImageCompressionRatio LossyImageCompressionMethod SliceThickness ContrastBolusAgent"
+)
+_MR_IMAGE = (
+    "ScanningSequence SequenceVariant ScanOptions MRAcquisitionType RepetitionTime EchoTime EchoTrainLength"
+    " InversionTime TriggerTime SequenceName AngioFlag NumberOfAverages ImagingFrequency ImagedNucleus EchoNumbers"
+    " MagneticFieldStrength NumberOfPhaseEncodingSteps PercentSampling PercentPhaseFieldOfView PixelBandwidth"
+    " ReceiveCoilName TransmitCoilName InPlanePhaseEncodingDirection FlipAngle SAR dBdt TemporalPositionIdentifier"
+    " NumberOfTemporalPositions"
+)
+_CT_IMAGE = (
+    "KVP ScanOptions DataCollectionDiameter ReconstructionDiameter DistanceSourceToDetector DistanceSourceToPatient"
+    " TableHeight RotationDirection ExposureTime XRayTubeCurrent Exposure FilterType GeneratorPower FocalSpots"
+    " ConvolutionKernel RevolutionTime SingleCollimationWidth TotalCollimationWidth TableSpeed TableFeedPerRotation"
+    " SpiralPitchFactor CTDIvol"
+)
+_COMMON = f"{_PATIENT} {_STUDY} {_SERIES} {_FRAME} {_EQUIPMENT} {_IMAGE}"
+_KEPT = {MR: f"{_COMMON} {_MR_IMAGE}".split(), CT: f"{_COMMON} {_CT_IMAGE}".split()}
+_OFTEN_MISSING = (
+    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName StudyID"
+    " AccessionNumber PositionReferenceIndicator Manufacturer PatientPosition SliceThickness AcquisitionNumber"
+)
+_EMPTY = {
+    MR: f"{_OFTEN_MISSING} ScanOptions MRAcquisitionType EchoTime EchoTrainLength RepetitionTime".split(),
+    CT: f"{_OFTEN_MISSING} KVP".split(),
+}
+_WITHOUT_SIDES = (
+    "HEAD BRAIN SKULL FACE NECK CHEST HEART THORAX ABDOMEN LIVER PANCREAS SPLEEN PELVIS BLADDER PROSTATE UTERUS SPINE"
+    " CSPINE TSPINE LSPINE SSPINE WHOLEBODY HEADNECK CHESTABDOMEN ABDOMENPELVIS CHESTABDPELVIS"
+)
+_UNPAIRED = frozenset(_WITHOUT_SIDES.split())
+
+
+def template(source: Dataset, *, sop_class: str) -> Dataset:
+    """A new dataset with what a derived image keeps of its source.
+
+    Args:
+        source: header of the source image.
+        sop_class: `MR` or `CT`.
+    """
+    kept = Dataset()
+    with quietly():
+        for keyword in _KEPT[sop_class]:
+            element = _copied(source, keyword)
+            if element is not None:
+                kept.add(element)
+    for keyword in _EMPTY[sop_class]:
+        if keyword not in kept:
+            setattr(kept, keyword, None)
+    _close_gaps(kept, sop_class)
+    kept.SpecificCharacterSet = "ISO_IR 192"
+    kept.SOPClassUID = sop_class
+    kept.remove_private_tags()
+    return kept
+
+
+def _copied(source: Dataset, keyword: str) -> DataElement | None:
+    """One attribute in a form that any reader accepts; None when it is missing or breaks its representation."""
+    if keyword not in source:
+        return None
+    vr = dictionary_VR(keyword)
+    try:
+        value = source[keyword].value
+        parts = list(value) if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
+        if value is None or value == "":
+            return DataElement(tag_for_keyword(keyword) or 0, vr, None)
+        if vr == "DS":
+            parts = [DSfloat(float(part), auto_format=True) for part in parts]
+        for part in parts:
+            validate_value(vr, str(part) if vr not in ("US", "UL", "FD", "FL", "SS") else part, RAISE)
+        return DataElement(tag_for_keyword(keyword) or 0, vr, parts if len(parts) > 1 else parts[0])
+    except (ValueError, TypeError, AttributeError, NotImplementedError, OverflowError):
+        return None
+
+
+def _close_gaps(kept: Dataset, sop_class: str) -> None:
+    """Give what the Standard requires and many anonymised series lack, without claiming anything."""
+    if not kept.get("FrameOfReferenceUID"):
+        kept.FrameOfReferenceUID = generate_uid()
+    if not kept.get("StudyInstanceUID"):
+        kept.StudyInstanceUID = generate_uid()
+    if not kept.get("BodyPartExamined"):
+        kept.pop("BodyPartExamined", None)
+    if "Laterality" not in kept and kept.get("BodyPartExamined") not in _UNPAIRED:
+        kept.Laterality = None  # unknown; it may be absent for a body part without sides only
+    if sop_class == MR:
+        kept.ScanningSequence = kept.get("ScanningSequence") or "RM"  # research mode
+        kept.SequenceVariant = kept.get("SequenceVariant") or "NONE"
+        if "IR" not in kept.ScanningSequence:
+            kept.pop("InversionTime", None)  # may be present with inversion recovery only

@@ -1,0 +1,101 @@
+"""Which format a path holds or asks for: content decides on the way in, the name on the way out."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from medidiff.errors import InputError, SettingsError
+
+__all__ = ["sniff", "target_format"]
+
+_ENDINGS = {".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".mha": "metaimage"}
+_NOT_WRITTEN = (".hdr", ".img", ".mhd", ".nhdr", ".dcm", ".gz", ".zip", ".json", ".png", ".jpg", ".mgz")
+
+
+def sniff(path: str | Path) -> str:
+    """Format of an existing file or folder: ``"dicom"``, ``"nifti"``, ``"nrrd"`` or ``"metaimage"``.
+
+    Args:
+        path: a file, told by its first bytes, or a folder, which is taken for DICOM.
+
+    Raises:
+        InputError: nothing is there (``E-MISSING``), nothing is in it (``E-EMPTY``), or its format is unknown
+            (``E-FORMAT``).
+    """
+    path = Path(path)
+    if path.is_dir():
+        return "dicom"
+    if not path.exists():
+        raise InputError("E-MISSING", "no such file or folder", mend="Check the path.", file=path.name)
+    if not path.is_file():
+        raise InputError("E-FORMAT", "not a regular file", mend="Give a file or a folder.", file=path.name)
+    start = _first_bytes(path)
+    if not start:
+        raise InputError("E-EMPTY", "a file without any bytes", mend="Fetch the file again.", file=path.name)
+    return _by_content(start) or _by_name(path)
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(4096)
+    except OSError as error:
+        raise InputError("E-READ", error.strerror or "the system refuses to read it", file=path.name) from error
+    if start[:2] != b"\x1f\x8b":
+        return start
+    try:
+        return zlib.decompressobj(wbits=31).decompress(start, 1024)
+    except zlib.error as error:
+        raise InputError("E-CRC", "the gzip stream is damaged", mend="Fetch it again.", file=path.name) from error
+
+
+def _by_content(start: bytes) -> str:
+    if start[344:348] in (b"n+1\0", b"ni1\0") or start[4:8] in (b"n+2\0", b"ni2\0"):
+        return "nifti"
+    if start[128:132] == b"DICM" or start[:2] in (b"\x08\0", b"\x02\0"):
+        return "dicom"
+    if start.startswith(b"NRRD000"):
+        return "nrrd"
+    return "metaimage" if b"ElementType" in start and b"NDims" in start else ""
+
+
+def _by_name(path: Path) -> str:
+    """The reader that can say best what is wrong with a file of unknown content."""
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz", ".hdr", ".img")):
+        return "nifti"
+    if name.endswith((".dcm", ".ima")):
+        return "dicom"
+    wanted = "NIfTI, a DICOM series, NRRD or MetaImage"
+    raise InputError("E-FORMAT", "unknown content", wanted=wanted, mend="Convert it first.", file=path.name)
+
+
+def target_format(path: Path, *, like: Path | None, format: str | None) -> str:
+    """Format to write: the ending of the path decides, then `format`, then what `like` is.
+
+    Args:
+        path: where to write.
+        like: the source.
+        format: ``"nifti"`` or ``"dicom"`` for a folder, or the format of the ending.
+
+    Raises:
+        SettingsError: ``E-FORMAT``, the three leave the format open or contradict each other.
+    """
+    name = path.name.lower()
+    ending = next((kind for end, kind in _ENDINGS.items() if name.endswith(end)), None)
+    wanted = "a name ending in .nii, .nii.gz, .nrrd or .mha, or a folder"
+    if format not in (None, "nifti", "dicom", "nrrd", "metaimage"):
+        raise SettingsError("E-FORMAT", f"format {format!r}", wanted="nifti or dicom", attribute="format")
+    if ending is None and name.endswith(_NOT_WRITTEN):
+        raise SettingsError("E-FORMAT", f"output name {path.name!r}", wanted=wanted)
+    if ending is not None:
+        if format not in (None, ending):
+            raise SettingsError("E-FORMAT", f"format {format} and the name {path.name!r}", wanted="one of the two")
+        return ending
+    if format in ("nifti", "dicom"):
+        return str(format)
+    if format is None and like is not None and sniff(like) == "dicom":
+        return "dicom"
+    mend = "Name a file, or say format nifti or dicom."
+    raise SettingsError("E-FORMAT", f"the folder {path.name!r} and no format", wanted=wanted, mend=mend)
