@@ -1,0 +1,77 @@
+"""The card of a prior: what it is, what it was made from, what it is for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from medidiff.errors import PriorError
+
+__all__ = ["Card"]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Everything about a prior but its weights; stands beside them as JSON.
+
+    Args:
+        name: short name, also the files' stem.
+        summary: one sentence.
+        modality: DICOM's word for what it was trained on.
+        contrasts: e.g. ``("T1w",)``.
+        channels: features of the network at half and at quarter size.
+        blocks: residual blocks down, at quarter size, and up.
+        sigma_data: σ_d of the preconditioning.
+        sigma_detail: σ_n of the preconditioning.
+        noise: noise levels it practised on, lowest and highest, as a share of the tissue maximum.
+        images: training patches seen.
+        licence: terms of the weights.
+        sources: training data, each with its licence and number of scans.
+        data_fingerprint: SHA-256 over the training scans' voxels.
+        recipe: the training recipe.
+        metrics: validation scores, by name.
+        intended_use: what it may be used for.
+        limits: what is known not to work, or was never tried.
+        weights_sha256: of the weights file.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    name: str
+    summary: str
+    modality: str
+    contrasts: tuple[str, ...]
+    channels: tuple[Annotated[int, Field(ge=1, le=1024)], Annotated[int, Field(ge=1, le=1024)]]
+    blocks: tuple[
+        Annotated[int, Field(ge=0, le=64)], Annotated[int, Field(ge=0, le=64)], Annotated[int, Field(ge=0, le=64)]
+    ]
+    sigma_data: Annotated[float, Field(gt=0)]
+    sigma_detail: Annotated[float, Field(gt=0)]
+    noise: tuple[float, float]
+    images: int
+    licence: str
+    sources: tuple[str, ...]
+    data_fingerprint: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    intended_use: str = "Research on image restoration. Not for diagnosis."
+    limits: tuple[str, ...] = ()
+    weights_sha256: str = ""
+
+    def to_json(self) -> str:
+        """The card as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, file: str = "") -> Card:
+        """The card that `to_json` wrote; unknown or broken entries are refused."""
+        try:
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            entry = ".".join(str(part) for part in first["loc"])
+            raise PriorError("E-CARD", first["msg"], file=file, attribute=entry) from error

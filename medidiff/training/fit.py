@@ -1,0 +1,159 @@
+"""The training loop: a generator that yields what happened after every step, and knows nothing of files or trackers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from medidiff.diffusion.backbone import Backbone, BackboneShape
+from medidiff.diffusion.denoiser import Preconditioned, restoration_loss
+from medidiff.errors import PriorError
+from medidiff.training.data import Batch, Patches
+from medidiff.training.recipe import FitRecipe, Recipe
+
+__all__ = ["FitState", "Step", "fit", "learning_rate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step did.
+
+    Args:
+        images: patches seen so far, over all processes.
+        loss: mean over the step's patches.
+        rate: learning rate of the step.
+        gradient: norm of the gradient before clipping.
+    """
+
+    images: int
+    loss: float
+    rate: float
+    gradient: float
+
+
+class FitState:
+    """All that a run carries from step to step; saving and loading it resumes the run exactly.
+
+    Args:
+        recipe: of the run.
+        device: where to compute.
+        autocast: type that the network computes in; None for float32.
+    """
+
+    def __init__(
+        self, recipe: Recipe, *, device: torch.device | str = "cpu", autocast: torch.dtype | None = None
+    ) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            backbone = Backbone(Preconditioned.channels, BackboneShape(recipe.model.channels, recipe.model.blocks))
+        self.denoiser = Preconditioned(
+            backbone,
+            sigma_data=recipe.model.sigma_data,
+            sigma_detail=recipe.model.sigma_detail,
+            autocast=autocast,
+        ).to(device)
+        self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=recipe.fit.rate, betas=(0.9, 0.99))
+        self.images = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, loadable with ``weights_only=True``."""
+        return {
+            "images": self.images,
+            "network": self.denoiser.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        try:
+            self.denoiser.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.images = int(state["images"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise PriorError(
+                "E-CHECKPOINT", "a checkpoint of another network", mend="Train into another folder."
+            ) from error
+
+
+def learning_rate(recipe: FitRecipe, images: int) -> float:
+    """Warm up in a line, stay, and cool down in a line to zero at the end of the run."""
+    left = (recipe.images - images) / max(recipe.cooldown * recipe.images, 1.0)
+    return recipe.rate * max(min(1.0, (images + recipe.batch) / recipe.warmup, left), 0.0)
+
+
+def fit(state: FitState, patches: Patches, recipe: FitRecipe) -> Iterator[Step]:
+    """Train until the recipe's number of images is reached; `state` is advanced in place, one step a yield.
+
+    In several processes (torch.distributed is initialised) each takes its share of every batch and gradients are
+    averaged over all, so the run is the same whatever the number of processes.
+
+    Args:
+        state: where to start from.
+        patches: what to train on.
+        recipe: how.
+
+    Raises:
+        PriorError: the loss or its gradient is no longer finite.
+    """
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    parameters = [p for p in state.denoiser.parameters() if p.requires_grad]
+    while state.images < recipe.images:
+        numbers = range(state.images + rank, state.images + recipe.batch, world)
+        loss = _backward(state.denoiser, patches.batch(list(numbers)) if len(numbers) else None, recipe)
+        loss = _sum_over_processes(parameters, loss, world)
+        norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip))
+        if not norm < float("inf"):
+            raise PriorError("E-DIVERGED", f"loss {float(loss):g} after {state.images} images", mend="Lower fit.rate.")
+        rate = learning_rate(recipe, state.images)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.images += recipe.batch
+        _follow(state, recipe)
+        yield Step(images=state.images, loss=float(loss), rate=rate, gradient=norm)
+
+
+def _backward(denoiser: Preconditioned, batch: Batch | None, recipe: FitRecipe) -> Tensor:
+    """This process' share of the batch's mean loss; gradients are left in the parameters."""
+    if batch is None:
+        return torch.zeros(())
+    device = next(denoiser.parameters()).device
+    losses = restoration_loss(
+        denoiser,
+        batch.x.to(device),
+        batch.condition.map(lambda part: part.to(device)),
+        sigma=batch.sigma.to(device),
+        state=batch.state.to(device),
+    )
+    loss = losses.sum() / recipe.batch
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach().cpu()
+
+
+def _sum_over_processes(parameters: list[nn.Parameter], loss: Tensor, world: int) -> Tensor:
+    if world == 1:
+        return loss
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
+    distributed.all_reduce(flat)
+    for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+    distributed.all_reduce(loss)
+    return loss
+
+
+def _follow(state: FitState, recipe: FitRecipe) -> None:
+    """Move the running mean of the weights; early on its half-life is a tenth of what was seen, to forget the start."""
+    half_life = min(recipe.ema, 0.1 * state.images)
+    keep = 0.5 ** (recipe.batch / half_life)
+    with torch.no_grad():
+        for mean, now in zip(state.average.parameters(), state.denoiser.parameters(), strict=True):
+            mean.lerp_(now, 1.0 - keep)

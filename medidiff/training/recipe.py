@@ -1,0 +1,233 @@
+"""A training run as data: TOML text to frozen dataclasses, with every range checked.
+
+The same fields become MLflow parameters and part of the prior's card; there is no other schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from medidiff.errors import SettingsError
+
+__all__ = [
+    "DataRecipe",
+    "DegradationRanges",
+    "FitRecipe",
+    "ModelRecipe",
+    "Recipe",
+    "Scans",
+    "ValidationRecipe",
+    "read_recipe",
+]
+
+
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("the lower end of a range comes first")
+    return ends
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+Factor = Annotated[float, Field(ge=1, allow_inf_nan=False, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+FactorRange = Annotated[tuple[Factor, Factor], AfterValidator(_rising)]
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Scans:
+    """One source of training scans.
+
+    Args:
+        pattern: path below the data folder; ``{subject}`` stands for each subject of the split.
+        split: table of the split file that lists the subjects; empty when the pattern names one file.
+        weight: how often a patch comes from this source, relative to the others.
+        licence: under which terms the scans were published; goes into the card.
+    """
+
+    __pydantic_config__ = _STRICT
+    pattern: str
+    licence: str
+    split: str = ""
+    weight: Positive = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecipe:
+    """Where the scans are.
+
+    Args:
+        sources: what to train on.
+        root: data folder, relative to the recipe; ``medidiff train --data`` replaces it.
+        split: file that assigns subjects to train, validation and test, relative to the recipe; empty for none.
+    """
+
+    __pydantic_config__ = _STRICT
+    sources: Annotated[tuple[Scans, ...], Field(min_length=1)]
+    root: str = "."
+    split: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DegradationRanges:
+    """What is done to a clean patch before the network is asked for it again. Pairs are ranges, lowest first.
+
+    Args:
+        denoise: weight of patches measured voxel by voxel.
+        thick: weight of patches measured in thick slices along one axis.
+        coarse: weight of patches measured in larger voxels along all three.
+        nothing: weight of patches of which nothing was measured.
+        noise: σ_y as a share of the tissue maximum, drawn evenly in its logarithm.
+        rician: share of patches whose noise is Rician; the rest is Gaussian.
+        varying: share of patches whose noise level changes across the patch, by up to half.
+        factor: slice distance in fine voxels.
+        overlap: slice thickness as a share of the slice distance; below 1 leaves a gap.
+        coarse_factor: voxel size along each axis for `coarse`, in fine voxels.
+        told_error: standard deviation of the error, in ln σ, with which the noise level is told.
+        gain: brightness of the patch.
+        remap: share of patches whose grey values pass through a random curve, for contrasts never seen.
+    """
+
+    __pydantic_config__ = _STRICT
+    denoise: Weight = 0.6
+    thick: Weight = 0.25
+    coarse: Weight = 0.1
+    nothing: Weight = 0.05
+    noise: Range = (0.004, 0.25)
+    rician: Share = 0.75
+    varying: Share = 0.25
+    factor: FactorRange = (1.2, 5.0)
+    overlap: Range = (0.7, 1.2)
+    coarse_factor: FactorRange = (1.2, 3.0)
+    told_error: Weight = 0.05
+    gain: Range = (0.7, 1.3)
+    remap: Share = 0.3
+
+    def __post_init__(self) -> None:
+        if self.denoise + self.thick + self.coarse + self.nothing <= 0:
+            raise ValueError("one of denoise, thick, coarse and nothing must have a weight above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecipe:
+    """The network and its preconditioning.
+
+    Args:
+        channels: features at half and at quarter size.
+        blocks: residual blocks down, at quarter size, and up.
+        sigma_data: σ_d, standard deviation of clean images about their mean.
+        sigma_detail: σ_n, standard deviation of what thick slices do not fix.
+    """
+
+    __pydantic_config__ = _STRICT
+    channels: tuple[Count, Count] = (48, 96)
+    blocks: tuple[Count, Count, Count] = (2, 3, 2)
+    sigma_data: Positive = 0.35
+    sigma_detail: Positive = 0.12
+
+
+@dataclass(frozen=True, slots=True)
+class FitRecipe:
+    """How the weights are found. Progress is counted in images (patches) seen, so the batch size changes no meaning.
+
+    Args:
+        images: patches seen in the whole run.
+        batch: patches a step, over all processes.
+        patch: side of a patch in voxels, a multiple of 4.
+        rate: learning rate of Adam between warm-up and cool-down.
+        warmup: images until the full rate is reached.
+        cooldown: share of the run, at its end, over which the rate falls to 0 in a line.
+        clip: largest norm of a step's gradient.
+        ema: half-life of the running mean of the weights, in images.
+        posterior_mean: share of patches at σ = ∞, which train the one-step posterior mean.
+        sigma: range of the other patches' diffusion level, drawn evenly in its logarithm.
+    """
+
+    __pydantic_config__ = _STRICT
+    images: Count
+    batch: Count = 2
+    patch: Annotated[int, Field(ge=8, multiple_of=4, strict=True)] = 40
+    rate: Positive = 1e-3
+    warmup: Count = 400
+    cooldown: Share = 0.3
+    clip: Positive = 1.0
+    ema: Positive = 500.0
+    posterior_mean: Share = 0.6
+    sigma: Range = (0.01, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationRecipe:
+    """How a run is watched.
+
+    Args:
+        every: images between two looks.
+        levels: Rician noise as a share of the tissue maximum.
+        crop: side of the central cube that is scored, in voxels.
+        scans: how many validation scans are scored.
+    """
+
+    __pydantic_config__ = _STRICT
+    every: Count = 2000
+    levels: tuple[Positive, ...] = (0.03, 0.09, 0.15)
+    crop: Annotated[int, Field(ge=16, multiple_of=4, strict=True)] = 64
+    scans: Count = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A whole training run.
+
+    Args:
+        name: the prior's name; letters, digits and dashes.
+        summary: one sentence for the card.
+        data: where the scans are.
+        fit: how the weights are found.
+        seed: what all randomness is drawn from.
+        degradation: what is done to the patches.
+        model: the network.
+        validation: how the run is watched.
+    """
+
+    __pydantic_config__ = _STRICT
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+    summary: str
+    data: DataRecipe
+    fit: FitRecipe
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    degradation: DegradationRanges = field(default_factory=DegradationRanges)
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a TOML file.
+
+    Raises:
+        SettingsError: the file is missing, is not TOML, or an entry is unknown, of the wrong type or out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError("E-RECIPE", "no such recipe, or it cannot be read", file=path.name) from error
+    try:
+        return TypeAdapter(Recipe).validate_python(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError("E-RECIPE", f"not TOML: {error}", file=path.name) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = ".".join(str(part) for part in first["loc"])
+        raise SettingsError("E-RECIPE", first["msg"], file=path.name, attribute=entry) from error

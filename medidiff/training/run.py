@@ -1,0 +1,169 @@
+"""A whole training run: data, resume, loop, validation, checkpoint, and the prior at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pickle
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed
+
+from medidiff.errors import PriorError, SettingsError
+from medidiff.prior import Card, Prior
+from medidiff.training.checks import denoise_scores
+from medidiff.training.data import Patches, Scan, find_scans, load_scan
+from medidiff.training.fit import FitState, Step, fit
+from medidiff.training.recipe import Recipe, read_recipe
+
+__all__ = ["Event", "Finished", "Started", "Step", "Validated", "train"]
+
+CHECKPOINT = "checkpoint.pt"
+_SECONDS_BETWEEN_CHECKPOINTS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run is ready to go, from `images` seen so far."""
+
+    recipe: Recipe
+    images: int
+    scans: int
+    data_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """The averaged weights were scored: names and values, and (I, J, K) cubes to look at (noisy, denoised, clean)."""
+
+    images: int
+    scores: dict[str, float]
+    pictures: Sequence[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The prior was written; `card` is the path of its card."""
+
+    images: int
+    card: Path
+
+
+Event = Started | Step | Validated | Finished
+
+
+def train(
+    recipe_path: Path, out: Path, *, data: Path | None = None, device: str = "cpu", autocast: torch.dtype | None = None
+) -> Iterator[Event]:
+    """Train a prior, or go on with one: the same call resumes from the last checkpoint in `out`.
+
+    The length of the run (`fit.images`, `fit.cooldown`) may be changed between two calls; everything else is the
+    run's own.
+
+    Every process of a ``torchrun`` calls this alike; only the first one writes and yields more than its steps.
+
+    Args:
+        recipe_path: TOML recipe.
+        out: folder for the checkpoint and the prior.
+        data: data folder instead of the recipe's.
+        device: where to compute.
+        autocast: type that the network computes in on a GPU, e.g. ``torch.bfloat16``.
+
+    Yields:
+        `Started`, then `Step` after each step and `Validated` now and then, and `Finished`.
+
+    Raises:
+        SettingsError: a broken recipe, missing data, or a folder that holds another recipe's run.
+    """
+    recipe = read_recipe(recipe_path)
+    scans, weights = _load(recipe, recipe_path.parent, data, part="train")
+    watched = _load_watched(recipe, recipe_path.parent, data)
+    state = FitState(recipe, device=device, autocast=autocast)
+    _resume(state, recipe, out)
+    first = not distributed.is_initialized() or distributed.get_rank() == 0
+    fingerprint = hashlib.sha256("".join(sorted(s.sha256 for s in scans)).encode()).hexdigest()
+    yield Started(recipe, state.images, len(scans), fingerprint)
+    scores: dict[str, float] = {}
+    saved = time.monotonic()
+    for step in fit(state, Patches(scans, weights, recipe), recipe.fit):
+        yield step
+        last = step.images >= recipe.fit.images
+        if first and (
+            last or step.images // recipe.validation.every > (step.images - recipe.fit.batch) // recipe.validation.every
+        ):
+            scores, pictures = denoise_scores(state.average, watched, recipe.validation)
+            yield Validated(step.images, scores, pictures)
+        if first and (last or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS):
+            _save(state, recipe, out)
+            Prior(state.average, _card(recipe, step.images, fingerprint, scores)).save(out)
+            saved = time.monotonic()
+    if first:
+        yield Finished(state.images, out / f"{recipe.name}.json")
+
+
+def _load(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> tuple[list[Scan], list[float]]:
+    found = find_scans(recipe.data, folder=folder, root=data, part=part)
+    return [load_scan(path) for path, _ in found], [weight for _, weight in found]
+
+
+def _load_watched(recipe: Recipe, folder: Path, data: Path | None) -> list[Scan]:
+    """The scans that training is judged by: the validation part's, or, without a split, the training scans."""
+    found = find_scans(recipe.data, folder=folder, root=data, part="validation")
+    return [load_scan(path) for path, _ in found[: recipe.validation.scans]]
+
+
+def _resume(state: FitState, recipe: Recipe, out: Path) -> None:
+    path = out / CHECKPOINT
+    if not path.is_file():
+        return
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        same, numbers = saved["recipe"] == _identity(recipe), saved["state"]
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise PriorError(
+            "E-CHECKPOINT", "a checkpoint that cannot be read", file=path.name, mend="Remove it."
+        ) from error
+    if not same:
+        raise SettingsError("E-RUN", "the folder holds the run of another recipe", mend="Train into another folder.")
+    state.load_state_dict(numbers)
+
+
+def _identity(recipe: Recipe) -> str:
+    """What must not change between two calls of one run: all but how long it is to be."""
+    length_free = dataclasses.replace(recipe.fit, images=1, cooldown=0.0)
+    return repr(dataclasses.replace(recipe, fit=length_free))
+
+
+def _save(state: FitState, recipe: Recipe, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / f".{CHECKPOINT}.part"
+    with temporary.open("wb") as file:
+        torch.save({"recipe": _identity(recipe), "state": state.state_dict()}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(out / CHECKPOINT)
+
+
+def _card(recipe: Recipe, images: int, fingerprint: str, scores: dict[str, float]) -> Card:
+    return Card(
+        name=recipe.name,
+        summary=recipe.summary,
+        modality="MR",
+        contrasts=("T1w",),
+        channels=recipe.model.channels,
+        blocks=recipe.model.blocks,
+        sigma_data=recipe.model.sigma_data,
+        sigma_detail=recipe.model.sigma_detail,
+        noise=recipe.degradation.noise,
+        images=images,
+        licence="Apache-2.0",
+        sources=tuple(f"{source.pattern} ({source.licence})" for source in recipe.data.sources),
+        data_fingerprint=fingerprint,
+        recipe=recipe.to_dict(),
+        metrics=scores,
+    )

@@ -1,0 +1,76 @@
+"""A scan that needs no file from elsewhere, and the smallest recipe that trains on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from medidiff import io
+from medidiff.volume import Geometry, Volume
+
+TINY = {
+    "name": "tiny",
+    "summary": "A network of no use, for tests.",
+    "seed": 7,
+    "data": {
+        "root": "scans",
+        "sources": [
+            {"pattern": "first.nii.gz", "licence": "none", "weight": 0.7},
+            {"pattern": "second.nii.gz", "licence": "none", "weight": 0.3},
+        ],
+    },
+    "model": {"channels": [4, 8], "blocks": [1, 1, 1]},
+    "fit": {"images": 16, "batch": 2, "patch": 12, "rate": 2e-3, "warmup": 4, "ema": 8.0},
+    "validation": {"every": 6, "levels": [0.03, 0.1], "crop": 16, "scans": 1},
+}
+
+
+def phantom(seed: int, *, shape: tuple[int, int, int] = (22, 26, 24)) -> Volume:
+    """An ellipsoid of three soft tissues in air, as 16-bit numbers."""
+    rng = np.random.default_rng(seed)
+    where = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
+    inside = ndimage.gaussian_filter(((where**2).sum(0) < 0.8).astype(float), 0.7)
+    texture = ndimage.gaussian_filter(rng.normal(size=shape), 1.5)
+    tissue = 500 + 200 * np.sign(texture) * (np.abs(texture) > texture.std() / 2)
+    return Volume((inside * tissue).astype(np.int16), Geometry.regular(shape), modality="MR")
+
+
+def to_toml(values: dict, *, table: str = "") -> str:
+    """The TOML text of nested settings; JSON's numbers, texts and lists of them are TOML's too."""
+    inner = {key: value for key, value in values.items() if isinstance(value, dict)}
+    lists = {key: v for key, v in values.items() if isinstance(v, list | tuple) and v and isinstance(v[0], dict)}
+    plain = {key: value for key, value in values.items() if key not in inner and key not in lists}
+    text = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in plain.items())
+    for key, value in inner.items():
+        name = f"{table}.{key}".lstrip(".")
+        text += f"\n[{name}]\n{to_toml(value, table=name)}"
+    for key, tables in lists.items():
+        name = f"{table}.{key}".lstrip(".")
+        text += "".join(f"\n[[{name}]]\n{to_toml(each, table=name)}" for each in tables)
+    return text
+
+
+def changed(**entries: object) -> dict:
+    """The tiny recipe with entries replaced: ``changed(fit__images=4)``."""
+    recipe = json.loads(json.dumps(TINY))
+    for path, value in entries.items():
+        *tables, name = path.split("__")
+        place = recipe
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[name] = value
+    return recipe
+
+
+def write_case(folder: Path, **entries: object) -> Path:
+    """Two scans and a recipe that trains on them; the path of the recipe."""
+    (folder / "scans").mkdir(parents=True, exist_ok=True)
+    for number, source in enumerate(TINY["data"]["sources"]):
+        if not (folder / "scans" / source["pattern"]).exists():
+            io.write(phantom(number), folder / "scans" / source["pattern"])
+    path = folder / "tiny.toml"
+    path.write_text(to_toml(changed(**entries)), encoding="utf-8")
+    return path
