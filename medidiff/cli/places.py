@@ -1,0 +1,98 @@
+"""Refuse early what could not be written at the end: the outputs are checked before a network is loaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medidiff.cli.verbs import Convert, Demo, Restoring, Train
+from medidiff.errors import OutputError, SettingsError
+from medidiff.io import sources
+from medidiff.io.atomic import output_errors, refuse_source
+from medidiff.io.formats import sniff, target_format
+from medidiff.io.sidecar import record_path, refuse_foreign_record
+
+__all__ = ["format_of", "run"]
+
+
+def run(verb: Convert | Restoring | Train | Demo) -> None:
+    """Check every place that a verb writes to.
+
+    Raises:
+        InputError: the source is not there or is no scan.
+        SettingsError: the format of an output is open, or two outputs share a name.
+        OutputError: an output is the source, or cannot be written.
+    """
+    if isinstance(verb, Train | Demo):
+        _refuse_file(verb.out)
+        _refuse_closed(verb.out)
+        return
+    files = sources(verb.source)
+    _refuse_shared(verb.outputs)
+    for path in verb.outputs.values():
+        kind = target_format(path, like=verb.source, format=format_of(verb, path))
+        with output_errors(path.name):
+            if kind == "dicom":
+                _refuse_series(path, verb.source)
+            else:
+                refuse_source(path, files)
+                _refuse_record(path)
+        _refuse_closed(path)
+
+
+def format_of(verb: Convert | Restoring, path: Path) -> str | None:
+    """``--format`` is about OUT; another output that names a file says its format itself."""
+    return None if path != verb.out and path.suffix else verb.format
+
+
+def _refuse_shared(outputs: dict[str, Path]) -> None:
+    records = [record_path(path).resolve() for path in outputs.values()]
+    if len(set(records)) < len(records):
+        found = f"two of {', '.join(outputs)} would be written to one place"
+        raise SettingsError("E-SETTING", found, mend="Give each output its own name.")
+
+
+def _refuse_series(path: Path, source: Path) -> None:
+    if sniff(source) != "dicom":
+        mend = "Name a .nii.gz file, or give a DICOM series as input."
+        raise SettingsError("E-LIKE", "DICOM output without a DICOM source", attribute="--format", mend=mend)
+    _refuse_file(path)
+    home = (source if source.is_dir() else source.parent).resolve()
+    if home in (path.resolve(), *path.resolve().parents):
+        mend = "Choose a folder outside the source series."
+        raise OutputError("E-OVERWRITE", "the output folder is the source's or inside it", file=path.name, mend=mend)
+    if path.is_dir() and any(_is_dicom(file) for file in path.iterdir()):
+        mend = "Choose a new folder, so that two series never mix."
+        raise OutputError("E-EXISTS", "the folder holds DICOM files", file=path.name, mend=mend)
+
+
+def _is_dicom(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _refuse_record(path: Path) -> None:
+    if path.suffix:
+        if path.is_dir():
+            raise OutputError("E-OUT", "a folder stands where the file would go", file=path.name, mend="Name a file.")
+        refuse_foreign_record(record_path(path))
+    else:
+        _refuse_file(path)
+
+
+def _refuse_file(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise OutputError("E-OUT", "a file stands where the folder would go", file=path.name, mend="Name a folder.")
+
+
+def _refuse_closed(path: Path) -> None:
+    """Refuse a path whose nearest existing folder cannot be written, or is none."""
+    home = path if path.is_dir() else next(parent for parent in path.absolute().parents if parent.exists())
+    if not home.is_dir():
+        raise OutputError("E-OUT", f"'{home.name}' is not a folder", file=path.name, mend="Choose another place.")
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise OutputError(
+            "E-OUT", f"folder '{home.name}' cannot be written", file=path.name, mend="Choose another place."
+        )

@@ -1,0 +1,165 @@
+"""``medidiff denoise`` and ``medidiff superresolve``: read, restore, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from medidiff.cli.describe import geometry, shown
+from medidiff.cli.places import format_of
+from medidiff.cli.screen import Screen
+from medidiff.cli.verbs import Restoring, Superresolve
+from medidiff.errors import SettingsError
+from medidiff.io import fingerprint, read, write
+from medidiff.prior import Prior
+from medidiff.restore import Posterior, Settings, denoise, superresolve
+from medidiff.volume import Geometry, Volume
+
+__all__ = ["run"]
+
+_FINER = 1.0001  # a target spacing this little above the scan's is the scan's
+_WORDS = {"denoise": "denoised", "superresolve": "super-resolved"}
+_KINDS = {"spread": "standard deviation", "lower": "lower bound", "upper": "upper bound", "draw": "one draw"}
+
+
+def run(verb: Restoring) -> None:
+    """Restore one scan.
+
+    Raises:
+        SettingsError: an option out of range.
+        InputError: the scan cannot be read, or must not be guessed at.
+        OutputError: a result cannot be written.
+        PriorError: the prior is missing, broken or does not fit.
+    """
+    screen = Screen(verb.json)
+    settings = _settings(verb)
+    volume = read(verb.source)
+    grid = _target(verb, volume.geometry)
+    settings["prior"] = Prior.load(verb.prior)
+    if verb.dry_run:
+        _show_plan(verb, volume, grid, settings=settings, screen=screen)
+        return
+    started = time.monotonic()
+    with screen.progress(verb_name(verb)) as report:
+        settings["progress"] = lambda done, total: report(done, total, "")
+        posterior = _restored(verb, volume, settings)
+    files = _written(verb, posterior)
+    _show_result(posterior, files, seconds=time.monotonic() - started, screen=screen)
+
+
+def verb_name(verb: Restoring) -> str:
+    """The task, as the provenance calls it."""
+    return "superresolve" if isinstance(verb, Superresolve) else "denoise"
+
+
+def _settings(verb: Restoring) -> dict[str, Any]:
+    """The options as arguments of `Settings`, checked."""
+    names = ("noise", "noise_level", "steps", "seed", "device")
+    settings = {name: getattr(verb, name) for name in names} | {"draws": verb.wanted_draws}
+    Settings(**settings)
+    if len(verb.outputs) > 1 and verb.wanted_draws == 0:
+        found, mend = "no draws, but an output that is made of them", "Leave --draws out, or ask for 2 or more."
+        raise SettingsError("E-SETTING", found, attribute="--draws", mend=mend)
+    if verb.interval is not None and not 0 < verb.interval[0] < 1:
+        raise SettingsError(
+            "E-SETTING", f"{verb.interval[0]:g}", wanted="a share between 0 and 1", attribute="--interval"
+        )
+    return settings
+
+
+def _restored(verb: Restoring, volume: Volume, settings: dict[str, Any]) -> Posterior:
+    """The answer, its provenance naming the files that were read."""
+    if isinstance(verb, Superresolve):
+        posterior = superresolve(volume, verb.spacing, **settings)
+    else:
+        posterior = denoise(volume, **settings)
+    provenance = dataclasses.replace(posterior.provenance, inputs=fingerprint(verb.source))
+    return dataclasses.replace(posterior, provenance=provenance)
+
+
+def _written(verb: Restoring, posterior: Posterior) -> dict[str, Path]:
+    volumes: dict[str, Volume | None] = {"mean": posterior.mean, "spread": posterior.std}
+    if verb.interval is not None:
+        volumes["lower"], volumes["upper"] = posterior.interval(verb.interval[0])
+    if posterior.draws:
+        volumes["draw"] = posterior.draws[0]
+    files = {}
+    for name, path in verb.outputs.items():
+        volume = volumes[name]
+        assert volume is not None  # `_settings` refused what asks for draws without draws
+        files[name] = shown(_write(volume, path, verb=verb, name=name, posterior=posterior))
+    return files
+
+
+def _write(volume: Volume, path: Path, *, verb: Restoring, name: str, posterior: Posterior) -> list[Path]:
+    provenance = posterior.provenance
+    description = f"medidiff {_WORDS[provenance.task]} (research use only)"
+    if name != "mean":
+        share = f" {verb.interval[0]:g}" if verb.interval and name in ("lower", "upper") else ""
+        description = f"medidiff {_WORDS[provenance.task]}, {_KINDS[name]}{share} (research use only)"
+        provenance = dataclasses.replace(provenance, task=f"{provenance.task} {name}")
+    form = format_of(verb, path)
+    return write(volume, path, like=verb.source, provenance=provenance, format=form, description=description)
+
+
+def _show_plan(verb: Restoring, volume: Volume, grid: Geometry, *, settings: dict[str, Any], screen: Screen) -> None:
+    card = settings["prior"].card
+    level = "estimated" if verb.noise_level is None else verb.noise_level
+    device = str(Settings(**settings).place())
+    document = {
+        "task": verb_name(verb),
+        "dry_run": True,
+        "input": {"modality": volume.modality, "units": volume.units} | geometry(volume.geometry),
+        "output": geometry(grid),
+        "noise": {"kind": verb.noise, "level": level},
+        "prior": {"name": card.name, "sha256": card.weights_sha256, "images": card.images},
+        "settings": {name: settings[name] for name in ("draws", "steps", "seed")} | {"device": device},
+        "files": verb.outputs,
+    }
+    if verb.json:
+        screen.document(document)
+        return
+    samples = f"{settings['draws']} of {verb.steps} steps, seed {verb.seed}" if settings["draws"] else "none"
+    screen.lines(
+        {
+            "plan": f"{verb_name(verb)} (nothing is written)",
+            "input": volume,
+            "output": grid,
+            "noise": f"{verb.noise}, level {level}",
+            "prior": f"{card.name}, {card.images} images seen, sha256 {card.weights_sha256[:12]}",
+            "draws": samples,
+            "device": device,
+        }
+        | {f"write {name}": path for name, path in verb.outputs.items()}
+    )
+
+
+def _target(verb: Restoring, source: Geometry) -> Geometry:
+    """The grid of the answer; refuses a spacing as `superresolve` does, but before the prior is loaded."""
+    if not isinstance(verb, Superresolve):
+        return source
+    for axis, (wanted, held) in enumerate(zip(verb.spacing, source.spacing_mm, strict=True)):
+        if wanted > held * _FINER:
+            found = f"{wanted:.4g} mm along axis {axis}, coarser than the scan"
+            raise SettingsError("E-SPACING", found, wanted=f"at most {held:.4g} mm", attribute="--spacing")
+    return source.with_spacing(verb.spacing)
+
+
+def _show_result(posterior: Posterior, files: dict[str, Path], *, seconds: float, screen: Screen) -> None:
+    record = posterior.provenance
+    if screen.json:
+        screen.document(
+            {
+                "task": record.task,
+                "files": files,
+                "output": geometry(posterior.mean.geometry),
+                "seconds": seconds,
+                "provenance": dataclasses.asdict(record),
+            }
+        )
+        return
+    for sentence in record.decisions:
+        screen.note(sentence)
+    screen.lines({f"wrote {name}": path for name, path in files.items()} | {"seconds": f"{seconds:.1f}"})

@@ -1,0 +1,147 @@
+"""``medidiff train``: consume a training run, track it, and show how it goes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from medidiff.cli.screen import Report, Screen
+from medidiff.cli.verbs import Train
+from medidiff.errors import SettingsError
+from medidiff.report import montage
+from medidiff.tracking import track
+from medidiff.training.data import find_scans
+from medidiff.training.processes import Process, start_processes
+from medidiff.training.recipe import Recipe, read_recipe
+from medidiff.training.run import Event, Finished, Started, Step, Validated, train
+
+__all__ = ["run"]
+
+_RUN_FILE = "mlflow-run.txt"
+_LOSS_STEPS = 50.0  # the loss shown is a running mean over about so many steps
+_SECONDS_BETWEEN_LINES = 60.0  # where there is no bar
+
+
+def run(verb: Train) -> None:
+    """Train a prior, or go on with one; under ``torchrun`` only the first process tracks and shows.
+
+    Raises:
+        SettingsError: a broken recipe, missing data, or no such device.
+        PriorError: the run diverged, or its checkpoint is broken.
+    """
+    screen = Screen(verb.json)
+    recipe = read_recipe(verb.recipe)
+    device = _device(verb)
+    if verb.dry_run:
+        _show_plan(verb, recipe, device=device, screen=screen)
+        return
+    with start_processes(device) as process:
+        if not process.is_first:
+            for _ in _events(verb, process):
+                pass
+            return
+        with screen.progress(recipe.name) as report:
+            watch = _Watch(recipe.fit.images, report, screen)
+            for event in _events(verb, process):
+                watch.take(event)
+    watch.conclude()
+
+
+def _device(verb: Train) -> str:
+    if verb.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("E-DEVICE", "no CUDA device", attribute="--device", mend="Use --device auto.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if verb.device == "auto" else verb.device
+
+
+def _events(verb: Train, process: Process) -> Iterator[Event]:
+    autocast = torch.bfloat16 if process.device.startswith("cuda") else None
+    events = train(verb.recipe, verb.out, data=verb.data, device=process.device, autocast=autocast)
+    if not process.is_first:
+        return events
+    names = ("noisy", "denoised", "clean")
+    return track(
+        events,
+        run_file=verb.out / _RUN_FILE,
+        uri=verb.tracking,
+        device=process.device,
+        draw=lambda pictures, path: montage(
+            path, {name: cube.numpy() for name, cube in zip(names, pictures, strict=True)}, columns=len(names)
+        ),
+    )
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What is remembered of a run in order to show it."""
+
+    total: int
+    report: Report
+    screen: Screen
+    loss: float = math.nan
+    scores: dict[str, float] = field(default_factory=dict)
+    finished: Finished | None = None
+    first: int = 0
+    since: float = 0.0
+    spoken: float = 0.0
+
+    def take(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Started):
+            self.first, self.since, self.spoken = event.images, time.monotonic(), time.monotonic()
+            state = f"goes on after {event.images} images" if event.images else "starts"
+            self.screen.note(f"{event.recipe.name} {state}, {event.scans} scans")
+        elif isinstance(event, Step):
+            self._step(event)
+        elif isinstance(event, Validated):
+            self.scores = event.scores
+            words = ", ".join(f"{name} {value:.4g}" for name, value in event.scores.items())
+            self.screen.note(f"{event.images} images: {words}")
+        else:
+            self.finished = event
+
+    def _step(self, event: Step) -> None:
+        old = event.loss if math.isnan(self.loss) else self.loss
+        self.loss = old + (event.loss - old) / _LOSS_STEPS
+        self.report(event.images, self.total, f"loss {self.loss:.4f}")
+        if self.screen.draws_bars or time.monotonic() - self.spoken < _SECONDS_BETWEEN_LINES:
+            return
+        self.spoken = time.monotonic()
+        left = (self.total - event.images) * (self.spoken - self.since) / max(event.images - self.first, 1)
+        self.screen.note(f"{event.images} of {self.total} images, loss {self.loss:.4f}, {left / 60:.0f} minutes left")
+
+    def conclude(self) -> None:
+        """Print what the run left behind."""
+        if self.finished is None:
+            return
+        card = self.finished.card
+        if self.screen.json:
+            result = {"images": self.finished.images, "loss": self.loss, "scores": self.scores, "card": card}
+            self.screen.document({"task": "train"} | result)
+            return
+        self.screen.lines({"wrote prior": card, "images": self.finished.images} | self.scores)
+
+
+def _show_plan(verb: Train, recipe: Recipe, *, device: str, screen: Screen) -> None:
+    folder = verb.recipe.parent
+    scans = {
+        part: len(find_scans(recipe.data, folder=folder, root=verb.data, part=part)) for part in ("train", "validation")
+    }
+    plan: dict[str, Any] = {"task": "train", "dry_run": True, "device": device, "scans": scans, "out": verb.out}
+    if screen.json:
+        screen.document(plan | {"recipe": recipe.to_dict()})
+        return
+    screen.lines(
+        {
+            "plan": f"train {recipe.name} (nothing is written)",
+            "scans": f"{scans['train']} to train on, {scans['validation']} to watch",
+            "images": f"{recipe.fit.images} patches of {recipe.fit.patch} voxels, {recipe.fit.batch} a step",
+            "network": f"{recipe.model.channels} channels, {recipe.model.blocks} blocks",
+            "device": device,
+            "write": verb.out,
+        }
+    )

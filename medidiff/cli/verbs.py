@@ -1,0 +1,182 @@
+"""The verbs of the command line: each dataclass is parser, documentation and test hook at once.
+
+Nothing heavy is imported here, so that ``--help`` is instant. `stages` names the modules whose ``run(verb)`` does the
+work: light checks come first, so that a mistyped path is refused before a network is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from medidiff.cli.options import Option
+
+__all__ = ["VERBS", "Convert", "Demo", "Denoise", "Evaluate", "Info", "Restoring", "Superresolve", "Train", "Verb"]
+
+Source = Annotated[
+    Path, Option("the scan: a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series", ("IN",), positional=True)
+]
+Output = Annotated[
+    Path, Option("a name ending in .nii, .nii.gz, .nrrd or .mha, or a folder", ("OUT",), positional=True)
+]
+Format = Annotated[Literal["nifti", "dicom"] | None, Option("what to write into a folder; as the source when left out")]
+DryRun = Annotated[bool, Option("print the whole plan and write nothing")]
+Json = Annotated[bool, Option("print one JSON document on stdout")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], Option("where to compute")]
+Seed = Annotated[int, Option("what all randomness is drawn from")]
+PriorName = Annotated[str, Option("a bundled prior's name, or the path of a prior's card (.json)")]
+Folder = Annotated[Path, Option("folder to write into", ("DIR",), ("-o", "--out"))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Show what a file or folder holds, without anything that identifies the patient."""
+
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.info",)
+    path: Annotated[Path, Option("a scan, or a folder of DICOM files", ("PATH",), positional=True)]
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Write a scan in another format: the same voxels on the same grid."""
+
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.convert")
+    source: Source
+    out: Output
+    format: Format = None
+    dry_run: DryRun = False
+    json: Json = False
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """What is written, by name."""
+        return {"scan": self.out}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restoring:
+    """What denoising and super-resolution share."""
+
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.restoring")
+    source: Source
+    out: Output
+    noise: Annotated[Literal["rician", "gaussian"], Option("kind of noise: magnitude MR is Rician, CT is Gaussian")] = (
+        "rician"
+    )
+    noise_level: Annotated[
+        float | None, Option("standard deviation in the scan's stored units; estimated when left out", ("SIGMA",))
+    ] = None
+    draws: Annotated[
+        int | None, Option("posterior samples; 0, or 8 when --spread, --interval or --draw ask for them", ("N",))
+    ] = None
+    spread: Annotated[Path | None, Option("write the standard deviation of the draws here", ("PATH",))] = None
+    interval: Annotated[
+        tuple[float, Path, Path] | None,
+        Option("write the bounds that hold this share of the posterior", ("SHARE", "LOWER", "UPPER")),
+    ] = None
+    draw: Annotated[Path | None, Option("write the first draw here: plausible, sharper, less exact", ("PATH",))] = None
+    steps: Annotated[int, Option("network evaluations for each draw", ("N",))] = 4
+    seed: Seed = 0
+    prior: PriorName = "fine-t1"
+    device: Device = "auto"
+    format: Format = None
+    dry_run: DryRun = False
+    json: Json = False
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """What is written, by name; the answer itself first."""
+        lower, upper = self.interval[1:] if self.interval else (None, None)
+        named = {"mean": self.out, "spread": self.spread, "lower": lower, "upper": upper, "draw": self.draw}
+        return {name: path for name, path in named.items() if path is not None}
+
+    @property
+    def wanted_draws(self) -> int:
+        """How many posterior samples to take."""
+        if self.draws is not None:
+            return self.draws
+        return 8 if len(self.outputs) > 1 else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoise(Restoring):
+    """Remove the noise of a scan; the grid stays as it is.
+
+    OUT is the posterior mean. A folder for OUT and a DICOM source make a new series of the source's study.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Superresolve(Restoring):
+    """Bring a scan to a finer grid, and denoise it on the way.
+
+    OUT is the posterior mean; it agrees with the scan to within the noise.
+    """
+
+    spacing: Annotated[
+        tuple[float, float, float], Option("target voxel size in mm along the scan's own axes", ("I", "J", "K"))
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a prior from a TOML recipe; the same command again goes on where it stopped.
+
+    Several processes: torchrun --nproc-per-node N -m medidiff train RECIPE -o DIR
+    """
+
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.train")
+    recipe: Annotated[Path, Option("TOML file", ("RECIPE",), positional=True)]
+    out: Folder
+    data: Annotated[Path | None, Option("data folder instead of the recipe's", ("DIR",))] = None
+    device: Device = "auto"
+    tracking: Annotated[
+        str | None,
+        Option("MLflow store, sqlite:///file.db or a server; mlflow.db in the output folder when left out", ("URI",)),
+    ] = None
+    dry_run: DryRun = False
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Denoise and super-resolve the bundled sample scan, measured against classical filters; about two minutes."""
+
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.demo")
+    out: Folder
+    noise_percent: Annotated[float, Option("Rician noise, in % of the tissue maximum", ("P",))] = 9.0
+    factor: Annotated[int, Option("how much thicker the slices are made; divides 72", ("N",))] = 3
+    draws: Annotated[int, Option("posterior samples for the uncertainty, at least 2", ("N",))] = 4
+    seed: Seed = 0
+    prior: PriorName = "fine-t1"
+    device: Device = "auto"
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Score a result against a reference on the same grid: PSNR, SSIM, NRMSE and HFEN in the tissue."""
+
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.evaluate",)
+    result: Annotated[Path, Option("what is judged", ("RESULT",), positional=True)]
+    reference: Annotated[Path, Option("what it should be", ("REFERENCE",), positional=True)]
+    input: Annotated[Path | None, Option("the scan before, scored beside the result", ("NOISY",))] = None
+    mask: Annotated[
+        Path | None, Option("where to score, voxels above 0; the reference's foreground when left out", ("PATH",))
+    ] = None
+    json: Json = False
+
+
+Verb = Info | Convert | Denoise | Superresolve | Train | Demo | Evaluate
+
+VERBS: dict[str, type] = {
+    "info": Info,
+    "convert": Convert,
+    "denoise": Denoise,
+    "superresolve": Superresolve,
+    "train": Train,
+    "demo": Demo,
+    "evaluate": Evaluate,
+}

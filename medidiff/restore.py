@@ -1,0 +1,299 @@
+"""Denoising and super-resolution: one question, `p(x | y)`, asked with two operators.
+
+`denoise` and `superresolve` prepare the scan, tell the prior what was measured, and summarise its answer. The default
+answer is the posterior mean, from one evaluation of the network; draws, their spread and intervals are there for the
+asking.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medidiff.diffusion import Condition, Denoiser, Tiled, dpmpp_2m, generators_for, informed, karras, observe
+from medidiff.errors import InputError, PriorError, SettingsError
+from medidiff.physics import Separable, identity, sampling
+from medidiff.physics.estimate import estimate_noise
+from medidiff.prepare import IntensityScale, fit_intensity
+from medidiff.prior import DEFAULT_PRIOR, Prior
+from medidiff.version import __version__
+from medidiff.volume import Geometry, Provenance, Volume
+
+__all__ = ["Posterior", "Settings", "denoise", "restore", "superresolve"]
+
+_SIGMA_START = 0.5  # far above the spread of what a measurement leaves open, so an informed start is nearly exact
+_SIGMA_END = 0.01
+_FINER = 1e-4  # relative: a target spacing this little below the source's is the source's
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to restore. All fields but `device`, `tile` and `progress` have an effect on the result.
+
+    Args:
+        prior: a bundled prior's name, a path, or a loaded `Prior`.
+        noise: kind of noise in the scan: magnitude MR is Rician, CT and real-valued data are Gaussian.
+        noise_level: σ in the scan's stored units, above 0; estimated from the scan when None.
+        draws: posterior samples for the spread; 0 for none.
+        steps: network evaluations for each draw, at least 1.
+        seed: what the draws' randomness comes from, at least 0.
+        device: ``"auto"`` takes a CUDA GPU when there is one, else the CPU.
+        tile: largest side in voxels that the network is shown at once; bounds memory (256: about 3 GB).
+        progress: called with the number of evaluations done and to do.
+
+    Raises:
+        SettingsError: a value out of range.
+    """
+
+    prior: str | Prior = DEFAULT_PRIOR
+    noise: Literal["rician", "gaussian"] = "rician"
+    noise_level: float | None = None
+    draws: int = 0
+    steps: int = 4
+    seed: int = 0
+    device: str = "auto"
+    tile: int = 256
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        level = self.noise_level
+        rules = (
+            ("--noise", self.noise, self.noise in ("rician", "gaussian"), "rician or gaussian"),
+            ("--noise-level", level, level is None or (math.isfinite(level) and level > 0), "a finite level above 0"),
+            ("--draws", self.draws, self.draws == 0 or 2 <= self.draws <= 1000, "0, or 2 to 1000"),
+            ("--steps", self.steps, 1 <= self.steps <= 1000, "1 to 1000"),
+            ("--seed", self.seed, 0 <= self.seed < 2**63, "0 to 2^63 - 1"),
+            ("--device", self.device, self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
+        )
+        for name, value, good, wanted in rules:
+            if not good:
+                raise SettingsError("E-SETTING", f"{value}", wanted=wanted, attribute=name)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise SettingsError("E-DEVICE", "no CUDA device", attribute="--device", mend="Use --device auto.")
+
+    def place(self) -> torch.device:
+        """The device to compute on."""
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(automatic if self.device == "auto" else self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """What is known of the fine volume after the measurement.
+
+    Args:
+        mean: the best single answer, in the scan's stored units.
+        std: standard deviation of the draws at each voxel, same units; None when no draws were asked for.
+        draws: single plausible answers.
+        provenance: all that is needed to do it again.
+    """
+
+    mean: Volume
+    std: Volume | None
+    draws: tuple[Volume, ...]
+    provenance: Provenance
+
+    def interval(self, share: float = 0.9) -> tuple[Volume, Volume]:
+        """Lower and upper bound at each voxel, ``mean ± z std``, as if the posterior were Gaussian; not calibrated.
+
+        Args:
+            share: of the posterior between the bounds, in (0, 1).
+        """
+        if self.std is None:
+            raise SettingsError("E-SETTING", "no draws", attribute="interval", mend="Ask for draws, at least 2.")
+        if not 0.0 < share < 1.0:
+            raise SettingsError("E-SETTING", f"{share}", wanted="a share between 0 and 1", attribute="interval")
+        reach = NormalDist().inv_cdf(0.5 + share / 2) * self.std.data
+        return self.mean.with_data(self.mean.data - reach), self.mean.with_data(self.mean.data + reach)
+
+
+def denoise(volume: Volume, **settings: Any) -> Posterior:
+    """Remove the noise of a scan; the grid stays as it is.
+
+    Args:
+        volume: (1, I, J, K) scan.
+        settings: the fields of `Settings`.
+
+    Example:
+        >>> clean = denoise(scan, noise_level=12.0)     # doctest: +SKIP
+    """
+    return restore(volume, volume.geometry, identity(), task="denoise", settings=Settings(**settings))
+
+
+def superresolve(volume: Volume, spacing: Sequence[float], **settings: Any) -> Posterior:
+    """Bring a scan to a finer grid, and denoise it on the way.
+
+    The slice thickness is taken as the slice distance (no gap), with a box profile. The answer agrees with the scan:
+    seen through the same slices again, it differs by no more than the noise level (root mean square).
+
+    Args:
+        volume: (1, I, J, K) scan.
+        spacing: (3,) target voxel size in mm along the scan's own voxel axes, none larger than the scan's.
+        settings: the fields of `Settings`.
+
+    Raises:
+        SettingsError: a spacing coarser than the scan's.
+    """
+    target = volume.geometry.with_spacing(spacing)
+    return restore(volume, target, _sees(target, volume.geometry), task="superresolve", settings=Settings(**settings))
+
+
+def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str, settings: Settings) -> Posterior:
+    """Answer `p(x | y)` for a scan y that sees the grid `target` through `operator`.
+
+    Raises:
+        InputError: more than one channel, no tissue, or voxels that are not finite.
+        PriorError: no such prior, or an answer that is not finite.
+    """
+    if volume.data.shape[0] != 1:
+        raise InputError("E-4D", f"{volume.data.shape[0]} channels", wanted="one", mend="Restore them one by one.")
+    scale = fit_intensity(volume)
+    device = settings.place()
+    y = torch.from_numpy(scale.apply(volume.data))[None].to(device)
+    prior = _on_device(settings.prior, device)
+    level, decisions = _noise_level(y, scale, settings, prior)
+    condition = observe(y, operator, level)
+    denoiser = _tiled(prior, condition, settings)
+    with torch.no_grad():
+        mean = denoiser(torch.zeros_like(condition.image), torch.tensor(torch.inf), condition)
+        draws = [_draw(denoiser, mean, condition, number, settings) for number in range(settings.draws)]
+    answers = [_agreeing(x, y, operator, level).cpu() for x in (mean, *draws)]
+    if not all(bool(torch.isfinite(x).all()) for x in answers):
+        raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")
+    volumes = [Volume(scale.undo(x[0].numpy()), target, volume.modality, volume.units) for x in answers]
+    spread = _spread(answers[1:], scale, volumes[0])
+    record = _provenance(
+        volume, target, task, settings=settings, prior=prior, level=level * scale.gain, decisions=decisions
+    )
+    return Posterior(volumes[0], spread, tuple(volumes[1:]), record)
+
+
+def _sees(target: Geometry, source: Geometry) -> Separable:
+    """The operator of a scan that sees each fine voxel axis in boxes as long as its own voxels."""
+    first = target.index(source.world(np.zeros(3)))
+    matrices: list[Tensor | None] = []
+    for axis in range(3):
+        factor = source.spacing_mm[axis] / target.spacing_mm[axis]
+        if factor < 1 - _FINER:
+            raise SettingsError(
+                "E-SPACING",
+                f"{target.spacing_mm[axis]:.4g} mm along axis {axis}, coarser than the scan",
+                wanted=f"at most {source.spacing_mm[axis]:.4g} mm",
+                attribute="--spacing",
+            )
+        same = abs(factor - 1) <= _FINER and target.shape[axis] == source.shape[axis]
+        size, count = target.shape[axis], source.shape[axis]
+        matrices.append(
+            None if same else sampling(size, factor=max(factor, 1.0), offset=float(first[axis]), count=count)
+        )
+    return Separable((matrices[0], matrices[1], matrices[2]))
+
+
+def _on_device(prior: str | Prior, device: torch.device) -> Prior:
+    prior = prior if isinstance(prior, Prior) else Prior.load(prior)
+    prior.denoiser.to(device).autocast = torch.bfloat16 if device.type == "cuda" else None
+    return prior
+
+
+def _noise_level(y: Tensor, scale: IntensityScale, settings: Settings, prior: Prior) -> tuple[float, list[str]]:
+    """σ_y at network scale, within what the prior has practised, and what was decided on the way."""
+    decisions: list[str] = []
+    if settings.noise_level is not None:
+        level = settings.noise_level / scale.gain
+    else:
+        level = estimate_noise(y[0, 0].cpu(), kind=settings.noise)
+        decisions.append(f"noise level {level * scale.gain:.4g} estimated from the scan ({settings.noise})")
+    low, high = prior.card.noise
+    told = min(max(level, low), high)
+    if told != level:
+        decisions.append(
+            f"noise level {level * scale.gain:.4g} told to the prior as {told * scale.gain:.4g}, "
+            f"the nearest it was trained on ({100 * low:g} to {100 * high:g} % of the tissue maximum)"
+        )
+    return told, decisions
+
+
+def _tiled(prior: Prior, condition: Condition, settings: Settings) -> Denoiser:
+    tile = max(settings.tile, 2 * prior.halo + 16)
+    counted = _Counted(prior.denoiser, settings.progress)
+    tiled = Tiled(counted, (tile,) * 3, prior.halo)
+    counted.total = tiled.count(condition.image.shape[-3:]) * (1 + settings.draws * settings.steps)
+    return tiled
+
+
+class _Counted:
+    """Denoiser in, denoiser out; tells how many evaluations are done."""
+
+    def __init__(self, denoiser: Denoiser, progress: Progress | None) -> None:
+        self.denoiser, self.progress, self.done, self.total = denoiser, progress, 0, 0
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
+        answer = self.denoiser(x, sigma, condition)
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+        return answer
+
+
+def _draw(denoiser: Denoiser, mean: Tensor, condition: Condition, number: int, settings: Settings) -> Tensor:
+    generators = generators_for(settings.seed, [number])
+    sigmas = karras(settings.steps, _SIGMA_END, _SIGMA_START)
+    return dpmpp_2m(denoiser, informed(mean, _SIGMA_START, generators), sigmas, condition=condition)
+
+
+def _agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
+    """Move x towards the measurement just so far that ``rms(A x - y)`` is at most the noise level (Morozov).
+
+    Since ``A A⁺ y = y``, the step ``x + t A⁺(y - A x)`` leaves exactly 1 - t of the residual. Denoising is left
+    alone: there the residual *is* the noise that was removed.
+    """
+    if operator.is_identity:
+        return x
+    residual = y - operator(x)
+    rms = float(residual.square().mean().sqrt())
+    return x if rms <= level else x + (1 - level / rms) * operator.pinv(residual)
+
+
+def _spread(draws: Sequence[Tensor], scale: IntensityScale, like: Volume) -> Volume | None:
+    if not draws:
+        return None
+    return like.with_data(torch.stack(list(draws)).std(dim=0)[0].numpy() * np.float32(scale.gain))
+
+
+def _provenance(
+    volume: Volume, target: Geometry, task: str, *, settings: Settings, prior: Prior, level: float, decisions: list[str]
+) -> Provenance:
+    return Provenance(
+        task=task,
+        version=__version__,
+        inputs=(hashlib.sha256(np.ascontiguousarray(volume.data).tobytes()).hexdigest(),),
+        settings={
+            "noise": settings.noise,
+            "noise_level": level,
+            "draws": settings.draws,
+            "steps": settings.steps,
+            "spacing_mm": list(target.spacing_mm),
+            "tile": settings.tile,
+        },
+        prior={"name": prior.card.name, "sha256": prior.card.weights_sha256},
+        seed=settings.seed,
+        environment={
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "device": str(settings.place()),
+            "threads": str(torch.get_num_threads()),
+        },
+        decisions=tuple(decisions),
+    )

@@ -1,0 +1,172 @@
+"""Laws of restoration, on a small untrained prior: they hold whatever the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from medidiff.errors import InputError, PriorError, SettingsError
+from medidiff.prior import Card, Prior, build_denoiser
+from medidiff.restore import Settings, _sees, denoise, superresolve
+from medidiff.volume import Geometry, Provenance, Volume
+
+CARD = Card(
+    name="tiny",
+    summary="",
+    modality="MR",
+    contrasts=("T1w",),
+    channels=(8, 8),
+    blocks=(1, 1, 1),
+    sigma_data=0.35,
+    sigma_detail=0.12,
+    noise=(0.004, 0.25),
+    images=0,
+    licence="Apache-2.0",
+    sources=(),
+    data_fingerprint="",
+)
+
+
+@pytest.fixture(scope="module")
+def prior() -> Prior:
+    denoiser = build_denoiser(CARD)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return Prior(denoiser.eval().requires_grad_(False), CARD)
+
+
+def head(shape=(30, 26, 18), spacing=(1.0, 1.2, 3.0)) -> Volume:
+    rng = np.random.default_rng(0)
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    ball = (sum(a**2 for a in axes) < 0.8) * (600 + 300 * (axes[0] > 0))
+    noisy = np.hypot(ball + 40 * rng.standard_normal(shape), 40 * rng.standard_normal(shape))
+    affine = np.diag((-spacing[0], *spacing[1:], 1.0))
+    affine[:3, 3] = (12.25, -3.5, 40.0)
+    return Volume(noisy.astype(np.float32), Geometry(shape, affine), "MR")
+
+
+def test_denoising_keeps_grid_and_units(prior) -> None:
+    scan = head()
+    clean = denoise(scan, prior=prior)
+    assert clean.mean.geometry == scan.geometry
+    assert (clean.mean.modality, clean.std, clean.draws) == ("MR", None, ())
+    assert 0.5 < float(clean.mean.data.mean() / scan.data.mean()) < 2.0
+
+
+def test_superresolution_covers_the_scan_on_the_target_grid(prior) -> None:
+    scan = head()
+    sharp = superresolve(scan, (1, 1, 1), prior=prior, noise_level=30.0).mean
+    assert sharp.geometry == scan.geometry.with_spacing((1, 1, 1))
+
+
+@pytest.mark.parametrize("spacing", [(1, 1.2, 1), (1, 1.2, 0.9), (0.7, 0.7, 0.7)])
+def test_superresolution_agrees_with_what_was_measured(prior, spacing) -> None:
+    scan, level = head(), 5.0
+    sharp = superresolve(scan, spacing, prior=prior, noise_level=level).mean
+    again = _sees(sharp.geometry, scan.geometry)(torch.from_numpy(np.array(sharp.data)).double())
+    rms = float((again - torch.from_numpy(np.array(scan.data))).square().mean().sqrt())
+    assert rms <= level * 1.001
+
+
+def test_a_wrong_operator_does_not_agree(prior) -> None:
+    scan = head()
+    sharp = superresolve(scan, (1, 1.2, 1), prior=prior, noise_level=5.0).mean
+    shifted = dataclasses.replace(scan.geometry, affine=scan.geometry.affine + np.eye(4)[:, [2]] * [0, 0, 0, 1.0])
+    again = _sees(sharp.geometry, shifted)(torch.from_numpy(np.array(sharp.data)).double())
+    assert float((again - torch.from_numpy(np.array(scan.data))).square().mean().sqrt()) > 5.0
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(prior) -> None:
+    first, again, other = (denoise(head(), prior=prior, draws=2, steps=2, seed=s) for s in (3, 3, 4))
+    assert np.array_equal(first.draws[1].data, again.draws[1].data)
+    assert not np.array_equal(first.draws[1].data, other.draws[1].data)
+    assert np.array_equal(first.mean.data, other.mean.data)
+
+
+def test_a_draw_does_not_depend_on_how_many_are_drawn(prior) -> None:
+    two, three = (denoise(head(), prior=prior, draws=n, steps=2) for n in (2, 3))
+    assert np.array_equal(two.draws[1].data, three.draws[1].data)
+
+
+def test_tiles_change_nothing(prior) -> None:
+    scan = head((72, 26, 18))
+    whole, tiled = (denoise(scan, prior=prior, noise_level=40.0, tile=t).mean for t in (256, 16))
+    assert prior.halo * 2 + 16 < 72  # so that the volume was really cut
+    assert np.abs(whole.data - tiled.data).max() < 1e-4 * whole.data.max()
+
+
+def test_spread_and_interval(prior) -> None:
+    answer = denoise(head(), prior=prior, draws=4, steps=2)
+    draws = np.stack([draw.data for draw in answer.draws])
+    np.testing.assert_allclose(answer.std.data, draws.std(axis=0, ddof=1), rtol=1e-3, atol=1e-2)
+    low, high = answer.interval(0.9)
+    np.testing.assert_allclose(high.data - low.data, 2 * 1.6449 * answer.std.data, rtol=1e-3, atol=1e-2)
+    with pytest.raises(SettingsError):
+        denoise(head(), prior=prior).interval(0.9)
+
+
+def test_the_record_is_complete_and_survives_json(prior) -> None:
+    record = denoise(head(), prior=prior, seed=5).provenance
+    assert Provenance.from_json(record.to_json()) == record
+    assert record.seed == 5
+    assert len(record.inputs[0]) == 64
+    assert any("estimated" in sentence for sentence in record.decisions)
+    given = denoise(head(), prior=prior, noise_level=40.0).provenance
+    assert given.settings["noise_level"] == pytest.approx(40.0)
+
+
+def test_a_level_outside_the_trained_range_is_told_and_recorded(prior) -> None:
+    record = denoise(head(), prior=prior, noise_level=1e-3).provenance
+    assert any("nearest" in sentence for sentence in record.decisions)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"noise_level": 0.0},
+        {"noise_level": -1.0},
+        {"noise_level": float("nan")},
+        {"noise": "poisson"},
+        {"draws": 1},
+        {"draws": -2},
+        {"steps": 0},
+        {"seed": -1},
+        {"device": "tpu"},
+    ],
+)
+def test_settings_out_of_range_are_refused(broken) -> None:
+    with pytest.raises(SettingsError):
+        Settings(**broken)
+
+
+def test_a_coarser_spacing_is_refused(prior) -> None:
+    with pytest.raises(SettingsError):
+        superresolve(head(), (1, 1.2, 4), prior=prior)
+
+
+def test_scans_that_cannot_be_restored_are_refused(prior) -> None:
+    scan = head()
+    with pytest.raises(InputError):
+        denoise(Volume(np.repeat(scan.data, 2, axis=0), scan.geometry), prior=prior)
+    with pytest.raises(InputError):
+        denoise(scan.with_data(np.zeros_like(scan.data)), prior=prior)
+    with pytest.raises(InputError):
+        denoise(scan.with_data(np.where(scan.data == scan.data.max(), np.nan, scan.data)), prior=prior)
+
+
+def test_an_answer_that_is_not_finite_is_refused() -> None:
+    denoiser = build_denoiser(CARD)
+    next(denoiser.parameters()).data.fill_(float("inf"))
+    with pytest.raises(PriorError):
+        denoise(head(), prior=Prior(denoiser.eval().requires_grad_(False), CARD))
+
+
+def test_the_network_is_told_what_was_measured(prior) -> None:
+    """Negative of the whole path: another level must give another answer."""
+    low, high = (denoise(head(), prior=prior, noise_level=level).mean.data for level in (5.0, 80.0))
+    assert np.abs(low - high).max() > 1.0
