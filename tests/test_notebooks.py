@@ -1,0 +1,92 @@
+"""The notebooks run from top to bottom in a process of their own, without a warning, and show pictures."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
+MOST_CELLS = 15
+SECONDS_A_CELL = 300  # far above what a cell needs: a limit for what hangs, not a measurement
+
+
+def executed(source, folder):
+    """The py:percent source as a notebook that ran in `folder`, in a fresh kernel of this Python, in short mode."""
+    path = folder / f"{Path(source).stem}.ipynb"
+    jupytext.write(jupytext.read(source), path)
+    settings = {
+        "MEDIDIFF_SHORT": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "JUPYTER_DATA_DIR": str(folder / "jupyter"),  # no kernel of the user's own, nothing written to the home folder
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
+    jupyter_execute = [sys.executable, "-c", "from nbclient.cli import main; main()"]
+    options = ["--inplace", "--allow-errors", f"--timeout={SECONDS_A_CELL}", f"--startup_timeout={SECONDS_A_CELL}"]
+    subprocess.run([*jupyter_execute, *options, str(path)], env=os.environ | settings, check=True, capture_output=True)
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook, kind):
+    return [output for cell in code_cells(notebook) for output in cell.outputs if output.output_type == kind]
+
+
+def pictures(notebook):
+    shown = outputs(notebook, "display_data") + outputs(notebook, "execute_result")
+    return [output.data["image/png"] for output in shown if "image/png" in output.data]
+
+
+def faults(notebook):
+    """What is wrong with an executed notebook, as a list of sentences; empty when nothing is."""
+    found = [f"{error.ename}: {error.evalue}" for error in outputs(notebook, "error")]
+    found += [f"written to stderr: {out.text}" for out in outputs(notebook, "stream") if out.name == "stderr"]
+    found += ["a cell did not run" for cell in code_cells(notebook) if cell.execution_count is None]
+    return found if pictures(notebook) else [*found, "no picture"]
+
+
+def is_short(notebook):
+    return 0 < len(notebook.cells) <= MOST_CELLS
+
+
+def test_there_are_notebooks():
+    assert {source.stem for source in SOURCES} >= {"01_how_diffusion_works", "02_denoise_your_scan"}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_it_runs_and_shows_pictures(source, tmp_path):
+    notebook = executed(source, tmp_path)
+    assert faults(notebook) == []
+    assert len(pictures(notebook)) >= 4
+
+
+def test_faults_are_noticed(tmp_path):
+    source = tmp_path / "broken.py"
+    cells = ["1 / 0", "import sys", "print('a warning', file=sys.stderr)", "print(sys.executable)"]
+    source.write_text("\n\n".join(f"# %%\n{cell}" for cell in cells) + "\n")
+    notebook = executed(source, tmp_path)
+    found = faults(notebook)
+    assert found == ["ZeroDivisionError: division by zero", "written to stderr: a warning\n", "no picture"]
+    assert outputs(notebook, "stream")[-1].text.strip() == sys.executable  # and it was this Python that ran it
+
+
+def test_a_cell_that_never_ran_is_noticed():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
+    assert faults(notebook) == ["a cell did not run", "no picture"]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_it_has_at_most_fifteen_cells(source):
+    notebook = jupytext.read(source)
+    assert is_short(notebook)
+    notebook.cells += [nbformat.v4.new_markdown_cell("one more")] * MOST_CELLS
+    assert not is_short(notebook)
