@@ -328,8 +328,13 @@ class _Page:
         name = "Radiological" if look.radiological else "Neurological"
         spacing = " × ".join(f"{s:.3g}" for s in geometry.spacing_mm)
         note = f"{name} convention: the patient's right is on the {side}  ·  voxels {spacing} mm"
-        self.text(self._LEFT, 0.16, _FOOTER, size=8, color=_INK, va="center")
-        self.text(self.width - self._RIGHT, 0.16, note, size=8, color=_DIM, ha="right", va="center")
+        if self.width >= 7.5:
+            self.text(self._LEFT, 0.16, _FOOTER, size=8, color=_INK, va="center")
+            self.text(self.width - self._RIGHT, 0.16, note, size=8, color=_DIM, ha="right", va="center")
+            return
+        size = 8 * min(1.0, self.width / 5.6)  # one or two panels: the lines stand above each other
+        self.text(self._LEFT / 2, 0.24, _FOOTER, size=size, color=_INK, va="center")
+        self.text(self._LEFT / 2, 0.09, note, size=size, color=_DIM, va="center")
 
 
 def _edge_letters(axes: Axes, shown: View) -> None:
@@ -358,7 +363,7 @@ def _number(value: float) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor=_PAPER)
+    figure = Figure(figsize=(width, height), facecolor=_PAPER, layout="none")  # whatever the user's matplotlibrc says
     FigureCanvasAgg(figure)
     return figure
 

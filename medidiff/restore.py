@@ -255,14 +255,14 @@ def _draw(denoiser: Denoiser, mean: Tensor, condition: Condition, number: int, s
 def _agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
     """Move x towards the measurement just so far that ``rms(A x - y)`` is at most the noise level (Morozov).
 
-    Since ``A A⁺ y = y``, the step ``x + t A⁺(y - A x)`` leaves exactly 1 - t of the residual. Denoising is left
-    alone: there the residual *is* the noise that was removed.
+    Since ``A A^s r = r`` for the smoothest answer ``A^s r`` to a residual, ``x + t A^s(y - A x)`` leaves exactly 1 - t
+    of it and adds no steps between slices. Denoising is left alone: there the residual *is* the noise removed.
     """
     if operator.is_identity:
         return x
     residual = y - operator(x)
     rms = float(residual.square().mean().sqrt())
-    return x if rms <= level else x + (1 - level / rms) * operator.pinv(residual)
+    return x if rms <= level else x + (1 - level / rms) * operator.smoothest(residual)
 
 
 def _spread(draws: Sequence[Tensor], scale: IntensityScale, like: Volume) -> Volume | None:

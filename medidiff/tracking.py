@@ -392,8 +392,7 @@ def _public(name: str, value: object) -> str:
     """
     attribute = _public_name(name)
     values = value if isinstance(value, list | tuple) else (value,)
-    # Exact types: those of pydicom derive from list, str, int and float.
-    if any(type(part) not in (str, int, float, bool) for part in values):
+    if any(type(part) not in (str, int, float, bool) for part in values):  # exactly: pydicom's types derive from them
         raise SettingsError("E-PRIVATE", "a value that is neither number nor text", attribute=attribute)
     texts = [part for part in values if isinstance(part, str)]
     for what in (what for what, pattern in _PRIVATE.items() if any(map(pattern.search, texts))):

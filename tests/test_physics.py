@@ -76,6 +76,24 @@ def pinv_is_moore_penrose(operator, generator):
     torch.testing.assert_close(operator.pinv(y).flatten(), torch.linalg.pinv(dense(operator)) @ y.flatten())
 
 
+def smoothest_explains_y(operator, generator):
+    y = operator(normal(SHAPE, generator))
+    torch.testing.assert_close(operator(operator.smoothest(y)), y)
+
+
+def roughness(operator, x):
+    """Squared first and second differences along the axes that the operator acts on."""
+    dims = [dim for dim, matrix in enumerate(operator.matrices) if matrix is not None]
+    return sum(float(x.diff(n=order, dim=dim).square().sum()) for order in (1, 2) for dim in dims)
+
+
+def no_unseen_change_is_smoother(operator, x, generator):
+    for size in (1e-3, 1e-2, 1e-1):
+        change = normal(SHAPE, generator)
+        unseen = size * (change - operator.pinv(operator(change)))
+        assert min(roughness(operator, x + unseen), roughness(operator, x - unseen)) > 0.999 * roughness(operator, x)
+
+
 def certainty_is_the_share_that_is_fixed(operator):
     matrix = dense(operator)
     share = operator.certainty(SHAPE)
@@ -106,6 +124,7 @@ def test_the_operator_agrees_with_dense_algebra(operator, generator):
     applies_its_matrix(operator, generator)
     adjoint_is_the_transpose(operator, generator)
     pinv_is_moore_penrose(operator, generator)
+    smoothest_explains_y(operator, generator)
     certainty_is_the_share_that_is_fixed(operator)
     consistency_is_the_least_squares_answer(operator, generator)
     without_noise_the_answer_explains_y(operator, generator)
@@ -130,12 +149,29 @@ class Broken(Separable):
         return x + Separable.adjoint(self, y - Separable.__call__(self, x))
 
 
+ONE_AXIS = {name: OPERATORS[name] for name in ("slices", "non-integer slices", "gap", "Gaussian profile", "first axis")}
+
+
+@each(ONE_AXIS)
+def test_nothing_that_explains_y_is_smoother(operator, generator):
+    y = operator(normal(SHAPE, generator))
+    no_unseen_change_is_smoother(operator, operator.smoothest(y), generator)
+
+
+def test_the_staircase_is_not_the_smoothest(generator):
+    operator = OPERATORS["slices"]
+    x = operator.pinv(operator(torch.linspace(0, 1, 9, dtype=torch.float64).expand(SHAPE)))
+    towards = operator.smoothest(operator(x)) - x
+    assert roughness(operator, x + 0.1 * towards) < 0.999 * roughness(operator, x)
+
+
 @pytest.mark.parametrize(
     "law",
     [
         applies_its_matrix,
         adjoint_is_the_transpose,
         pinv_is_moore_penrose,
+        smoothest_explains_y,
         lambda operator, _: certainty_is_the_share_that_is_fixed(operator),
         consistency_is_the_least_squares_answer,
         without_noise_the_answer_explains_y,
@@ -166,6 +202,7 @@ def test_identity_and_nothing_say_so(generator):
     assert nothing(SHAPE).measures_nothing
     assert nothing(SHAPE)(x).numel() == 0
     assert nothing(SHAPE).pinv(nothing(SHAPE)(x)).abs().max() == 0
+    assert nothing(SHAPE).smoothest(nothing(SHAPE)(x)).abs().max() == 0
     assert nothing(SHAPE).certainty(SHAPE).max() == 0
     assert not OPERATORS["gap"].is_identity
     assert not OPERATORS["gap"].measures_nothing

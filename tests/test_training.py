@@ -13,6 +13,7 @@ import torch
 from training_cases import phantom, to_toml, write_case
 
 from medidiff.errors import PriorError, SettingsError
+from medidiff.io import write
 from medidiff.prepare import fit_intensity
 from medidiff.prior import Prior
 from medidiff.training import data, degrade, run
@@ -138,6 +139,28 @@ def test_a_folder_with_the_run_of_another_recipe_is_refused(whole, case, tmp_pat
     other = write_case(tmp_path, seed=8)
     with pytest.raises(SettingsError, match="another recipe"):
         next(train(other, whole[1]))
+
+
+def test_a_folder_with_a_run_on_other_scans_is_refused(whole, case, tmp_path):
+    write_case(tmp_path / "elsewhere")
+    write(phantom(9), tmp_path / "elsewhere" / "scans" / "second.nii.gz")
+    with pytest.raises(SettingsError, match="other scans"):
+        next(train(case, whole[1], data=tmp_path / "elsewhere" / "scans"))
+
+
+def test_a_run_killed_between_prior_and_checkpoint_is_mended(case, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "_save", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        list(train(case, tmp_path))
+    monkeypatch.undo()
+    list(train(case, tmp_path))
+    assert (tmp_path / "tiny.safetensors").read_bytes() == (whole[1] / "tiny.safetensors").read_bytes()
+
+
+def test_the_card_names_no_folder(whole, tmp_path_factory):
+    card = (whole[1] / "tiny.json").read_text(encoding="utf-8")
+    assert str(tmp_path_factory.getbasetemp()) not in card
+    assert json.loads(card)["recipe"]["data"]["root"] == ""
 
 
 def test_missing_scans_are_named_without_their_folder(tmp_path):
@@ -454,15 +477,27 @@ def test_every_kind_of_measurement_occurs_as_often_as_its_weight():
 
 
 def certainty_is_the_share_of_an_impulse_that_is_seen(kind):
-    """The law ``c_v = (A⁺ A e_v)_v``, tried on single bright voxels; without noise."""
-    for image in range(12):
-        x = torch.zeros((1, 1, 12, 12, 12))
+    """The law ``c_v = (A⁺ A e_v)_v``, tried on single bright voxels."""
+    seen = []
+    keep = degrade.observe
+
+    def observe(y, operator, noise):
+        seen.append((operator, keep(y, operator, noise)))
+        return seen[-1][1]
+
+    degrade.observe = observe
+    try:
+        for image in range(12):
+            measure(torch.zeros((1, 1, 12, 12, 12)), only(kind), Chance(4, image))
+    finally:
+        degrade.observe = keep
+    for image, (operator, condition) in enumerate(seen):
+        x = torch.zeros((1, 1, 12, 12, 12), dtype=torch.float64)
         voxel = (0, 0, *torch.randint(12, (3,), generator=Chance(5, image).generator).tolist())
         x[voxel] = 1.0
-        condition = measure(x, only(kind), Chance(4, image))
-        if abs(float(condition.image[voxel] - condition.certainty[voxel])) > 1e-4:
+        if abs(float(operator.pinv(operator(x))[voxel] - condition.certainty[voxel])) > 1e-4:
             return False
-    return True
+    return bool(seen) or kind == "nothing"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,6 +18,8 @@ from torch.nn import functional as nnf
 
 __all__ = ["Backbone", "BackboneShape"]
 
+_MAPS = 2  # trailing input channels that also modulate: certainty and noise level
+_TOLD = 32  # features that modulate the blocks
 _EMBEDDING = 64  # sinusoids that encode the diffusion level
 _STEPS_PER_NAT = 200.0  # MONAI's embedding resolves whole time steps; one e-fold of σ becomes this many
 
@@ -47,24 +49,40 @@ def _silent(conv: Convolution) -> Convolution:
 
 
 class _Block(nn.Module):
-    """Residual unit: SiLU, convolution, scale and shift by the diffusion level, SiLU, convolution."""
+    """Residual unit: SiLU, convolution, scale and shift by what is told at each voxel, SiLU, convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first, self.second = _conv(channels, channels), _silent(_conv(channels, channels))
-        self.modulate = nn.Linear(4 * _EMBEDDING, 2 * channels)
-        nn.init.zeros_(self.modulate.weight)
-        nn.init.zeros_(self.modulate.bias)
+        self.modulate = _silent(_conv(_TOLD, 2 * channels, size=1))
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        scale, shift = self.modulate(level)[..., None, None, None].chunk(2, dim=1)
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        scale, shift = self.modulate(told).chunk(2, dim=1)
         inner = torch.addcmul(shift, self.first(nnf.silu(x)), 1.0 + scale)
         answer: Tensor = x + self.second(nnf.silu(inner))
         return answer
 
 
+class _Told(nn.Module):
+    """What modulates the blocks: certainty and noise level of each voxel, and the diffusion level of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps, self.mix = _conv(_MAPS, _TOLD, size=1), _conv(_TOLD, _TOLD, size=1)
+        self.level = nn.Linear(_EMBEDDING, _TOLD)
+
+    def forward(self, maps: Tensor, c_noise: Tensor) -> Tensor:
+        level = self.level(get_timestep_embedding(-_STEPS_PER_NAT * c_noise, _EMBEDDING))
+        answer: Tensor = nnf.silu(self.mix(nnf.silu(self.maps(maps))) + level[..., None, None, None])
+        return answer
+
+
 class Backbone(nn.Module):
     """U-Net on half-size features, with one level below.
+
+    The last two input channels say how sure the measurement is of each voxel and how noisy. Every block is scaled and
+    shifted by them, because what is noise and what is detail differs by a constant *factor* between noise levels, and
+    convolutions alone cannot multiply.
 
     Args:
         inputs: channels of the input at full size.
@@ -78,7 +96,7 @@ class Backbone(nn.Module):
         half, quarter = shape.channels
         down, middle, up = shape.blocks
         self.halo = 1 + 2 * (2 + 2 * down + 2 * up) + 4 * (1 + 2 * middle)  # voxels a convolution chain can see
-        self.level = nn.Sequential(nn.Linear(_EMBEDDING, 4 * _EMBEDDING), nn.SiLU())
+        self.told = nn.ModuleList((_Told(), _Told()))
         self.stem = _conv(8 * inputs, half)
         self.down = nn.ModuleList(_Block(half) for _ in range(down))
         self.shrink = _conv(8 * half, quarter, size=1)
@@ -94,16 +112,17 @@ class Backbone(nn.Module):
         """(B, inputs, I, J, K) and (B,) level, ln σ-like -> (B, 1, I, J, K)."""
         size = x.shape[-3:]
         x = nnf.pad(x, [p for n in reversed(size) for p in (0, -n % self.multiple)])
-        level = self.level(get_timestep_embedding(-_STEPS_PER_NAT * c_noise, _EMBEDDING))
+        halves = nnf.avg_pool3d(x[:, -_MAPS:], 2).contiguous(memory_format=torch.channels_last_3d)
+        at_half, at_quarter = self.told[0](halves, c_noise), self.told[1](nnf.avg_pool3d(halves, 2), c_noise)
         fine = self.stem(_fold(x))
         for block in self.down:
-            fine = block(fine, level)
+            fine = block(fine, at_half)
         coarse = self.shrink(_fold(fine))
         for block in self.middle:
-            coarse = block(coarse, level)
+            coarse = block(coarse, at_quarter)
         fine = fine + _unfold(self.grow(coarse))
         for block in self.up:
-            fine = block(fine, level)
+            fine = block(fine, at_half)
         return pixelshuffle(self.head(fine), 3, 2)[..., : size[0], : size[1], : size[2]]
 
 

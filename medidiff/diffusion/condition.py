@@ -22,7 +22,7 @@ class Condition:
     all, which is synthesis and the null condition of classifier-free guidance.
 
     Args:
-        image: (B, 1, I, J, K) ``A⁺ y``, what was seen.
+        image: (B, 1, I, J, K) what was seen: the smoothest volume z with ``A z = y``, which is y itself for denoising.
         certainty: ``diag(A⁺ A)`` in [0, 1], the share of each voxel that `y` fixes; broadcasts to `image`.
         noise: σ_y, standard deviation of the measurement's noise in image units; broadcasts to `image`.
     """
@@ -49,17 +49,17 @@ class Condition:
 
 
 def observe(y: Tensor, operator: Separable, noise: float | Tensor) -> Condition:
-    """Tell the network of a measurement: ``(A⁺y, diag(A⁺A), σ_y)``.
+    """Tell the network of a measurement: ``(A^s y, diag(A⁺A), σ_y)`` with ``A^s y`` from `Separable.smoothest`.
 
     Args:
         y: (B, 1, i, j, k) measurement.
         operator: A.
-        noise: σ_y, a number, or a map that broadcasts to `y`; a map is spread to the fine grid by A⁺ as the image is.
+        noise: σ_y, a number, or a map that broadcasts to `y`; a map is spread to the fine grid as the image is.
     """
-    image = operator.pinv(y)
+    image = operator.smoothest(y)
     level = torch.as_tensor(noise, dtype=y.dtype, device=y.device)
     if level.numel() == 1:
         level = level.reshape(1, 1, 1, 1, 1)
     elif not operator.is_identity:
-        level = operator.pinv(level.expand_as(y)).clamp_min(0)
+        level = operator.smoothest(level.expand_as(y)).clamp_min(0)
     return Condition(image, operator.certainty(image.shape[-3:])[None, None], level)

@@ -1,13 +1,13 @@
 """The preconditioned denoiser: from a bare network F to ``D(x_σ, σ, y) = E[x₀ | x_σ, y]``, and the loss that trains it.
 
 Karras et al. 2022 (arXiv 2206.00364, section 5) wrap a network so that it always sees and makes numbers of about unit
-size, whatever σ. Here *two* things are known about x₀, the diffusion state x_σ (error σ) and the measurement A⁺y
-(error v^½), so the skip connection is the best linear guess from both and from the prior N(0, σ_d²)::
+size, whatever σ. Here *two* things are known about x₀, the diffusion state x_σ (error σ) and the measurement, spread
+smoothly to y_s (error p_y^-½). The skip connection is the best linear guess from both and from the prior N(0, σ_d²)::
 
-    p_y = c / (σ_y² + (1 - c) σ_n²)              precision of the measurement where its certainty is c
+    p_y = c / (c σ_y² + (1 - c) σ_n²)            precision of y_s where its certainty is c
     Λ   = 1/σ² + p_y + 1/σ_d²                    precision of all that is known, per voxel
-    m   = (x_σ/σ² + A⁺y p_y) / Λ                 best linear guess, whose error is about Λ^-½
-    D   = m + Λ^-½ F(σ_d x_σ c_in, A⁺y, asinh((m - mean₃ₓ₃ₓ₃ m) Λ^½), c, ln σ_y ; ln c_σ)
+    m   = (x_σ/σ² + y_s p_y) / Λ                 best linear guess, whose error is about Λ^-½
+    D   = m + Λ^-½ F(σ_d x_σ c_in, y_s, asinh((m - mean₃ₓ₃ₓ₃ m) Λ^½), c, ln σ_y ; ln c_σ)
 
 With p_y = 0 this is EDM's own preconditioning. Because 1/σ² = 0 is an ordinary number, **σ = ∞ is legal**: x_σ then
 tells nothing and D is the posterior mean ``E[x₀ | y]`` in one evaluation.
@@ -57,7 +57,8 @@ class Preconditioned(nn.Module):
     Args:
         backbone: F, ``(channels (B, 5, I, J, K), c_noise (B,)) -> (B, 1, I, J, K)``.
         sigma_data: σ_d, standard deviation of clean images about their mean.
-        sigma_detail: σ_n, standard deviation of what a coarser measurement does not fix.
+        sigma_detail: σ_n, standard deviation of what slices twice as thick as the voxels do not fix; (k - 1)^½ σ_n for
+            slices k times as thick.
         autocast: type that the network computes in, e.g. ``torch.bfloat16`` on a GPU; None leaves it in float32. The
             preconditioning always stays in float32.
     """
@@ -74,8 +75,8 @@ class Preconditioned(nn.Module):
     def precision(self, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Λ and p_y, both (B, 1, I, J, K)."""
         certainty = condition.certainty
-        variance = condition.noise.clamp_min(NOISE_FLOOR).square() + (1.0 - certainty) * self.sigma_detail**2
-        measured = certainty / variance
+        noise = condition.noise.clamp_min(NOISE_FLOOR)
+        measured = certainty / (certainty * noise.square() + (1.0 - certainty) * self.sigma_detail**2)
         return expand_sigma(sigma, condition.image).pow(-2) + measured + self.sigma_data**-2, measured
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:

@@ -54,11 +54,11 @@ def informed(mean: Tensor, sigma: float | Tensor, generators: Sequence[Generator
 def bridge(
     condition: Condition, sigma: float | Tensor, generators: Sequence[Generator], *, sigma_detail: float = 0.0
 ) -> Tensor:
-    """``A⁺y`` with the noise that the measurement lacks: ``A⁺y + √(max(σ² - σ_y², 0) + (1 - c) σ_n²) n``.
+    """``y_s`` with the noise that the measurement lacks: ``y_s + √(max(σ² - σ_y², 0) + (1 - c) σ_n²) n``.
 
-    With certainty c = 1 and Gaussian noise, ``A⁺y`` is itself a state at level σ_y, and this is exactly ``x₀ + σ n``
+    With certainty c = 1 and Gaussian noise, ``y_s = y`` is itself a state at level σ_y: this is exactly ``x₀ + σ n``
     for every σ ≥ σ_y; below σ_y it is noisier than it says. Where c < 1 the detail that was not measured is replaced by
-    noise of its size, which is right in spread, not in shape, so σ should be well above σ_n. Where c = 0, A⁺y carries
+    noise of its size, which is right in spread, not in shape, so σ should be well above σ_n. Where c = 0, y_s carries
     no noise: full σ is added.
 
     Args:

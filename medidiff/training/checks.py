@@ -38,7 +38,7 @@ def denoise_scores(
     pictures: list[Tensor] = []
     for number, scan in enumerate(scans):
         clean = central_crop(scan.image, recipe.crop)
-        mask = foreground(clean.numpy())
+        mask = central_crop(torch.from_numpy(foreground(scan.image.numpy())), recipe.crop).numpy()
         for level in recipe.levels:
             generator = torch.Generator().manual_seed(number)  # the same noise at every look
             y = Noise("rician", level).apply(clean, generator)[None, None].to(device)

@@ -14,6 +14,7 @@ from medidiff.diffusion.backbone import Backbone, BackboneShape
 from medidiff.diffusion.denoiser import Preconditioned, restoration_loss
 from medidiff.errors import PriorError
 from medidiff.training.data import Batch, Patches
+from medidiff.training.muon import Muon
 from medidiff.training.recipe import FitRecipe, Recipe
 
 __all__ = ["FitState", "Step", "fit", "learning_rate"]
@@ -43,14 +44,22 @@ class FitState:
         recipe: of the run.
         device: where to compute.
         autocast: type that the network computes in; None for float32.
+        backbone: network to train instead of the recipe's own, for comparisons.
     """
 
     def __init__(
-        self, recipe: Recipe, *, device: torch.device | str = "cpu", autocast: torch.dtype | None = None
+        self,
+        recipe: Recipe,
+        *,
+        device: torch.device | str = "cpu",
+        autocast: torch.dtype | None = None,
+        backbone: nn.Module | None = None,
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            backbone = Backbone(Preconditioned.channels, BackboneShape(recipe.model.channels, recipe.model.blocks))
+            backbone = backbone or Backbone(
+                Preconditioned.channels, BackboneShape(recipe.model.channels, recipe.model.blocks)
+            )
         self.denoiser = Preconditioned(
             backbone,
             sigma_data=recipe.model.sigma_data,
@@ -58,7 +67,7 @@ class FitState:
             autocast=autocast,
         ).to(device)
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=recipe.fit.rate, betas=(0.9, 0.99))
+        self.optimizer = Muon(self.denoiser.parameters(), lr=recipe.fit.rate)
         self.images = 0
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -125,7 +125,7 @@ class ModelRecipe:
         channels: features at half and at quarter size.
         blocks: residual blocks down, at quarter size, and up.
         sigma_data: σ_d, standard deviation of clean images about their mean.
-        sigma_detail: σ_n, standard deviation of what thick slices do not fix.
+        sigma_detail: σ_n, standard deviation of what slices twice as thick as the voxels do not fix.
     """
 
     __pydantic_config__ = _STRICT
@@ -143,7 +143,7 @@ class FitRecipe:
         images: patches seen in the whole run.
         batch: patches a step, over all processes.
         patch: side of a patch in voxels, a multiple of 4.
-        rate: learning rate of Adam between warm-up and cool-down.
+        rate: learning rate between warm-up and cool-down.
         warmup: images until the full rate is reached.
         cooldown: share of the run, at its end, over which the rate falls to 0 in a line.
         clip: largest norm of a step's gradient.
@@ -192,6 +192,9 @@ class Recipe:
         summary: one sentence for the card.
         data: where the scans are.
         fit: how the weights are found.
+        modality: DICOM's word for what the scans are.
+        contrasts: of the scans, for the card.
+        licence: of the weights, for the card.
         seed: what all randomness is drawn from.
         degradation: what is done to the patches.
         model: the network.
@@ -203,6 +206,9 @@ class Recipe:
     summary: str
     data: DataRecipe
     fit: FitRecipe
+    modality: Literal["MR", "CT", "PT"] = "MR"
+    contrasts: tuple[str, ...] = ()
+    licence: str = "Apache-2.0"
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     degradation: DegradationRanges = field(default_factory=DegradationRanges)
     model: ModelRecipe = field(default_factory=ModelRecipe)

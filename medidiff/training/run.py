@@ -83,10 +83,10 @@ def train(
     recipe = read_recipe(recipe_path)
     scans, weights = _load(recipe, recipe_path.parent, data, part="train")
     watched = _load_watched(recipe, recipe_path.parent, data)
-    state = FitState(recipe, device=device, autocast=autocast)
-    _resume(state, recipe, out)
-    first = not distributed.is_initialized() or distributed.get_rank() == 0
     fingerprint = hashlib.sha256("".join(sorted(s.sha256 for s in scans)).encode()).hexdigest()
+    state = FitState(recipe, device=device, autocast=autocast)
+    _resume(state, recipe, out, fingerprint=fingerprint)
+    first = not distributed.is_initialized() or distributed.get_rank() == 0
     yield Started(recipe, state.images, len(scans), fingerprint)
     scores: dict[str, float] = {}
     saved = time.monotonic()
@@ -99,8 +99,9 @@ def train(
             scores, pictures = denoise_scores(state.average, watched, recipe.validation)
             yield Validated(step.images, scores, pictures)
         if first and (last or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS):
-            _save(state, recipe, out)
+            # The prior first: a run killed between the two goes on from the older checkpoint and writes both again.
             Prior(state.average, _card(recipe, step.images, fingerprint, scores)).save(out)
+            _save(state, recipe, out, fingerprint=fingerprint)
             saved = time.monotonic()
     if first:
         yield Finished(state.images, out / f"{recipe.name}.json")
@@ -117,19 +118,23 @@ def _load_watched(recipe: Recipe, folder: Path, data: Path | None) -> list[Scan]
     return [load_scan(path) for path, _ in found[: recipe.validation.scans]]
 
 
-def _resume(state: FitState, recipe: Recipe, out: Path) -> None:
+def _resume(state: FitState, recipe: Recipe, out: Path, *, fingerprint: str) -> None:
     path = out / CHECKPOINT
     if not path.is_file():
         return
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         same, numbers = saved["recipe"] == _identity(recipe), saved["state"]
+        same_data = saved["data"] == fingerprint
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise PriorError(
             "E-CHECKPOINT", "a checkpoint that cannot be read", file=path.name, mend="Remove it."
         ) from error
     if not same:
         raise SettingsError("E-RUN", "the folder holds the run of another recipe", mend="Train into another folder.")
+    if not same_data:
+        found, mend = "the folder holds a run on other scans", "Train into another folder, or give the same data."
+        raise SettingsError("E-RUN", found, attribute="--data", mend=mend)
     state.load_state_dict(numbers)
 
 
@@ -139,11 +144,11 @@ def _identity(recipe: Recipe) -> str:
     return repr(dataclasses.replace(recipe, fit=length_free))
 
 
-def _save(state: FitState, recipe: Recipe, out: Path) -> None:
+def _save(state: FitState, recipe: Recipe, out: Path, *, fingerprint: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     temporary = out / f".{CHECKPOINT}.part"
     with temporary.open("wb") as file:
-        torch.save({"recipe": _identity(recipe), "state": state.state_dict()}, file)
+        torch.save({"recipe": _identity(recipe), "data": fingerprint, "state": state.state_dict()}, file)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(out / CHECKPOINT)
@@ -153,17 +158,17 @@ def _card(recipe: Recipe, images: int, fingerprint: str, scores: dict[str, float
     return Card(
         name=recipe.name,
         summary=recipe.summary,
-        modality="MR",
-        contrasts=("T1w",),
+        modality=recipe.modality,
+        contrasts=recipe.contrasts,
         channels=recipe.model.channels,
         blocks=recipe.model.blocks,
         sigma_data=recipe.model.sigma_data,
         sigma_detail=recipe.model.sigma_detail,
         noise=recipe.degradation.noise,
         images=images,
-        licence="Apache-2.0",
+        licence=recipe.licence,
         sources=tuple(f"{source.pattern} ({source.licence})" for source in recipe.data.sources),
         data_fingerprint=fingerprint,
-        recipe=recipe.to_dict(),
+        recipe=recipe.to_dict() | {"data": dataclasses.asdict(dataclasses.replace(recipe.data, root=""))},
         metrics=scores,
     )

@@ -1,0 +1,87 @@
+"""The optimiser: Muon for weights that are matrices, Adam for the rest.
+
+A convolution's gradient is nearly of low rank: a few directions carry most of it, and Adam follows those. Muon (Jordan
+et al. 2024, github.com/KellerJordan/Muon) replaces the averaged gradient by the nearest orthogonal matrix, so that
+every direction moves alike. The step is scaled as Adam's is (Liu et al. 2025, arXiv 2502.16982, eq. 4), so one learning
+rate serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+__all__ = ["Muon", "orthogonal"]
+
+_MOMENTUM = 0.95
+_BETAS = (0.9, 0.99)
+_EPSILON = 1e-8
+_ADAM_RMS = 0.2  # size of Adam's usual update, which Muon's is brought to
+_SMALLEST_SIDE = 8  # a matrix with a shorter side has too few directions to be worth it
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Nearly ``U Vᵀ`` of ``matrix = U S Vᵀ``: singular values between about 0.7 and 1.2.
+
+    Five steps of the quintic Newton-Schulz iteration with the coefficients of Jordan et al. 2024.
+
+    Args:
+        matrix: (m, n), of any size; zero stays zero.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    tiny = torch.finfo(matrix.dtype).tiny
+    x = (matrix.mT if tall else matrix) / matrix.abs().max().clamp_min(tiny)  # the squares of small numbers vanish
+    x = x / x.norm().clamp_min(tiny)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.mT if tall else x
+
+
+class Muon(Optimizer):
+    """Muon for every parameter that is a matrix once its kernel is flattened, Adam for biases and thin matrices.
+
+    Args:
+        parameters: what is trained.
+        lr: learning rate of both.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient; `closure` is there for the interface and must be None."""
+        if closure is not None:
+            raise NotImplementedError("Muon takes no closure")
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    move = _muon if _is_matrix(parameter) else _adam
+                    parameter.sub_(group["lr"] * move(parameter.grad, self.state[parameter]))
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    return parameter.ndim > 1 and min(parameter.shape[0], parameter[0].numel()) >= _SMALLEST_SIDE
+
+
+def _muon(gradient: Tensor, state: dict[str, Any]) -> Tensor:
+    momentum: Tensor = state.setdefault("momentum", torch.zeros_like(gradient))
+    momentum.lerp_(gradient, 1 - _MOMENTUM)
+    direction = orthogonal(gradient.lerp(momentum, _MOMENTUM).flatten(1))  # Nesterov's look ahead
+    return _ADAM_RMS * max(direction.shape) ** 0.5 * direction.reshape(gradient.shape)
+
+
+def _adam(gradient: Tensor, state: dict[str, Any]) -> Tensor:
+    """Kingma & Ba 2015, algorithm 1."""
+    first: Tensor = state.setdefault("first", torch.zeros_like(gradient))
+    second: Tensor = state.setdefault("second", torch.zeros_like(gradient))
+    state["steps"] = state.get("steps", 0) + 1
+    first.lerp_(gradient, 1 - _BETAS[0])
+    second.lerp_(gradient.square(), 1 - _BETAS[1])
+    mean, variance = (m / (1 - b ** state["steps"]) for m, b in zip((first, second), _BETAS, strict=True))
+    return mean / (variance.sqrt() + _EPSILON)
