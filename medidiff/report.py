@@ -363,7 +363,8 @@ def _number(value: float) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor=_PAPER, layout="none")  # whatever the user's matplotlibrc says
+    figure = Figure(figsize=(width, height), facecolor=_PAPER)
+    figure.set_layout_engine("none")  # whatever the user's matplotlibrc says
     FigureCanvasAgg(figure)
     return figure
 

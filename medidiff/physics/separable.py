@@ -61,7 +61,8 @@ class _Axis:
         first, second = (torch.eye(size, dtype=torch.float64).diff(n=order, dim=0) for order in (1, 2))
         rough = first.mT @ first + second.mT @ second + _RIDGE * torch.eye(size, dtype=torch.float64)
         spread = torch.linalg.solve(rough, vt.mT)
-        return spread @ torch.linalg.solve(vt @ spread, u.mT / s[:, None])
+        answer: Tensor = spread @ torch.linalg.solve(vt @ spread, u.mT / s[:, None])
+        return answer
 
     def along(self, x: Tensor, matrix: Tensor | None, axis: int) -> Tensor:
         """Multiply (new, old) `matrix` onto dimension `axis` (-3, -2 or -1) of x; no matrix changes nothing."""

@@ -39,7 +39,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(5):
         square = x @ x.mT
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x.mT if tall else x
+    answer: Tensor = x.mT if tall else x
+    return answer
 
 
 class Muon(Optimizer):
@@ -73,7 +74,8 @@ def _muon(gradient: Tensor, state: dict[str, Any]) -> Tensor:
     momentum: Tensor = state.setdefault("momentum", torch.zeros_like(gradient))
     momentum.lerp_(gradient, 1 - _MOMENTUM)
     direction = orthogonal(gradient.lerp(momentum, _MOMENTUM).flatten(1))  # Nesterov's look ahead
-    return _ADAM_RMS * max(direction.shape) ** 0.5 * direction.reshape(gradient.shape)
+    update: Tensor = _ADAM_RMS * max(direction.shape) ** 0.5 * direction.reshape(gradient.shape)
+    return update
 
 
 def _adam(gradient: Tensor, state: dict[str, Any]) -> Tensor:
@@ -84,4 +86,5 @@ def _adam(gradient: Tensor, state: dict[str, Any]) -> Tensor:
     first.lerp_(gradient, 1 - _BETAS[0])
     second.lerp_(gradient.square(), 1 - _BETAS[1])
     mean, variance = (m / (1 - b ** state["steps"]) for m, b in zip((first, second), _BETAS, strict=True))
-    return mean / (variance.sqrt() + _EPSILON)
+    update: Tensor = mean / (variance.sqrt() + _EPSILON)
+    return update
