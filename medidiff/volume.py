@@ -159,15 +159,20 @@ class Volume:
         geometry: where voxel (i, j, k) lies in the patient.
         modality: DICOM's word, ``"MR"``, ``"CT"``, ``"PT"``; ``"OT"`` when unknown.
         units: unit of the numbers, e.g. ``"HU"``; empty for arbitrary units, as in most MR.
+        padding: (I, J, K), true where the scanner measured nothing and stored a padding value; None when nowhere. Such
+            voxels stay out of every statistic, and a result holds the same values there as the scan.
+        filled: (I, J, K), true where a repair made the value up (a missing slice, NaN); None when nowhere.
 
     Raises:
-        InputError: the data do not fit the grid or are not real numbers.
+        InputError: the data or a mask do not fit the grid, or the data are not real numbers.
     """
 
     data: NDArray[Any]
     geometry: Geometry
     modality: str = "OT"
     units: str = ""
+    padding: NDArray[np.bool_] | None = None
+    filled: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         data = np.asarray(self.data)
@@ -176,9 +181,18 @@ class Volume:
             raise InputError("E-SHAPE", f"data of shape {data.shape}", wanted=f"(C, I, J, K) on {self.geometry!r}")
         if data.dtype.kind not in "biuf":
             raise InputError("E-DTYPE", f"voxels of type {data.dtype}", wanted="real numbers")
-        view = data.view()
-        view.setflags(write=False)
-        object.__setattr__(self, "data", view)
+        object.__setattr__(self, "data", _frozen(data))
+        for name in ("padding", "filled"):
+            object.__setattr__(self, name, self._checked_mask(getattr(self, name)))
+
+    def _checked_mask(self, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """A mask that marks nothing is None, so that equal scans are equal values."""
+        if mask is None:
+            return None
+        mask = np.asarray(mask)
+        if mask.dtype != np.bool_ or mask.shape != self.geometry.shape:
+            raise InputError("E-SHAPE", f"a {mask.dtype} mask of shape {mask.shape}", wanted="booleans on the grid")
+        return _frozen(mask) if mask.any() else None
 
     def __repr__(self) -> str:
         units = f" {self.units}" if self.units else ""
@@ -189,9 +203,21 @@ class Volume:
         """Voxels along each axis of the grid, without the channel."""
         return self.geometry.shape
 
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """(I, J, K), true where the value was measured: neither padding nor filled."""
+        made = [mask for mask in (self.padding, self.filled) if mask is not None]
+        return ~np.logical_or.reduce(made) if made else np.ones(self.shape, dtype=np.bool_)
+
     def with_data(self, data: ArrayLike) -> Volume:
         """The same scan with other numbers on the same grid."""
         return dataclasses.replace(self, data=np.asarray(data))
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.setflags(write=False)
+    return view
 
 
 @dataclass(frozen=True, slots=True)

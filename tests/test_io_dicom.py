@@ -23,9 +23,9 @@ from pydicom.uid import (
 
 import medidiff.io as mio
 from medidiff.errors import InputError, MedidiffError, OutputError, SettingsError
-from medidiff.io import dicom_write
-from medidiff.io.dicom_pixels import Stored, stored_values
-from medidiff.io.dicom_stack import find_stack
+from medidiff.io.dicom import write as dicom_write
+from medidiff.io.dicom.stack import find_stack
+from medidiff.io.dicom.stored import Stored, stored_values
 from medidiff.volume import Geometry, Provenance, Volume
 
 RECORD = Provenance(task="denoise", version="0.1.0", prior={"name": "fine-t1", "sha256": "ab" * 32}, seed=7)
@@ -156,7 +156,7 @@ def test_enhanced_multiframe(tmp_path, order):
     scan = mio.read(file)
     assert cases.ramp_error(scan, cases.truth()) < 1e-9
     assert scan.units == "HU"
-    assert mio.sources(file) == [file]
+    assert mio.sources(file) == (file,)
 
 
 @pytest.mark.parametrize("axes", [cases.AXIAL, cases.OBLIQUE])
@@ -357,8 +357,8 @@ def test_two_series_are_listed(tmp_path):
     cases.series(tmp_path / "a")
     cases.series(tmp_path / "b", modality="MR")
     message = refused(tmp_path, "E-MULTISERIES")
-    assert "CT 6x7, 5 files" in message
-    assert "MR 6x7, 5 files" in message
+    assert "CT 7x6x5, 5 files" in message
+    assert "MR 7x6x5, 5 files" in message
     assert [s.modality for s in mio.inspect(tmp_path).series] == ["CT", "MR"]
 
 
@@ -665,7 +665,7 @@ def test_series_becomes_nifti(tmp_path):
     assert again.geometry.distance_mm(cases.truth(cases.OBLIQUE)) < 1e-4
     assert (again.modality, again.units) == ("CT", "HU")
     assert not any(secret in files[1].read_text() for secret in cases.SECRETS)
-    assert find_stack(tmp_path / "in").files == mio.sources(tmp_path / "in")
+    assert tuple(find_stack(tmp_path / "in").files) == mio.sources(tmp_path / "in")
 
 
 def test_refusals_are_input_errors():

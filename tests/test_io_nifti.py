@@ -19,8 +19,8 @@ from scipy.spatial.transform import Rotation
 
 import medidiff.io as mio
 from medidiff.errors import InputError, OutputError, SettingsError
-from medidiff.io import atomic
-from medidiff.io import nifti as nifti_module
+from medidiff.io.files import atomic
+from medidiff.io.nifti import file as nifti_module
 from medidiff.volume import Geometry, Provenance, Volume
 
 SHAPE = (7, 6, 5)

@@ -34,8 +34,8 @@ LAYERS = (
 
 DOORS = {
     "nibabel": ("medidiff.io.nifti*",),
-    "pydicom": ("medidiff.io.dicom_*",),
-    "highdicom": ("medidiff.io.dicom_*",),
+    "pydicom": ("medidiff.io.dicom.*",),
+    "highdicom": ("medidiff.io.dicom.*",),
     "SimpleITK": ("medidiff.io.sitk",),
     "mlflow": ("medidiff.tracking",),
     "skimage": ("medidiff.metrics.*",),

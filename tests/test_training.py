@@ -561,3 +561,51 @@ def test_scans_come_to_network_scale(scans):
     assert torch.equal(scans[0].image, torch.from_numpy(fit_intensity(volume).apply(volume.data[0])))
     assert 0.5 < float(scans[0].image.quantile(0.99)) < 1.5
     assert scans[0].sha256 != scans[1].sha256
+
+
+# --- a run that begins with another prior ----------------------------------------------------------------------------
+
+
+def answers(denoiser, patches):
+    batch = patches.batch([0, 1])
+    with torch.no_grad():
+        return denoiser(batch.state, batch.sigma, batch.condition)
+
+
+@pytest.fixture(scope="module")
+def deeper(whole, tmp_path_factory):
+    """A recipe with more blocks that begins with the prior of the whole run."""
+    folder = tmp_path_factory.mktemp("deeper")
+    return write_case(folder, model__blocks=[1, 3, 1], start=str(whole[1] / "tiny.json"), fit__images=4, seed=8)
+
+
+def test_new_blocks_begin_as_the_identity(deeper, whole, recipe, patches):
+    prior = Prior.load(whole[1] / "tiny.json")
+    state = FitState(read_recipe(deeper))
+    state.begin_with(prior.denoiser.backbone.state_dict())
+    wanted = answers(prior.denoiser, patches)
+    assert torch.allclose(answers(state.denoiser, patches), wanted, atol=1e-6)
+    assert torch.equal(answers(state.average, patches), answers(state.denoiser, patches))
+
+
+def test_a_new_block_that_is_not_silent_changes_the_answer(deeper, whole, patches):
+    prior = Prior.load(whole[1] / "tiny.json")
+    state = FitState(read_recipe(deeper))
+    state.begin_with(prior.denoiser.backbone.state_dict())
+    torch.nn.init.ones_(state.denoiser.backbone.middle[2].second.conv.weight)
+    assert not torch.allclose(answers(state.denoiser, patches), answers(prior.denoiser, patches), atol=1e-3)
+
+
+def test_the_card_names_what_the_run_began_with(deeper, whole, tmp_path):
+    list(train(deeper, tmp_path))
+    card, first = Prior.load(tmp_path / "tiny.json").card, Prior.load(whole[1] / "tiny.json").card
+    assert card.start == {"name": "tiny", "sha256": first.weights_sha256, "images": first.images}
+    assert card.images == first.images + 4
+
+
+@pytest.mark.parametrize(("entry", "value"), [("model__channels", [4, 16]), ("model__blocks", [1, 0, 1])])
+def test_a_start_of_another_kind_is_refused(entry, value, case, whole, tmp_path):
+    start = Prior.load(whole[1] / "tiny.json")
+    state = FitState(read_recipe(write_case(tmp_path, **{entry: value})))
+    with pytest.raises(PriorError, match="E-START"):
+        state.begin_with(start.denoiser.backbone.state_dict())

@@ -20,7 +20,7 @@ from medidiff.cli.screen import Report, Screen
 from medidiff.cli.verbs import Demo
 from medidiff.errors import SettingsError
 from medidiff.io import read, write
-from medidiff.io.atomic import write_file
+from medidiff.io.files.atomic import write_file
 from medidiff.metrics.peers import best_gaussian, cubic_spline, nonlocal_means
 from medidiff.physics import Degradation, Noise, Separable, identity, slices
 from medidiff.prior import Prior

@@ -8,8 +8,8 @@ from pathlib import Path
 from medidiff.cli.verbs import Convert, Demo, Restoring, Train
 from medidiff.errors import OutputError, SettingsError
 from medidiff.io import sources
-from medidiff.io.atomic import output_errors, refuse_source
-from medidiff.io.formats import sniff, target_format
+from medidiff.io.files.atomic import output_errors, refuse_source
+from medidiff.io.files.formats import sniff, target_format
 from medidiff.io.sidecar import record_path, refuse_foreign_record
 
 __all__ = ["format_of", "run"]

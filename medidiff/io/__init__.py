@@ -15,74 +15,108 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medidiff.errors import InputError, SettingsError
 from medidiff.io.contents import Contents, SeriesSummary, Skipped
-from medidiff.io.formats import sniff, target_format
+from medidiff.io.files.formats import sniff, target_format
+from medidiff.io.options import ReadOptions
+from medidiff.io.reading import Found, Reading, Scan
 from medidiff.volume import Provenance, Volume
 
-__all__ = ["Contents", "SeriesSummary", "Skipped", "fingerprint", "inspect", "read", "sources", "write"]
+__all__ = [
+    "Contents",
+    "Found",
+    "ReadOptions",
+    "Reading",
+    "Scan",
+    "SeriesSummary",
+    "Skipped",
+    "find",
+    "fingerprint",
+    "inspect",
+    "read",
+    "read_scan",
+    "sources",
+    "write",
+]
 
 
-def read(path: str | Path) -> Volume:
+def read(path: str | Path, options: ReadOptions | None = None) -> Volume:
     """Read one scan; what the path holds is told by its content.
 
     Args:
         path: a NIfTI, NRRD or MetaImage file, a DICOM file of several frames, or the folder of one DICOM series.
+        options: which scan, and which repairs are allowed; nothing is guessed without.
 
     Raises:
-        InputError: there is no scan, or reading it would mean guessing.
+        InputError: there is no scan, there are several, or reading it would mean guessing.
     """
-    path = Path(path)
-    kind = sniff(path)
-    try:
+    return read_scan(path, options).volume
+
+
+def read_scan(path: str | Path, options: ReadOptions | None = None) -> Reading:
+    """As `read`, with the account of every file that was seen.
+
+    Raises:
+        InputError: as `read`.
+    """
+    options = options or ReadOptions()
+    with _system_refusals(path):
+        return find(path, options).only(options.scan, file=Path(path).name).load()
+
+
+def find(path: str | Path, options: ReadOptions | None = None) -> Found:
+    """All scans that a path holds, from headers alone; each can be read on its own.
+
+    Raises:
+        InputError: nothing is there, or the format is unknown.
+    """
+    path, options = Path(path), options or ReadOptions()
+    with _system_refusals(path):
+        kind = sniff(path)
         if kind == "nifti":
-            from medidiff.io.nifti import read_nifti
+            from medidiff.io.nifti.file import find_nifti
 
-            return read_nifti(path)
+            return find_nifti(path, options)
         if kind == "dicom":
-            from medidiff.io.dicom_read import read_dicom
+            from medidiff.io.dicom.read import find_dicom
 
-            return read_dicom(path)
-        from medidiff.io.sitk import read_sitk
+            return find_dicom(path, options)
+        from medidiff.io.sitk import find_sitk
 
-        return read_sitk(path)
+        return find_sitk(path, options, format=kind)
+
+
+@contextmanager
+def _system_refusals(path: str | Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise _unreadable(path, error) from error
+        found = error.strerror or "the system refuses to read it"
+        raise InputError("E-READ", found, mend="Check the disk and the rights.", file=Path(path).name) from error
 
 
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError("E-READ", error.strerror or "the system refuses to read it", file=path.name)
-
-
-def sources(path: str | Path) -> list[Path]:
+def sources(path: str | Path, options: ReadOptions | None = None) -> tuple[Path, ...]:
     """The files that `read` takes the scan from, in reading order.
 
     Raises:
         InputError: as `read`, as far as the headers tell.
     """
-    path = Path(path)
-    kind = sniff(path)
-    if kind == "dicom":
-        from medidiff.io.dicom_stack import find_stack
-
-        return find_stack(path).files
-    if kind == "nifti":
-        return [path]
-    from medidiff.io.sitk import source_files
-
-    return source_files(path)
+    options = options or ReadOptions()
+    return find(path, options).only(options.scan, file=Path(path).name).files
 
 
-def fingerprint(path: str | Path) -> tuple[str, ...]:
+def fingerprint(path: str | Path, options: ReadOptions | None = None) -> tuple[str, ...]:
     """SHA-256 of each file that `read` takes the scan from, in reading order."""
-    from medidiff.io.atomic import sha256
+    from medidiff.io.files.atomic import sha256
 
-    return tuple(sha256(file) for file in sources(path))
+    return tuple(sha256(file) for file in sources(path, options))
 
 
-def inspect(path: str | Path) -> Contents:
+def inspect(path: str | Path, options: ReadOptions | None = None) -> Contents:
     """What a file or folder holds, from headers alone and without anything that identifies the patient.
 
     A scan that `read` would refuse is listed with its `problem` instead of raising.
@@ -90,10 +124,8 @@ def inspect(path: str | Path) -> Contents:
     Raises:
         InputError: nothing is there, or the format is unknown.
     """
-    from medidiff.io.summary import summarise
-
-    path = Path(path)
-    return summarise(path, sniff(path))
+    found = find(path, options)
+    return Contents(found.format, tuple(scan.summary for scan in found.scans), found.skipped)
 
 
 def write(
@@ -132,12 +164,12 @@ def write(
     if kind == "nifti" and not path.name.lower().endswith((".nii", ".nii.gz")):
         path = path / safe_name(record, ending=".nii.gz")
     if like is not None:
-        from medidiff.io.atomic import refuse_source
+        from medidiff.io.files.atomic import refuse_source
 
         refuse_source(path, sources(like))
     template = like if like is not None and sniff(like) == kind else None
     if kind == "nifti":
-        from medidiff.io.nifti import write_nifti
+        from medidiff.io.nifti.file import write_nifti
 
         return write_nifti(volume, path, like=template, provenance=record, description=description)
     from medidiff.io.sitk import write_sitk
@@ -151,6 +183,6 @@ def _write_dicom(
     if like is None or sniff(like) != "dicom":
         mend = "Name the DICOM series that the scan comes from, or write NIfTI."
         raise SettingsError("E-LIKE", "DICOM output without a DICOM source", wanted="a source series", mend=mend)
-    from medidiff.io.dicom_write import write_dicom
+    from medidiff.io.dicom.write import write_dicom
 
     return write_dicom(volume, path, like=like, provenance=provenance, description=description)

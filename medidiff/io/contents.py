@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from medidiff.volume import Geometry
 
 __all__ = ["Contents", "SeriesSummary", "Skipped"]
 
@@ -49,6 +51,22 @@ class SeriesSummary:
     details: tuple[tuple[str, str], ...] = ()
     decisions: tuple[str, ...] = ()
     problem: str = ""
+
+    def on(self, geometry: Geometry) -> SeriesSummary:
+        """The same scan with its grid filled in."""
+        return replace(
+            self,
+            shape=geometry.shape,
+            spacing_mm=geometry.spacing_mm,
+            orientation=geometry.orientation,
+            affine=tuple(tuple(float(v) for v in row) for row in geometry.affine),
+        )
+
+    @property
+    def label(self) -> str:
+        """A few words that tell this scan from the others beside it."""
+        size = "x".join(str(n) for n in self.shape) or "not one regular grid"
+        return f"{self.modality} {size}, {self.files} file{'s' if self.files != 1 else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medidiff.errors import OutputError
-from medidiff.io.atomic import write_file
+from medidiff.io.files.atomic import write_file
 from medidiff.version import __version__
 from medidiff.volume import Provenance, Volume
 

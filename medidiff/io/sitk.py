@@ -17,25 +17,40 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from medidiff.errors import InputError, OutputError
-from medidiff.io.atomic import output_errors, refuse_source, write_file
-from medidiff.io.checks import REFETCH, refuse_large, refuse_nonfinite, refuse_shear, refuse_thin
+from medidiff.io.contents import SeriesSummary
+from medidiff.io.files.atomic import output_errors, refuse_source, sha256, write_file
+from medidiff.io.files.checks import REFETCH, refuse_large, refuse_nonfinite, refuse_shear, refuse_thin
+from medidiff.io.options import ReadOptions
+from medidiff.io.reading import Found, Reading, Scan
 from medidiff.io.sidecar import ensure_provenance, labels, record_path, refuse_foreign_record, write_record
 from medidiff.volume import Geometry, Provenance, Volume
 
-__all__ = ["read_geometry", "read_sitk", "source_files", "write_sitk"]
+__all__ = ["find_sitk", "read_geometry", "read_sitk", "source_files", "write_sitk"]
 
 sitk: Any = SimpleITK  # its functions carry no types
 _LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 _SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las")
 
 
-def read_sitk(path: str | Path) -> Volume:
+def find_sitk(path: Path, options: ReadOptions, *, format: str) -> Found:
+    """The one scan of an NRRD or MetaImage file; one that cannot be read is listed with its problem."""
+    files: tuple[Path, ...] = (path,)
+    try:
+        geometry, dtype = read_geometry(path)
+        modality, units = labels(path)
+        files = tuple(source_files(path))
+        summary = SeriesSummary(len(files), modality, units, str(dtype)).on(geometry)
+    except InputError as error:
+        summary = SeriesSummary(files=len(files), problem=str(error))
+    return Found(format, (Scan(summary, files, lambda: read_sitk(path, options)),))
+
+
+def read_sitk(path: Path, options: ReadOptions) -> Reading:
     """Read one NRRD or MetaImage file.
 
     Raises:
         InputError: the file is not one whole 3D volume of real numbers with a stated grid.
     """
-    path = Path(path)
     geometry, dtype = read_geometry(path)
     fields, start = _header(path)
     _check_bytes(path, fields, start=start, needed=math.prod(geometry.shape) * dtype.itemsize)
@@ -45,8 +60,9 @@ def read_sitk(path: str | Path) -> Volume:
         raise InputError("E-TRUNC", "voxels that cannot be read", mend=REFETCH, file=path.name) from error
     data: NDArray[Any] = sitk.GetArrayFromImage(image).T
     refuse_nonfinite(data, file=path.name)
-    modality, units = labels(path)
-    return Volume(data, geometry, modality, units)
+    files = tuple(source_files(path))
+    volume = Volume(data, geometry, *labels(path))
+    return Reading(volume, files, tuple(sha256(file) for file in files))
 
 
 def read_geometry(path: str | Path) -> tuple[Geometry, np.dtype[Any]]:
@@ -226,7 +242,7 @@ def _image(volume: Volume) -> Any:
 
 
 def _verify(name: Path, volume: Volume) -> None:
-    again = read_sitk(name)
+    again = read_sitk(name, ReadOptions()).volume
     same = np.array_equal(again.data[0], _stored(volume)) and again.geometry.distance_mm(volume.geometry) <= 1e-4
     if not same:
         raise OutputError("E-VERIFY", "what was read back differs from what was written", mend="Check the disk.")

@@ -29,11 +29,12 @@ class Card:
         sigma_data: σ_d of the preconditioning.
         sigma_detail: σ_n of the preconditioning.
         noise: noise levels it practised on, lowest and highest, as a share of the tissue maximum.
-        images: training patches seen.
+        images: training patches seen, those of `start` included.
         licence: terms of the weights.
         sources: training data, each with its licence and number of scans.
         data_fingerprint: SHA-256 over the training scans' voxels.
         recipe: the training recipe.
+        start: the prior that training began with: its name, SHA-256 and images; empty when it began with chance.
         metrics: validation scores, by name.
         intended_use: what it may be used for.
         limits: what is known not to work, or was never tried.
@@ -57,6 +58,7 @@ class Card:
     sources: tuple[str, ...]
     data_fingerprint: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    start: Mapping[str, str | int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     intended_use: str = "Research on image restoration. Not for diagnosis."
     limits: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,26 @@ class FitState:
         self.optimizer = Muon(self.denoiser.parameters(), lr=recipe.fit.rate)
         self.images = 0
 
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the backbone's weights of another run, before the first step.
+
+        Blocks that `weights` lacks stay as they are, the identity; the answer is then the other run's.
+
+        Args:
+            weights: of a backbone as wide as this one and with at most as many blocks.
+
+        Raises:
+            PriorError: ``E-START``, the weights are those of another kind of network.
+        """
+        own = self.denoiser.backbone.state_dict()
+        odd = [name for name, weight in weights.items() if name not in own or own[name].shape != weight.shape]
+        missing = [name for name in own if name not in weights and not _is_block(name)]
+        if odd or missing:
+            found = f"{len(odd + missing)} tensors unlike the recipe's network, first {(odd + missing)[0]}"
+            raise PriorError("E-START", found, wanted="the same channels and at most as many blocks", attribute="start")
+        self.denoiser.backbone.load_state_dict(dict(weights), strict=False)
+        self.average.load_state_dict(self.denoiser.state_dict())
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, loadable with ``weights_only=True``."""
         return {
@@ -90,6 +110,10 @@ class FitState:
             raise PriorError(
                 "E-CHECKPOINT", "a checkpoint of another network", mend="Train into another folder."
             ) from error
+
+
+def _is_block(name: str) -> bool:
+    return name.startswith(("down.", "middle.", "up."))
 
 
 def learning_rate(recipe: FitRecipe, images: int) -> float:

@@ -195,6 +195,8 @@ class Recipe:
         modality: DICOM's word for what the scans are.
         contrasts: of the scans, for the card.
         licence: of the weights, for the card.
+        start: prior whose weights the run begins with, a bundled name or a path relative to the recipe; empty for none.
+            It may have fewer blocks than `model`: a new residual block starts as the identity.
         seed: what all randomness is drawn from.
         degradation: what is done to the patches.
         model: the network.
@@ -209,6 +211,7 @@ class Recipe:
     modality: Literal["MR", "CT", "PT"] = "MR"
     contrasts: tuple[str, ...] = ()
     licence: str = "Apache-2.0"
+    start: str = ""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     degradation: DegradationRanges = field(default_factory=DegradationRanges)
     model: ModelRecipe = field(default_factory=ModelRecipe)

@@ -85,6 +85,7 @@ def train(
     watched = _load_watched(recipe, recipe_path.parent, data)
     fingerprint = hashlib.sha256("".join(sorted(s.sha256 for s in scans)).encode()).hexdigest()
     state = FitState(recipe, device=device, autocast=autocast)
+    start = _begin(state, recipe, recipe_path.parent)
     _resume(state, recipe, out, fingerprint=fingerprint)
     first = not distributed.is_initialized() or distributed.get_rank() == 0
     yield Started(recipe, state.images, len(scans), fingerprint)
@@ -100,11 +101,21 @@ def train(
             yield Validated(step.images, scores, pictures)
         if first and (last or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS):
             # The prior first: a run killed between the two goes on from the older checkpoint and writes both again.
-            Prior(state.average, _card(recipe, step.images, fingerprint, scores)).save(out)
+            Prior(state.average, _card(recipe, step.images, fingerprint, scores, start=start)).save(out)
             _save(state, recipe, out, fingerprint=fingerprint)
             saved = time.monotonic()
     if first:
         yield Finished(state.images, out / f"{recipe.name}.json")
+
+
+def _begin(state: FitState, recipe: Recipe, folder: Path) -> Card | None:
+    """Give the run the weights that its recipe names; returns their card."""
+    if not recipe.start:
+        return None
+    path = folder / recipe.start
+    prior = Prior.load(path if path.with_suffix(".json").is_file() else recipe.start)
+    state.begin_with(prior.denoiser.backbone.state_dict())
+    return prior.card
 
 
 def _load(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> tuple[list[Scan], list[float]]:
@@ -154,7 +165,7 @@ def _save(state: FitState, recipe: Recipe, out: Path, *, fingerprint: str) -> No
     temporary.replace(out / CHECKPOINT)
 
 
-def _card(recipe: Recipe, images: int, fingerprint: str, scores: dict[str, float]) -> Card:
+def _card(recipe: Recipe, images: int, fingerprint: str, scores: dict[str, float], *, start: Card | None) -> Card:
     return Card(
         name=recipe.name,
         summary=recipe.summary,
@@ -165,7 +176,8 @@ def _card(recipe: Recipe, images: int, fingerprint: str, scores: dict[str, float
         sigma_data=recipe.model.sigma_data,
         sigma_detail=recipe.model.sigma_detail,
         noise=recipe.degradation.noise,
-        images=images,
+        images=images + (start.images if start else 0),
+        start={"name": start.name, "sha256": start.weights_sha256, "images": start.images} if start else {},
         licence=recipe.licence,
         sources=tuple(f"{source.pattern} ({source.licence})" for source in recipe.data.sources),
         data_fingerprint=fingerprint,

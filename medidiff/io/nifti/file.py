@@ -1,4 +1,4 @@
-"""NIfTI in and out; the only door of nibabel.
+"""NIfTI files: the rules of reading and writing.
 
 Reading, by rule and in this order; what no rule settles is refused, never guessed:
 
@@ -40,9 +40,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import InputError, OutputError
-from medidiff.io.atomic import output_errors, refuse_source, write_file
-from medidiff.io.checks import REFETCH, refuse_large, refuse_nonfinite, refuse_shear, refuse_thin
-from medidiff.io.nifti_header import (
+from medidiff.io.contents import SeriesSummary
+from medidiff.io.files.atomic import output_errors, refuse_source, sha256, write_file
+from medidiff.io.files.checks import REFETCH, refuse_large, refuse_nonfinite, refuse_shear, refuse_thin
+from medidiff.io.nifti.header import (
     NiftiHeader,
     checked_dtype,
     checked_geometry,
@@ -51,10 +52,12 @@ from medidiff.io.nifti_header import (
     checked_spacing,
     xform_tolerance_mm,
 )
+from medidiff.io.options import ReadOptions
+from medidiff.io.reading import Found, Reading, Scan
 from medidiff.io.sidecar import ensure_provenance, labels, record_path, refuse_foreign_record, write_record
 from medidiff.volume import Geometry, Provenance, Volume
 
-__all__ = ["read_header", "read_nifti", "write_nifti"]
+__all__ = ["find_nifti", "read_header", "read_nifti", "write_nifti"]
 
 _SIZES = (348, 540)  # length of the header of NIfTI-1 and NIfTI-2
 _FLOAT32_TOLERANCE_MM = 1e-4
@@ -62,11 +65,44 @@ _TAIL_LIMIT = 2**24  # bytes that may follow the voxels in a gzip stream before 
 _DEFLATE_LIMIT = 1032  # zlib's own bound: a stream never grows by more than this factor
 
 
-def read_nifti(path: str | Path) -> Volume:
+def find_nifti(path: Path, options: ReadOptions) -> Found:
+    """The one scan of a NIfTI file; a file that breaks a rule above is listed with its problem.
+
+    Args:
+        path: a ``.nii`` or ``.nii.gz`` file; compression is recognised by content.
+        options: which repairs are allowed.
+    """
+    try:
+        summary = _summary(path, read_header(path))
+    except InputError as error:
+        summary = SeriesSummary(files=1, problem=str(error))
+    return Found("nifti", (Scan(summary, (path,), lambda: read_nifti(path, options)),))
+
+
+def _summary(path: Path, header: NiftiHeader) -> SeriesSummary:
+    modality, units = labels(path)
+    details = {
+        "stored type": str(header.dtype.newbyteorder("=")),
+        "slope, intercept": f"{header.slope:g}, {header.intercept:g}",
+        "sform code": str(header.sform_code),
+        "qform code": str(header.qform_code),
+    }
+    return SeriesSummary(
+        files=1,
+        modality=modality,
+        units=units,
+        dtype=str(header.data_type),
+        details=tuple(details.items()),
+        decisions=header.decisions,
+    ).on(header.geometry)
+
+
+def read_nifti(path: Path, options: ReadOptions) -> Reading:
     """Read one NIfTI file.
 
     Args:
         path: a ``.nii`` or ``.nii.gz`` file; compression is recognised by content.
+        options: which repairs are allowed.
 
     Returns:
         The scan in its stored axis order. Modality and units come from the JSON record beside it, when there is one.
@@ -74,12 +110,12 @@ def read_nifti(path: str | Path) -> Volume:
     Raises:
         InputError: the file breaks a rule above.
     """
-    path = Path(path)
     header = read_header(path)
     data = _scaled(_stored_voxels(path, header), header, file=path.name)
     refuse_nonfinite(data, file=path.name)
     modality, units = labels(path)
-    return Volume(data, header.geometry, modality, units)
+    volume = Volume(data, header.geometry, modality, units)
+    return Reading(volume, (path,), (sha256(path),), decisions=header.decisions)
 
 
 def read_header(path: str | Path) -> NiftiHeader:

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DSfloat, validate_value
 
-from medidiff.io.dicom_headers import quietly
+from medidiff.io.dicom.headers import quietly
 
 __all__ = ["CT", "MR", "template"]
 

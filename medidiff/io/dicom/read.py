@@ -9,6 +9,7 @@ MONOCHROME1 the stored values are kept and nothing is inverted: how dark a scree
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +21,79 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from medidiff.errors import InputError
-from medidiff.io.checks import REFETCH
-from medidiff.io.dicom_headers import NATIVE_SYNTAXES, Header, quietly, read_dataset
-from medidiff.io.dicom_stack import Stack, find_stack
+from medidiff.io.contents import SeriesSummary
+from medidiff.io.dicom.headers import NATIVE_SYNTAXES, Header, quietly, read_dataset, scan
+from medidiff.io.dicom.stack import Stack, group_by_series, regular_stack
+from medidiff.io.files.atomic import sha256
+from medidiff.io.files.checks import REFETCH
+from medidiff.io.options import ReadOptions
+from medidiff.io.reading import Found, Reading, Scan
 from medidiff.volume import Volume
 
-__all__ = ["data_type", "details_of", "read_dicom", "read_stack", "units"]
+__all__ = ["data_type", "details_of", "find_dicom", "read_dicom", "read_stack", "units"]
 
 
-def read_dicom(path: str | Path) -> Volume:
-    """Read the one DICOM series at a path.
+def find_dicom(path: Path, options: ReadOptions) -> Found:
+    """Every CT, MR and PT series at a path; one that is no regular stack is listed with its problem.
 
     Args:
-        path: one multi-frame file, or a folder; what is no CT, MR or PT image in it is ignored.
+        path: one multi-frame file, or a folder; what is no CT, MR or PT image in it is skipped.
+        options: which repairs are allowed.
 
-    Returns:
-        The scan with voxel axes (column index, row index, slice), slices ascending along their normal.
+    Raises:
+        InputError: ``E-NOIMAGES``, there is no image at all.
+    """
+    headers, skipped = scan(path)
+    if not headers:
+        found, mend = f"no CT, MR or PT image among {len(skipped)} files", "Give the folder of the slices."
+        raise InputError("E-NOIMAGES", found, wanted="a DICOM series", mend=mend, file=path.name)
+    scans, left_out = [], list(skipped)
+    for group in group_by_series(headers):
+        try:
+            stack = regular_stack(group)
+        except InputError as error:
+            scans.append(_refused(group, error))
+        else:
+            left_out += stack.skipped
+            scans.append(Scan(_summary(stack), tuple(stack.files), partial(_read, stack)))
+    return Found("dicom", tuple(scans), tuple(left_out))
+
+
+def _refused(group: Sequence[Header], problem: InputError) -> Scan:
+    def load() -> Reading:
+        raise problem
+
+    first = group[0]
+    details = tuple(details_of(first).items())
+    summary = SeriesSummary(files=len(group), modality=first.modality, details=details, problem=str(problem))
+    return Scan(summary, tuple(dict.fromkeys(header.file for header in group)), load)
+
+
+def _summary(stack: Stack) -> SeriesSummary:
+    first = stack.slices[0]
+    return SeriesSummary(
+        files=len(stack.files),
+        modality=first.modality,
+        units=units(first),
+        dtype=str(data_type(stack.slices)),
+        details=tuple(details_of(first).items()),
+        decisions=stack.decisions,
+    ).on(stack.geometry)
+
+
+def _read(stack: Stack) -> Reading:
+    digests = tuple(sha256(file) for file in stack.files)
+    return Reading(read_stack(stack), tuple(stack.files), digests, stack.skipped, stack.decisions)
+
+
+def read_dicom(path: Path, options: ReadOptions | None = None) -> Reading:
+    """Read the one DICOM series at a path.
 
     Raises:
         InputError: there is no series, more than one, or none that is one regular stack.
     """
-    return read_stack(find_stack(Path(path)))
+    options = options or ReadOptions()
+    return find_dicom(path, options).only(options.scan, file=path.name).load()
 
 
 def read_stack(stack: Stack) -> Volume:

@@ -28,8 +28,8 @@ from pydicom.uid import (
 )
 
 from medidiff.errors import InputError
-from medidiff.io.checks import REFETCH
 from medidiff.io.contents import Skipped
+from medidiff.io.files.checks import REFETCH
 
 __all__ = ["NATIVE_SYNTAXES", "Header", "frames_of", "quietly", "read_dataset", "scan"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import InputError
-from medidiff.io.checks import REFETCH, refuse_shear, refuse_thin
+from medidiff.io.files.checks import REFETCH, refuse_shear, refuse_thin
 from medidiff.volume import Geometry
 
 __all__ = [

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import InputError
-from medidiff.io.atomic import sha256
-from medidiff.io.checks import SHEAR_LIMIT, refuse_large
 from medidiff.io.contents import Skipped
-from medidiff.io.dicom_headers import Header, frames_of, scan
+from medidiff.io.dicom.headers import Header, frames_of, scan
+from medidiff.io.files.atomic import sha256
+from medidiff.io.files.checks import SHEAR_LIMIT, refuse_large
 from medidiff.volume import Geometry
 
 __all__ = ["LPS_TO_RAS", "Stack", "find_stack", "group_by_series", "regular_stack"]

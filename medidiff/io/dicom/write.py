@@ -1,7 +1,7 @@
 """DICOM out: a derived classic MR or CT series in the study of its source.
 
 One file per slice, in the SOP class of the source; new series and SOP instance UIDs; patient, study, frame of
-reference, equipment and acquisition as in the source (`medidiff.io.dicom_template`); DERIVED, RESEARCH, with
+reference, equipment and acquisition as in the source (`medidiff.io.dicom.template`); DERIVED, RESEARCH, with
 references to the source images and to this software. The grid may be another one than the source's: rows, columns,
 spacing, thickness and positions are the volume's own, its axes permuted and flipped to lie as the source's do.
 Enhanced, PET and other sources are refused (``E-SOPCLASS``), as are invented scans (``E-SYNTHETIC``), which must never
@@ -22,13 +22,13 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 
 from medidiff.errors import OutputError, SettingsError
-from medidiff.io.atomic import output_errors, staging_folder
-from medidiff.io.checks import refuse_nonfinite, refuse_shear, refuse_thin
-from medidiff.io.dicom_headers import Header, is_dicom, quietly, read_dataset
-from medidiff.io.dicom_pixels import Stored, stored_values
-from medidiff.io.dicom_read import read_dicom, units
-from medidiff.io.dicom_stack import LPS_TO_RAS, Stack, find_stack
-from medidiff.io.dicom_template import CT, MR, template
+from medidiff.io.dicom.headers import Header, is_dicom, quietly, read_dataset
+from medidiff.io.dicom.read import read_dicom, units
+from medidiff.io.dicom.stack import LPS_TO_RAS, Stack, find_stack
+from medidiff.io.dicom.stored import Stored, stored_values
+from medidiff.io.dicom.template import CT, MR, template
+from medidiff.io.files.atomic import output_errors, staging_folder
+from medidiff.io.files.checks import refuse_nonfinite, refuse_shear, refuse_thin
 from medidiff.io.sidecar import refuse_foreign_record, write_record
 from medidiff.volume import Geometry, Provenance, Volume
 
@@ -287,7 +287,7 @@ def _save(dataset: Dataset, file: Path) -> None:
 
 
 def _verify(stage: Path, series: _Series, volume: Volume, *, file: str) -> None:
-    again = read_dicom(stage)
+    again = read_dicom(stage).volume
     data, geometry = _laid_like(volume, series.source.geometry)
     apart = np.abs(again.data[0].astype(np.float64) - data.astype(np.float64)).max()
     rounding = np.finfo(np.float32).eps * max(float(np.abs(data).max()), 1.0)

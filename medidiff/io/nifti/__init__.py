@@ -1,0 +1,1 @@
+"""NIfTI in and out; the only door of nibabel."""
