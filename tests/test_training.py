@@ -603,9 +603,8 @@ def test_the_card_names_what_the_run_began_with(deeper, whole, tmp_path):
     assert card.images == first.images + 4
 
 
-@pytest.mark.parametrize(("entry", "value"), [("model__channels", [4, 16]), ("model__blocks", [1, 0, 1])])
-def test_a_start_of_another_kind_is_refused(entry, value, case, whole, tmp_path):
-    start = Prior.load(whole[1] / "tiny.json")
-    state = FitState(read_recipe(write_case(tmp_path, **{entry: value})))
+@pytest.mark.parametrize("other", [{"model__channels": [4, 16]}, {"model__blocks": [1, 2, 1]}])
+def test_a_start_that_is_wider_or_deeper_is_refused(other, recipe, tmp_path):
+    start = FitState(read_recipe(write_case(tmp_path, **other)))
     with pytest.raises(PriorError, match="E-START"):
-        state.begin_with(start.denoiser.backbone.state_dict())
+        FitState(recipe).begin_with(start.denoiser.backbone.state_dict())
