@@ -24,7 +24,7 @@ from pydicom.uid import (
 import medidiff.io as mio
 from medidiff.errors import InputError, MedidiffError, OutputError, SettingsError
 from medidiff.io.dicom import write as dicom_write
-from medidiff.io.dicom.stack import find_stack
+from medidiff.io.dicom.split import find_stack
 from medidiff.io.dicom.stored import Stored, stored_values
 from medidiff.volume import Geometry, Provenance, Volume
 

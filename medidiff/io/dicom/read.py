@@ -23,7 +23,8 @@ from pydicom.uid import UID
 from medidiff.errors import InputError
 from medidiff.io.contents import SeriesSummary
 from medidiff.io.dicom.headers import NATIVE_SYNTAXES, Header, quietly, read_dataset, scan
-from medidiff.io.dicom.stack import Stack, group_by_series, regular_stack
+from medidiff.io.dicom.split import Part, split
+from medidiff.io.dicom.stack import Stack
 from medidiff.io.files.atomic import sha256
 from medidiff.io.files.checks import REFETCH
 from medidiff.io.options import ReadOptions
@@ -48,25 +49,23 @@ def find_dicom(path: Path, options: ReadOptions) -> Found:
         found, mend = f"no CT, MR or PT image among {len(skipped)} files", "Give the folder of the slices."
         raise InputError("E-NOIMAGES", found, wanted="a DICOM series", mend=mend, file=path.name)
     scans, left_out = [], list(skipped)
-    for group in group_by_series(headers):
-        try:
-            stack = regular_stack(group)
-        except InputError as error:
-            scans.append(_refused(group, error))
+    for part in split(headers, options):
+        if part.stack is None:
+            scans.append(_refused(part))
         else:
-            left_out += stack.skipped
-            scans.append(Scan(_summary(stack), tuple(stack.files), partial(_read, stack)))
+            left_out += part.stack.skipped
+            scans.append(Scan(_summary(part.stack), tuple(part.stack.files), partial(_read, part.stack)))
     return Found("dicom", tuple(scans), tuple(left_out))
 
 
-def _refused(group: Sequence[Header], problem: InputError) -> Scan:
+def _refused(part: Part) -> Scan:
     def load() -> Reading:
-        raise problem
+        return _read(part.stacked())
 
-    first = group[0]
-    details = tuple(details_of(first).items())
-    summary = SeriesSummary(files=len(group), modality=first.modality, details=details, problem=str(problem))
-    return Scan(summary, tuple(dict.fromkeys(header.file for header in group)), load)
+    first = part.headers[0]
+    details, files = tuple(details_of(first).items()), tuple(dict.fromkeys(header.file for header in part.headers))
+    summary = SeriesSummary(files=len(files), modality=first.modality, details=details, problem=str(part.problem))
+    return Scan(summary, files, load)
 
 
 def _summary(stack: Stack) -> SeriesSummary:

@@ -7,8 +7,8 @@ stack 1e-3 (0.06 degrees) from the normal; each slice within 1 % of the spacing 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from medidiff.errors import InputError
 from medidiff.io.contents import Skipped
-from medidiff.io.dicom.headers import Header, frames_of, scan
-from medidiff.io.files.atomic import sha256
+from medidiff.io.dicom.headers import Header
 from medidiff.io.files.checks import SHEAR_LIMIT, refuse_large
+from medidiff.io.options import ReadOptions
 from medidiff.volume import Geometry
 
-__all__ = ["LPS_TO_RAS", "Stack", "find_stack", "group_by_series", "regular_stack"]
+__all__ = ["LPS_TO_RAS", "Stack", "check_slice", "regular_stack"]
 
 LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 _TOLERANCE = 1e-4  # of cosines, and of pixel spacings relative to each other
@@ -52,107 +52,41 @@ class Stack:
         return list(dict.fromkeys(header.file for header in self.slices))
 
 
-def find_stack(path: Path) -> Stack:
-    """The one scan that a file or folder holds.
-
-    Raises:
-        InputError: there is none, there are several, or it is not a regular stack.
-    """
-    headers, skipped = scan(path)
-    series = group_by_series(headers)
-    if not series:
-        raise InputError(
-            "E-NOIMAGES",
-            f"no CT, MR or PT image among {len(skipped)} files",
-            wanted="a DICOM series",
-            mend="Give the folder that holds the slices, or the NIfTI file itself.",
-            file=path.name,
-        )
-    if len(series) > 1:
-        raise InputError(
-            "E-MULTISERIES",
-            f"{len(series)} series: {'; '.join(_describe(group) for group in series)}",
-            wanted="one series",
-            mend="Put each series into a folder of its own.",
-            file=path.name,
-        )
-    return regular_stack(series[0], skipped)
-
-
-def group_by_series(headers: Sequence[Header]) -> list[list[Header]]:
-    """Headers by series, in order of their first file; a file whose series is unknown joins the only other one."""
-    groups: dict[str, list[Header]] = defaultdict(list)
-    for header in headers:
-        groups[header.series_uid].append(header)
-    unknown = groups.pop("", [])
-    images = list(groups.values())
-    if unknown and len(images) == 1:
-        return [images[0] + unknown]
-    return [*images, unknown] if unknown else images
-
-
-def _describe(group: Sequence[Header]) -> str:
-    first = group[0]
-    return f"{first.modality} {first.shape[0]}x{first.shape[1]}, {len(group)} files from {first.name}"
-
-
-def regular_stack(headers: Sequence[Header], skipped: Sequence[Skipped] = ()) -> Stack:
-    """Check the headers of one series and put them in order.
+def regular_stack(
+    headers: Sequence[Header],
+    skipped: Sequence[Skipped] = (),
+    *,
+    options: ReadOptions | None = None,
+    decisions: Sequence[str] = (),
+) -> Stack:
+    """Check the headers of one scan, as `medidiff.io.dicom.split` makes it up, and put them in order.
 
     Args:
-        headers: all of one series.
-        skipped: files already set aside.
+        headers: classic images or frames of one kind, matrix and orientation.
+        skipped: files of the same series that were set aside.
+        options: which repairs are allowed.
+        decisions: how the scan was made up, as sentences.
 
     Raises:
-        InputError: the series is not one regular stack.
+        InputError: the scan is not one regular stack.
     """
-    left_out = list(skipped)
-    kept = _without_copies(_without_localisers(headers, left_out), left_out)
-    for header in kept:
-        if header.fault is not None:
-            raise header.fault
-    kept = [part for header in kept for part in (frames_of(header) if header.enhanced else [header])]
-    for header in kept:
-        _check_slice(header)
-    _check_alike(kept)
-    kept = _main_orientation(kept, left_out)
-    if len(kept) == 1:
+    for header in headers:
+        check_slice(header)
+    if len(headers) == 1:
         mend = "Give the whole series, not one slice."
-        raise InputError("E-2D", "a single slice", wanted="at least 2", mend=mend, file=kept[0].name)
-    ordered = _in_order(kept)
+        raise InputError("E-2D", "a single slice", wanted="at least 2", mend=mend, file=headers[0].name)
+    ordered = _in_order(headers)
     geometry = _geometry(ordered)
     refuse_large(8 * int(np.prod(geometry.shape, dtype=object)), file=ordered[0].name)
-    decisions = tuple(f"{s.file}: {s.reason}" for s in left_out[len(skipped) :])
-    return Stack(tuple(ordered), geometry, tuple(left_out), decisions + _notes(ordered))
+    return Stack(tuple(ordered), geometry, tuple(skipped), (*decisions, *_notes(ordered)))
 
 
-def _without_localisers(headers: Sequence[Header], left_out: list[Skipped]) -> list[Header]:
-    kept = [h for h in headers if "LOCALIZER" not in h.image_type]
-    if not kept:
-        return list(headers)
-    left_out += [Skipped(h.name, "a localiser") for h in headers if "LOCALIZER" in h.image_type]
-    return kept
+def check_slice(header: Header) -> None:
+    """Refuse one slice whose own geometry or scale is missing or impossible.
 
-
-def _without_copies(headers: Sequence[Header], left_out: list[Skipped]) -> list[Header]:
-    kept: dict[str, Header] = {}
-    for header in headers:
-        first = kept.setdefault(header.sop_uid or str(header.file), header)
-        if first is header:
-            continue
-        if sha256(first.file) != sha256(header.file):
-            raise InputError(
-                "E-DUPPOS",
-                f"{first.name} and {header.name} claim to be the same image and differ",
-                mend="Keep the right one.",
-                attribute="SOPInstanceUID",
-            )
-        left_out.append(Skipped(header.name, f"an identical copy of {first.name}"))
-    return list(kept.values())
-
-
-def _check_slice(header: Header) -> None:
-    """Refuse one slice whose own geometry or scale is missing or impossible."""
+    Raises:
+        InputError: with the attribute at fault.
+    """
     name, spacing = header.name, header.spacing_mm
     for value, code, attribute in (
         (header.position_mm, "E-NOIPP", "ImagePositionPatient"),
@@ -175,51 +109,6 @@ def _check_slice(header: Header) -> None:
         raise InputError("E-NORESCALE", "missing", wanted="a value", mend=mend, file=name, attribute="RescaleSlope")
     if header.rescale is not None and header.rescale[0] == 0:
         raise InputError("E-BADRESCALE", "0", wanted="not 0", mend=_RESEND, file=name, attribute="RescaleSlope")
-
-
-def _check_alike(headers: Sequence[Header]) -> None:
-    """Refuse a series whose slices differ in what makes them one scan."""
-    rules: tuple[tuple[str, str, Callable[[Header], Hashable]], ...] = (
-        ("E-MIXMODALITY", "Modality", lambda h: (h.modality, h.sop_class)),
-        ("E-FOR", "FrameOfReferenceUID", lambda h: h.frame_uid),
-        ("E-SHAPE", "Rows, Columns", lambda h: h.shape),
-        ("E-MIXPHOTOMETRIC", "PhotometricInterpretation", lambda h: h.photometric),
-        ("E-MIXUNITS", "Units, RescaleType", lambda h: h.units),
-    )
-    for code, attribute, key in rules:
-        groups: dict[Hashable, list[Header]] = defaultdict(list)
-        for header in headers:
-            groups[key(header)].append(header)
-        if len(groups) > 1:
-            parts = sorted(groups.values(), key=len, reverse=True)
-            found = f"{len(parts)} kinds: " + ", ".join(f"{len(p)} images like {p[0].name}" for p in parts[:4])
-            raise InputError(code, found, wanted="one kind", mend="Separate the kinds.", attribute=attribute)
-
-
-def _main_orientation(headers: Sequence[Header], left_out: list[Skipped]) -> list[Header]:
-    """The slices of the one orientation that forms a stack; single images of another are set aside."""
-    groups: list[list[Header]] = []
-    for header in headers:
-        near = [g for g in groups if _same_orientation(g[0], header)]
-        near[0].append(header) if near else groups.append([header])
-    stacks = [g for g in groups if len(g) > 1]
-    if len(groups) > 1 and len(stacks) != 1:
-        found = f"{len(groups)} slice orientations: " + ", ".join(f"{len(g)} like {g[0].name}" for g in groups[:4])
-        mend = "Put each orientation into a folder of its own."
-        raise InputError("E-ORIENTATION", found, wanted="one", mend=mend, attribute="ImageOrientationPatient")
-    main = stacks[0] if stacks else groups[0]
-    left_out += [Skipped(h.name, "a single image of another orientation") for g in groups if g is not main for h in g]
-    sizes = np.array([h.spacing_mm for h in main])
-    if (np.ptp(sizes, axis=0) > _TOLERANCE * sizes.min(axis=0)).any():
-        kinds = Counter(h.spacing_mm for h in main).most_common(4)
-        found = f"{len(kinds)} pixel spacings: " + ", ".join(f"{s} mm in {n} images" for s, n in kinds)
-        raise InputError("E-MIXSPACING", found, wanted="one", mend=_RESEND, attribute="PixelSpacing")
-    return main
-
-
-def _same_orientation(one: Header, other: Header) -> bool:
-    apart = np.subtract(one.orientation or (), other.orientation or ())
-    return bool(np.abs(apart).max() <= _TOLERANCE)
 
 
 def _normal(header: Header) -> NDArray[np.float64]:
