@@ -10,12 +10,23 @@
 
 Everything that a user can mend is one of these and becomes one line at the command line; anything else is a bug and
 keeps its traceback (exit code 1). No message ever carries patient data: attributes are named, identifying values are
-not shown.
+not shown. A message is one line without control characters, whatever a file is called.
 """
 
 from __future__ import annotations
 
-__all__ = ["InputError", "MedidiffError", "OutputError", "PriorError", "SettingsError"]
+import unicodedata
+
+__all__ = ["InputError", "MedidiffError", "OutputError", "PriorError", "SettingsError", "printable"]
+
+
+def printable(text: str) -> str:
+    """A text as one line that a terminal shows as it stands.
+
+    White space becomes a space; escape sequences, marks that turn the writing direction, characters without width and
+    halves of surrogate pairs become ``?``.
+    """
+    return "".join(" " if c.isspace() else "?" if unicodedata.category(c)[0] == "C" else c for c in text)
 
 
 class MedidiffError(Exception):
@@ -44,7 +55,7 @@ class MedidiffError(Exception):
         text = f"{self.code}: {where + ': ' if where else ''}{self.found}"
         if self.wanted:
             text += f" (wanted: {self.wanted})"
-        return f"{text}. {self.mend}" if self.mend else text
+        return printable(f"{text}. {self.mend}" if self.mend else text)
 
 
 class SettingsError(MedidiffError):
