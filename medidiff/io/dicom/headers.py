@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pydicom
 from pydicom.dataelem import RawDataElement
@@ -31,7 +32,7 @@ from medidiff.errors import InputError
 from medidiff.io.contents import Skipped
 from medidiff.io.files.checks import REFETCH
 
-__all__ = ["NATIVE_SYNTAXES", "Header", "frames_of", "quietly", "read_dataset", "scan"]
+__all__ = ["NATIVE_SYNTAXES", "Header", "Tile", "frames_of", "quietly", "read_dataset", "scan"]
 
 _CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -51,6 +52,21 @@ _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # looked at only to say what is wrong 
 NATIVE_SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 logging.getLogger("pydicom").addHandler(logging.NullHandler())  # or its warnings reach stderr, values and all
 _LARGEST_FRAME = 2**30  # bytes; the largest detector makes a thirtieth of this
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One slice of a mosaic.
+
+    Args:
+        row: first row of the slice in the stored image.
+        column: first column.
+        whole: rows and columns of the stored image.
+    """
+
+    row: int
+    column: int
+    whole: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +94,13 @@ class Header:
         rescale: slope and intercept; None when missing.
         units: RescaleType or the PET unit.
         clock: what tells images of a dynamic or multi-echo series apart, by attribute name.
+        imager_spacing_mm: ImagerPixelSpacing, at the detector; None when missing.
+        thickness_mm: SliceThickness; None when missing or no number.
+        between_mm: SpacingBetweenSlices; None when missing or no number.
+        number: InstanceNumber; None when missing or no number.
+        padding: PixelPaddingValue and PixelPaddingRangeLimit as they are stored, unsigned; empty when missing.
+        tile: which part of a mosaic this is; None for a whole image.
+        size: bytes in the file when its header was read.
         fault: why this image cannot be used; None when it can.
     """
 
@@ -101,6 +124,13 @@ class Header:
     rescale: tuple[float, float] | None = None
     units: str = ""
     clock: tuple[tuple[str, str], ...] = ()
+    imager_spacing_mm: tuple[float, ...] | None = None
+    thickness_mm: float | None = None
+    between_mm: float | None = None
+    number: int | None = None
+    padding: tuple[int, ...] = ()
+    tile: Tile | None = None
+    size: int = 0
     fault: InputError | None = None
 
     @property
@@ -247,7 +277,38 @@ def _values(file: Path, dataset: FileDataset, sop_class: str) -> Header:
         rescale=None if slope is None or intercept is None else (slope[0], intercept[0]),
         units=_text(dataset, "Units") or _text(dataset, "RescaleType"),
         clock=tuple((name, _text(dataset, name)) for name in clock),
+        imager_spacing_mm=_decimals(dataset, "ImagerPixelSpacing", count=2, file=file.name),
+        thickness_mm=_number(dataset, "SliceThickness"),
+        between_mm=_number(dataset, "SpacingBetweenSlices"),
+        number=None if (number := _number(dataset, "InstanceNumber")) is None else int(number),
+        padding=_padding(dataset),
+        size=file.stat().st_size,
     )
+
+
+def _number(dataset: Dataset, keyword: str) -> float | None:
+    """A number that is only compared or counted with, so that a broken one may be ignored."""
+    try:
+        value = float(_text(dataset, keyword))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _padding(dataset: Dataset) -> tuple[int, ...]:
+    """Stored bit patterns; whether they are signed is told by PixelRepresentation, whatever their own type says."""
+    order: Literal["little", "big"] = "big" if dataset.original_encoding[1] is False else "little"
+    found = []
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        element = dataset.get_item(keyword) if keyword in dataset else None
+        value = None if element is None else element.value
+        if isinstance(value, bytes) and len(value) in (2, 4):
+            found.append(int.from_bytes(value, order))
+        elif isinstance(value, int):
+            found.append(value & (0xFFFF if -(2**15) <= value < 2**16 else 0xFFFFFFFF))
+        else:
+            break
+    return tuple(found)
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
