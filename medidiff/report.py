@@ -377,9 +377,9 @@ def _text(figure: Figure, x: float, y: float, words: str, **style: str | float) 
 def _png(path: str | Path) -> Path:
     target = Path(path)
     if target.suffix.lower() != ".png":
-        raise OutputError("E-FORMAT", f"a picture that ends in '{target.suffix}'", wanted=".png", file=target.name)
+        raise SettingsError("E-OUTFORMAT", f"a picture that ends in '{target.suffix}'", wanted=".png", file=target.name)
     if not target.parent.is_dir():
-        raise OutputError("E-WRITE", "no such folder", mend="Make the folder first.", file=target.name)
+        raise OutputError("E-OUT", "no such folder", mend="Make the folder first.", file=target.name)
     return target
 
 
@@ -387,5 +387,5 @@ def _save(figure: Figure, target: Path, dpi: int) -> Path:
     try:
         figure.savefig(target, format="png", dpi=dpi, facecolor=_PAPER, metadata={"Software": "medidiff"})
     except OSError as error:
-        raise OutputError("E-WRITE", error.strerror or "it cannot be written", file=target.name) from error
+        raise OutputError("E-OUT", error.strerror or "it cannot be written", file=target.name) from error
     return target

@@ -187,7 +187,7 @@ def _sees(target: Geometry, source: Geometry) -> Separable:
         factor = source.spacing_mm[axis] / target.spacing_mm[axis]
         if factor < 1 - _FINER:
             raise SettingsError(
-                "E-SPACING",
+                "E-TARGET",
                 f"{target.spacing_mm[axis]:.4g} mm along axis {axis}, coarser than the scan",
                 wanted=f"at most {source.spacing_mm[axis]:.4g} mm",
                 attribute="--spacing",

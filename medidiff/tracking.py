@@ -150,7 +150,7 @@ def export_run(uri: str, run_id: str, path: Path) -> None:
     try:
         path.write_text(json.dumps(record, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise OutputError("E-WRITE", "the run cannot be written there", file=path.name) from error
+        raise OutputError("E-OUT", "the run cannot be written there", file=path.name) from error
 
 
 @runtime_checkable

@@ -139,7 +139,7 @@ class Geometry:
         wanted = np.asarray(spacing_mm, dtype=np.float64)
         if wanted.shape != (3,) or not np.isfinite(wanted).all() or wanted.min() <= 0:
             raise SettingsError(
-                "E-SPACING", f"target spacing {tuple(spacing_mm)}", wanted="three finite values in mm above 0"
+                "E-TARGET", f"target spacing {tuple(spacing_mm)}", wanted="three finite values in mm above 0"
             )
         extent = np.asarray(self.spacing_mm) * np.asarray(self.shape)
         shape = np.maximum(np.ceil(extent / wanted - 1e-6), 1).astype(int)

@@ -173,7 +173,7 @@ print(sorted(light), sorted(heavy), seconds < 1.0)
         (("--draws", "0", "--draw", "d.nii"), "--draws"),
         (("--interval", "1.2", "l.nii", "u.nii"), "--interval"),
         (("--spread", "OUT"), "one place"),
-        (("--format", "dicom"), "E-FORMAT"),
+        (("--format", "dicom"), "E-OUTFORMAT"),
     ],
 )
 def test_settings_out_of_range_are_code_2(options, says, scan, prior, tmp_path, capsys, monkeypatch):
@@ -309,7 +309,7 @@ def test_a_dicom_series_becomes_a_series_and_no_name_leaves_it(prior, tmp_path, 
 
 def test_dicom_needs_a_dicom_source(scan, tmp_path, capsys):
     assert "E-LIKE" in refused(["convert", scan, tmp_path / "out", "--format", "dicom"], capsys, code=2)
-    assert "E-FORMAT" in refused(["convert", scan, tmp_path / "out"], capsys, code=2)
+    assert "E-OUTFORMAT" in refused(["convert", scan, tmp_path / "out"], capsys, code=2)
 
 
 # --------------------------------------------------------------------------------------------------- the other verbs

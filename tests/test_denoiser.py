@@ -306,5 +306,5 @@ def test_a_condition_is_mapped_as_one(generator):
 
 @pytest.mark.parametrize("shape", [(4, 4, 4), (1, 2, 4, 4, 4)])
 def test_a_condition_of_another_shape_is_refused(shape):
-    with pytest.raises(SettingsError, match="E-SHAPE"):
+    with pytest.raises(SettingsError, match="E-CONDITION"):
         Condition(torch.zeros(shape), torch.tensor(1.0), torch.tensor(0.1))

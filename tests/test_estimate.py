@@ -213,7 +213,7 @@ def test_ratio_is_that_of_the_rice_distribution() -> None:
         (np.zeros((1, 8, 8, 8)), "E-DIM"),
         (np.zeros((0, 8, 8)), "E-DIM"),
         (np.zeros((8, 8, 8), dtype=complex), "E-DIM"),
-        (np.full((8, 8, 8), np.nan), "E-FINITE"),
+        (np.full((8, 8, 8), np.nan), "E-NONFINITE"),
     ],
 )
 @pytest.mark.parametrize("call", [estimate_noise, estimate_noise_map])
@@ -227,5 +227,5 @@ def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(SettingsError, match="poisson"):
         estimate_noise(CLEAN, kind="poisson")  # type: ignore[arg-type]
     for smoothness in (0.0, -1.0, float("nan")):
-        with pytest.raises(SettingsError, match="smoothness"):
+        with pytest.raises(SettingsError, match="E-SMOOTHNESS"):
             estimate_noise_map(CLEAN, smoothness_voxels=smoothness)

@@ -352,7 +352,7 @@ def test_folder_and_format(tmp_path):
     assert files[0].parent == tmp_path / "out"
     assert files[0].name.startswith("medidiff_denoise_")
     for path, options in (("out", {}), ("a.nii", {"format": "dicom"}), ("a.dcm", {}), ("out", {"format": "jpeg"})):
-        with pytest.raises(SettingsError, match="E-FORMAT"):
+        with pytest.raises(SettingsError, match="E-OUTFORMAT"):
             mio.write(volume, tmp_path / path, **options)
 
 

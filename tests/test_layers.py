@@ -29,6 +29,7 @@ LAYERS = (
     ("diffusion",),
     ("physics", "views"),
     ("volume", "anatomy"),
+    ("catalogue",),
     ("errors", "version"),
 )
 

@@ -156,7 +156,7 @@ def test_all_metrics_refuse_to_guess(metric, scan, mask):
 @pytest.mark.parametrize("metric", WITH_RANGE)
 @pytest.mark.parametrize("level", [0, -1, math.nan, math.inf])
 def test_a_broken_range_is_refused(metric, level, scan, mask):
-    with pytest.raises(SettingsError, match="E-RANGE"):
+    with pytest.raises(SettingsError, match="E-DATARANGE"):
         metric(scan, scan, mask=mask, data_range=level)
 
 

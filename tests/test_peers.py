@@ -79,5 +79,5 @@ def test_broken_settings_are_refused():
         gaussian(np.full(SHAPE, np.nan), width_voxels=1.0)
     turned = np.eye(4)
     turned[:2, :2] = ((0.8, -0.6), (0.6, 0.8))
-    with pytest.raises(SettingsError, match="parallel"):
+    with pytest.raises(InputError, match="parallel"):
         cubic_spline(image, turned, shape=SHAPE)

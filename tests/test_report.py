@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medidiff.errors import InputError, OutputError, SettingsError
+from medidiff.errors import InputError, MedidiffError, OutputError, SettingsError
 from medidiff.report import Look, comparison, montage
 from medidiff.views import PLANES, Upright, view
 from medidiff.volume import Geometry
@@ -233,9 +233,9 @@ def test_refusals_of_a_comparison(tmp_path, panels):
         (InputError, "E-SHAPE", "a.png", {"scan": np.zeros((2, 2, 2))}, Look()),
         (InputError, "E-NONFINITE", "a.png", {"scan": holed}, Look()),
         (SettingsError, "E-WINDOW", "a.png", panels, Look(window=(2, 1))),
-        (OutputError, "E-FORMAT", "a.jpg", panels, Look()),
-        (OutputError, "E-WRITE", "none/a.png", panels, Look()),
-        (OutputError, "E-WRITE", "folder.png", {"scan": panels["denoised"]}, Look(dpi=20)),
+        (SettingsError, "E-OUTFORMAT", "a.jpg", panels, Look()),
+        (OutputError, "E-OUT", "none/a.png", panels, Look()),
+        (OutputError, "E-OUT", "folder.png", {"scan": panels["denoised"]}, Look(dpi=20)),
     )
     for error, code, name, given, look in wrong:
         with pytest.raises(error, match=code):
@@ -243,9 +243,9 @@ def test_refusals_of_a_comparison(tmp_path, panels):
 
 
 @pytest.mark.parametrize(
-    ("images", "columns", "error"),
-    [({}, 2, SettingsError), ({"a": np.zeros((3, 3))}, 0, SettingsError), ({"a": np.zeros(3)}, 1, InputError)],
+    ("images", "columns", "code"),
+    [({}, 2, "E-MONTAGE"), ({"a": np.zeros((3, 3))}, 0, "E-MONTAGE"), ({"a": np.zeros(3)}, 1, "E-SHAPE")],
 )
-def test_refusals_of_a_montage(tmp_path, images, columns, error):
-    with pytest.raises(error):
+def test_refusals_of_a_montage(tmp_path, images, columns, code):
+    with pytest.raises(MedidiffError, match=code):
         montage(tmp_path / "m.png", images, columns=columns)

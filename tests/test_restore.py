@@ -140,12 +140,12 @@ def test_a_level_outside_the_trained_range_is_told_and_recorded(prior) -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(broken) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError, match="E-SETTING"):
         Settings(**broken)
 
 
 def test_a_coarser_spacing_is_refused(prior) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError, match="E-TARGET"):
         superresolve(head(), (1, 1.2, 4), prior=prior)
 
 
@@ -162,7 +162,7 @@ def test_scans_that_cannot_be_restored_are_refused(prior) -> None:
 def test_an_answer_that_is_not_finite_is_refused() -> None:
     denoiser = build_denoiser(CARD)
     next(denoiser.parameters()).data.fill_(float("inf"))
-    with pytest.raises(PriorError):
+    with pytest.raises(PriorError, match="E-MODEL-NONFINITE"):
         denoise(head(), prior=Prior(denoiser.eval().requires_grad_(False), CARD))
 
 

@@ -137,14 +137,14 @@ def test_a_finished_run_has_nothing_left_to_do(case, whole):
 
 def test_a_folder_with_the_run_of_another_recipe_is_refused(whole, case, tmp_path):
     other = write_case(tmp_path, seed=8)
-    with pytest.raises(SettingsError, match="another recipe"):
+    with pytest.raises(SettingsError, match=r"E-RUN.*another recipe"):
         next(train(other, whole[1]))
 
 
 def test_a_folder_with_a_run_on_other_scans_is_refused(whole, case, tmp_path):
     write_case(tmp_path / "elsewhere")
     write(phantom(9), tmp_path / "elsewhere" / "scans" / "second.nii.gz")
-    with pytest.raises(SettingsError, match="other scans"):
+    with pytest.raises(SettingsError, match=r"E-RUN.*other scans"):
         next(train(case, whole[1], data=tmp_path / "elsewhere" / "scans"))
 
 
@@ -166,7 +166,7 @@ def test_the_card_names_no_folder(whole, tmp_path_factory):
 def test_missing_scans_are_named_without_their_folder(tmp_path):
     path = write_case(tmp_path)
     (tmp_path / "scans" / "second.nii.gz").unlink()
-    with pytest.raises(SettingsError, match=r"second\.nii\.gz") as caught:
+    with pytest.raises(SettingsError, match=r"E-DATA.*second\.nii\.gz") as caught:
         next(train(path, tmp_path / "out"))
     assert str(tmp_path) not in str(caught.value)
 

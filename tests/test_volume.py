@@ -116,7 +116,7 @@ def test_provenance_survives_json() -> None:
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"task": "x", "surprise": 1}'])
 def test_a_foreign_record_is_refused(text) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="E-PROVENANCE"):
         Provenance.from_json(text)
 
 

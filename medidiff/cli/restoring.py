@@ -143,7 +143,7 @@ def _target(verb: Restoring, source: Geometry) -> Geometry:
     for axis, (wanted, held) in enumerate(zip(verb.spacing, source.spacing_mm, strict=True)):
         if wanted > held * _FINER:
             found = f"{wanted:.4g} mm along axis {axis}, coarser than the scan"
-            raise SettingsError("E-SPACING", found, wanted=f"at most {held:.4g} mm", attribute="--spacing")
+            raise SettingsError("E-TARGET", found, wanted=f"at most {held:.4g} mm", attribute="--spacing")
     return source.with_spacing(verb.spacing)
 
 

@@ -33,7 +33,9 @@ class Condition:
 
     def __post_init__(self) -> None:
         if self.image.ndim != 5 or self.image.shape[1] != 1:
-            raise SettingsError("E-SHAPE", f"a condition of shape {tuple(self.image.shape)}", wanted="(B, 1, I, J, K)")
+            raise SettingsError(
+                "E-CONDITION", f"a condition of shape {tuple(self.image.shape)}", wanted="(B, 1, I, J, K)"
+            )
         object.__setattr__(self, "certainty", self.certainty.to(self.image).expand_as(self.image))
         object.__setattr__(self, "noise", self.noise.to(self.image).expand_as(self.image))
 

@@ -179,5 +179,5 @@ def _checked(image: ArrayLike, reference: ArrayLike, mask: ArrayLike) -> tuple[_
 
 def _checked_range(data_range: float) -> float:
     if not (math.isfinite(data_range) and data_range > 0):
-        raise SettingsError("E-RANGE", f"a data range of {data_range}", wanted="a finite number above 0")
+        raise SettingsError("E-DATARANGE", f"a data range of {data_range}", wanted="a finite number above 0")
     return float(data_range)

@@ -98,7 +98,7 @@ def cubic_spline(image: ArrayLike, index: ArrayLike, *, shape: tuple[int, int, i
     affine = np.asarray(index, dtype=np.float64)
     scale = np.diag(affine[:3, :3])
     if not np.allclose(affine[:3, :3], np.diag(scale), atol=1e-6):
-        raise SettingsError("E-GRID", "a new grid that is turned against the image", wanted="parallel axes")
+        raise InputError("E-GRID", "a new grid that is turned against the image", wanted="parallel axes")
     return np.asarray(
         ndimage.affine_transform(_volume(image), scale, affine[:3, 3], output_shape=shape, order=3, mode="nearest")
     )

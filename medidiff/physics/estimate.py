@@ -125,7 +125,7 @@ def _checked(image: Image, kind: str) -> _Array:
         raise InputError("E-DIM", f"{array.dtype} image of shape {array.shape}", wanted="real numbers, (I, J, K)")
     voxels = array.astype(np.float32, copy=False)
     if not np.isfinite(voxels).all():
-        raise InputError("E-FINITE", "voxels that are not finite", mend="replace NaN and infinity before estimating")
+        raise InputError("E-NONFINITE", "voxels that are not finite", mend="replace NaN and infinity before estimating")
     return voxels
 
 

@@ -80,22 +80,22 @@ def target_format(path: Path, *, like: Path | None, format: str | None) -> str:
         format: ``"nifti"`` or ``"dicom"`` for a folder, or the format of the ending.
 
     Raises:
-        SettingsError: ``E-FORMAT``, the three leave the format open or contradict each other.
+        SettingsError: ``E-OUTFORMAT``, the three leave the format open or contradict each other.
     """
     name = path.name.lower()
     ending = next((kind for end, kind in _ENDINGS.items() if name.endswith(end)), None)
     wanted = "a name ending in .nii, .nii.gz, .nrrd or .mha, or a folder"
     if format not in (None, "nifti", "dicom", "nrrd", "metaimage"):
-        raise SettingsError("E-FORMAT", f"format {format!r}", wanted="nifti or dicom", attribute="format")
+        raise SettingsError("E-OUTFORMAT", f"format {format!r}", wanted="nifti or dicom", attribute="format")
     if ending is None and name.endswith(_NOT_WRITTEN):
-        raise SettingsError("E-FORMAT", f"output name {path.name!r}", wanted=wanted)
+        raise SettingsError("E-OUTFORMAT", f"output name {path.name!r}", wanted=wanted)
     if ending is not None:
         if format not in (None, ending):
-            raise SettingsError("E-FORMAT", f"format {format} and the name {path.name!r}", wanted="one of the two")
+            raise SettingsError("E-OUTFORMAT", f"format {format} and the name {path.name!r}", wanted="one of the two")
         return ending
     if format in ("nifti", "dicom"):
         return str(format)
     if format is None and like is not None and sniff(like) == "dicom":
         return "dicom"
     mend = "Name a file, or say format nifti or dicom."
-    raise SettingsError("E-FORMAT", f"the folder {path.name!r} and no format", wanted=wanted, mend=mend)
+    raise SettingsError("E-OUTFORMAT", f"the folder {path.name!r} and no format", wanted=wanted, mend=mend)

@@ -1,0 +1,177 @@
+"""Codes of `InputError`: a scan cannot be read, or reading it would mean guessing."""
+
+from __future__ import annotations
+
+__all__ = ["INPUT"]
+
+Rows = dict[str, tuple[str, str]]
+
+INPUT: Rows = {
+    "E-5D": (
+        "The file holds vectors or several channels for each voxel, not one number.",
+        "Split it into files of one number a voxel with the program that wrote it.",
+    ),
+    "E-BADDS": (
+        "A DICOM decimal holds text that is no number (often a decimal comma), or too few or too many numbers.",
+        "Export the series again; the message quotes what stands there.",
+    ),
+    "E-BADIOP": (
+        "The slice orientation of a DICOM image is not two perpendicular unit vectors.",
+        "Export the series again; a viewer or converter has damaged it.",
+    ),
+    "E-BADRESCALE": (
+        "Stored values cannot be turned into real ones: the slope is 0, or a look-up table stands in its place.",
+        "Export the series again, with slope and intercept.",
+    ),
+    "E-BADSCALE": (
+        "The slope or intercept of a NIfTI file is not a finite number, and programs disagree on what it means.",
+        "If the voxels are unscaled, set scl_slope to 1 and scl_inter to 0; else convert the source again.",
+    ),
+    "E-BADSPACING": (
+        "A voxel size is zero, negative or not a number.",
+        "Fetch the source again; a size cannot be guessed.",
+    ),
+    "E-BOMB": (
+        "A compressed file grows far beyond what its header asks for.",
+        "Do not open it elsewhere either; ask where it comes from.",
+    ),
+    "E-CRC": (
+        "The compressed data are damaged: their checksum is wrong.",
+        "Fetch or compress the file again.",
+    ),
+    "E-DECODE": (
+        "The compressed pixels of a DICOM file cannot be decoded.",
+        "Fetch the file again; if it stays, export the series uncompressed.",
+    ),
+    "E-DIM": (
+        "The grid has a side without voxels, or not three dimensions.",
+        "Fetch the source again; its header is damaged.",
+    ),
+    "E-DUPPOS": (
+        "Two different DICOM images claim the same place, so one of them is not part of this scan.",
+        "Keep the right one, or put the two acquisitions into folders of their own.",
+    ),
+    "E-EMPTY": ("The file holds no bytes.", "Fetch it again."),
+    "E-FLAT": (
+        "All voxels that count have one value: there is nothing to measure or to restore.",
+        "Check that this is the right scan, and that it was exported with its pixels.",
+    ),
+    "E-FOR": (
+        "Images of one series lie in different coordinate systems (frames of reference).",
+        "Put each frame of reference into a folder of its own.",
+    ),
+    "E-FORMAT": (
+        "The content is none of the formats that are read, whatever the name says.",
+        "Give NIfTI, a DICOM file or folder, NRRD or MetaImage.",
+    ),
+    "E-GAP": (
+        "Slices are missing between others.",
+        "Send the series again from the archive; or allow --on-gap resample, which interpolates and marks them.",
+    ),
+    "E-GRID": (
+        "Two scans that are compared do not lie on the same grid.",
+        "Bring both to one grid first.",
+    ),
+    "E-HEADER": (
+        "The header contradicts itself or the standard.",
+        "Convert the source again with a current program.",
+    ),
+    "E-MASK": (
+        "A mask has another size than the scan, or marks no voxel.",
+        "Give a mask on the scan's own grid that marks what counts.",
+    ),
+    "E-MISSING": ("There is no such file or folder.", "Check the path."),
+    "E-MIXMODALITY": (
+        "Images of different kinds (for example CT and MR) share one series.",
+        "Put each kind into a folder of its own.",
+    ),
+    "E-MIXPHOTOMETRIC": (
+        "Some images of a series are bright where others are dark (MONOCHROME1 and MONOCHROME2).",
+        "Put each kind into a folder of its own, or export the series again.",
+    ),
+    "E-MIXSPACING": (
+        "Images of one series have different pixel sizes.",
+        "Send the series again, or put each size into a folder of its own.",
+    ),
+    "E-MIXUNITS": (
+        "Images of one series have different units of the values.",
+        "Put each unit into a folder of its own.",
+    ),
+    "E-MOSAIC": (
+        "All slices are tiled into one image, and what is needed to place them is not there.",
+        "Export the series as ordinary or enhanced DICOM, or convert it with dcm2niix.",
+    ),
+    "E-MULTIFRAME": (
+        "A DICOM file of several frames does not say where each frame lies.",
+        "Export the series as classic or enhanced DICOM.",
+    ),
+    "E-MULTISERIES": (
+        "The path holds several scans where one is needed.",
+        "See them with 'medidiff info', then choose with --scan N, or convert all with --all.",
+    ),
+    "E-NODECODER": (
+        "The pixels are compressed in a way that no installed package reads.",
+        "Install the package that the message names, or export the series uncompressed.",
+    ),
+    "E-NOIMAGES": (
+        "There is no CT, MR or PET image in the folder.",
+        "Give the folder that holds the slices; 'medidiff info' lists what was seen and why it was left out.",
+    ),
+    "E-NOIOP": (
+        "A DICOM image does not say how it is turned in the patient.",
+        "Send the series again from the archive; the orientation is never guessed.",
+    ),
+    "E-NOIPP": (
+        "A DICOM image does not say where it lies in the patient.",
+        "Send the series again; if no image says so, --assume-spacing-mm stacks them by their number.",
+    ),
+    "E-NORESCALE": (
+        "A CT or PET image does not say how stored values become HU or activity.",
+        "Send the series again; or --assume-rescale keeps the stored values, without a unit.",
+    ),
+    "E-NOSPACING": (
+        "A DICOM image does not say how large its pixels are.",
+        "Send the series again; or --imager-spacing takes the size at the detector.",
+    ),
+    "E-NOXFORM": (
+        "The file does not say where its voxels lie in the patient.",
+        "Convert the source again; or --assume-affine takes the voxel sizes as they stand and RAS axes.",
+    ),
+    "E-ORIENTATION": (
+        "One series holds several stacks of different orientation.",
+        "Put each orientation into a folder of its own.",
+    ),
+    "E-PAIR": (
+        "Header and voxels are two files, and one of them is not there.",
+        "Put both into one folder, or convert them to a single file.",
+    ),
+    "E-PROVENANCE": (
+        "A record of how a scan was made is broken or comes from another version.",
+        "Make the scan again.",
+    ),
+    "E-READ": (
+        "The system refuses to read a file.",
+        "Check that the disk is there and that you may read it.",
+    ),
+    "E-SPACING": (
+        "The slices are not evenly spaced, or one lies off the line of the others.",
+        "Send the series again; or --on-spacing resample interpolates to the usual spacing and marks what it made.",
+    ),
+    "E-SCALE": (
+        "The values in the tissue are not above 0, so brightness has no scale.",
+        "Check that the right scan was given; shift its values first if they are meant to be negative.",
+    ),
+    "E-SCAN": ("There is no scan with this number.", "List the scans with 'medidiff info'."),
+    "E-TILT": (
+        "The slices are not stacked along their normal (gantry tilt): a plain grid would be wrong.",
+        "--on-tilt resample interpolates to a right-angled grid; --on-tilt shear keeps the voxels.",
+    ),
+    "E-TRUNC": (
+        "The file ends too early or is damaged.",
+        "Fetch it again; an interrupted copy is the usual cause.",
+    ),
+    "E-XFORM": (
+        "The transform from voxels to the patient is impossible, or the two that NIfTI holds disagree.",
+        "Repair the header; or choose one with --on-xform sform or --on-xform qform.",
+    ),
+}

@@ -1,0 +1,83 @@
+"""Codes of `SettingsError` and of `PriorError`."""
+
+from __future__ import annotations
+
+__all__ = ["PRIOR", "SETTINGS"]
+
+Rows = dict[str, tuple[str, str]]
+
+SETTINGS: Rows = {
+    "E-BETAS": ("No schedule of noise over time steps.", "Take one of the named schedules."),
+    "E-CONDITION": (
+        "What the network is told has another shape than the image.",
+        "Give one channel of the image's shape.",
+    ),
+    "E-CONSISTENCY": ("Strength or noise of the data consistency is out of range.", "Take a strength of 0 to 1."),
+    "E-DATA": ("Training scans that the recipe names are not there.", "Name their folder with --data."),
+    "E-DATARANGE": ("A metric needs a data range above 0.", "Give the brightness that counts as 100 %."),
+    "E-DEVICE": ("There is no such device.", "Use --device auto."),
+    "E-ETA": ("The share of fresh noise is out of range.", "Take a number of at least 0."),
+    "E-FACTOR": ("A factor or thickness of slices is out of range.", "Take a factor of at least 1."),
+    "E-GUIDANCE": ("The guidance scale is out of range.", "Take a finite number of at least 0."),
+    "E-LIKE": (
+        "DICOM is to be written, but no DICOM series is named whose study it belongs to.",
+        "Name it with --like, or write NIfTI.",
+    ),
+    "E-MLFLOW": ("MLflow cannot use this store.", "Name a file (sqlite:///runs.db) or a server that answers."),
+    "E-MONTAGE": ("A picture without panels or planes.", "Give at least one of each."),
+    "E-NOISE": ("An unknown kind of noise, or a level out of range.", "Take rician or gaussian, and a level >= 0."),
+    "E-OUTFORMAT": (
+        "The output's name does not tell the format, or contradicts what was asked for.",
+        "Name a .nii, .nii.gz, .nrrd or .mha file, or say --format with a folder.",
+    ),
+    "E-PANELS": ("A comparison without images.", "Give at least one."),
+    "E-PRIVATE": (
+        "A name or value for the training log could identify a patient or hold a secret.",
+        "Log numbers and names of your own only.",
+    ),
+    "E-PROCESSES": ("The processes of a training run do not fit together.", "Start them with torchrun."),
+    "E-RECIPE": ("The recipe is not there or has a broken entry.", "Correct the entry that the message names."),
+    "E-RUN": ("The folder holds another training run.", "Train into another folder."),
+    "E-SEED": ("A negative seed, or not one generator for each image.", "Take seeds of at least 0."),
+    "E-SETTING": ("An option is out of range, or two contradict each other.", "Correct the option named."),
+    "E-SIGMA": ("Noise levels that are no descending grid.", "Take levels above 0 that fall to 0."),
+    "E-SMOOTHNESS": ("The smoothness of a noise map is out of range.", "Take a number above 0."),
+    "E-SPLIT": (
+        "The list of training and test subjects is not there or broken.",
+        "Correct the file that the recipe names.",
+    ),
+    "E-STEPS": ("The number of sampling steps is out of range.", "Take at least 1."),
+    "E-SYNTHETIC": (
+        "An invented scan must not enter a patient's study.",
+        "Write it as NIfTI, or without a source.",
+    ),
+    "E-TARGET": (
+        "The voxel size asked for is impossible, or coarser than the scan's.",
+        "Give three sizes in mm, none above the scan's own; 'medidiff info' shows them.",
+    ),
+    "E-TILE": ("The tiles are too small for their overlap.", "Take larger tiles."),
+    "E-USAGE": ("The command line is not understood.", "The message names the nearest verb or option."),
+    "E-WINDOW": ("A display window that is no range.", "Give two numbers, black first."),
+}
+
+PRIOR: Rows = {
+    "E-CARD": ("The card of a prior is broken.", "Fetch the card and its weights again."),
+    "E-CHECKPOINT": (
+        "A training checkpoint is broken or belongs to another network.",
+        "Remove it, or train into another folder.",
+    ),
+    "E-DIVERGED": ("Training has lost its way: the loss is no longer a number.", "Lower fit.rate in the recipe."),
+    "E-MODEL-NONFINITE": (
+        "The network answered with NaN or infinity; nothing was written.",
+        "Run it with --device cpu; if it stays, the prior does not fit this scan.",
+    ),
+    "E-PRIOR": ("There is no such prior.", "Name a bundled prior, or the card of one of your own."),
+    "E-START": (
+        "A training run cannot begin with this prior.",
+        "Take a prior with the same channels and at most as many blocks.",
+    ),
+    "E-WEIGHTS": (
+        "The weights of a prior are damaged, too large, or not those of its card.",
+        "Fetch the card and the weights again.",
+    ),
+}
