@@ -19,6 +19,10 @@ BOTH_WAYS: Rows = {
         "Some numbers are NaN or infinite.",
         "Mask or fill these voxels; --on-nan fill puts 0 and marks them.",
     ),
+    "E-OUTSIDE": (
+        "A file name leads out of the folder that it belongs to.",
+        "Name a file inside the folder; a name from a foreign file that does this is not to be trusted.",
+    ),
     "E-RANGE": (
         "Values beyond what the type in memory or in the file holds exactly.",
         "Rescale the values, or save them as a smaller integer type.",
