@@ -19,7 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medidiff.diffusion import Condition, Denoiser, Tiled, dpmpp_2m, generators_for, informed, karras, observe
+from medidiff.diffusion import (
+    Condition,
+    Denoiser,
+    Tiled,
+    Turned,
+    dpmpp_2m,
+    generators_for,
+    informed,
+    karras,
+    observe,
+    worst_last,
+)
 from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.physics import Separable, identity, sampling
 from medidiff.physics.estimate import estimate_noise
@@ -164,7 +175,7 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
     prior = _on_device(settings.prior, device)
     level, decisions = _noise_level(y, scale, settings, prior)
     condition = observe(y, operator, level)
-    denoiser = _tiled(prior, condition, settings)
+    denoiser = Turned(_tiled(prior, condition, settings), worst_last(operator, target.shape))
     with torch.no_grad():
         mean = denoiser(torch.zeros_like(condition.image), torch.tensor(torch.inf), condition)
         draws = [_draw(denoiser, mean, condition, number, settings) for number in range(settings.draws)]

@@ -170,3 +170,23 @@ def test_the_network_is_told_what_was_measured(prior) -> None:
     """Negative of the whole path: another level must give another answer."""
     low, high = (denoise(head(), prior=prior, noise_level=level).mean.data for level in (5.0, 80.0))
     assert np.abs(low - high).max() > 1.0
+
+
+def lying_down(scan: Volume) -> Volume:
+    """The same scan with its axes in the order K, I, J."""
+    affine = scan.geometry.affine[:, [2, 0, 1, 3]]
+    data = scan.data[0].transpose(2, 0, 1)
+    return Volume(data, Geometry(data.shape, affine), scan.modality)
+
+
+def test_thick_slices_are_the_same_problem_along_any_axis(prior) -> None:
+    scan = head()
+    standing = superresolve(scan, (1.0, 1.2, 1.0), prior=prior, noise_level=40.0).mean
+    lying = superresolve(lying_down(scan), (1.0, 1.0, 1.2), prior=prior, noise_level=40.0).mean
+    assert np.allclose(lying.data[0], standing.data[0].transpose(2, 0, 1), atol=1e-2)
+
+
+def test_without_turning_they_are_not(prior, monkeypatch) -> None:
+    monkeypatch.setattr("medidiff.restore.worst_last", lambda operator, shape: (0, 1, 2))
+    with pytest.raises(AssertionError):
+        test_thick_slices_are_the_same_problem_along_any_axis(prior)

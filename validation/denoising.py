@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,13 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scoring
 import torch
-from numpy.typing import NDArray
 from peers import PEERS, Array, Candidate
+from scoring import Truth, chosen_scans, load_prior, spread, truth
 
-from medidiff import io
-from medidiff.anatomy import foreground, tissue_maximum
-from medidiff.errors import InputError, MedidiffError, SettingsError
+from medidiff.errors import MedidiffError, SettingsError
 from medidiff.metrics import psnr, ssim
 from medidiff.physics import Noise
 from medidiff.version import __version__
@@ -39,17 +36,7 @@ from medidiff.volume import Geometry, Volume
 if TYPE_CHECKING:
     from medidiff.prior import Prior
 
-_HERE = Path(__file__).resolve().parent
 _NOISY, _OURS = "noisy input", "medidiff"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Truth:
-    """A noise-free scan, tissue maximum 1, and where it counts; both (I, J, K)."""
-
-    image: Array
-    mask: NDArray[np.bool_]
-    geometry: Geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,35 +50,6 @@ class Score:
     psnr_db: float
     ssim: float
     seconds: float
-
-
-def scored_scans(data: Path, split: Path, folder: str) -> dict[int, Path]:
-    """The files of the test subjects of one folder, by their place in the split, from 1."""
-    table = tomllib.loads(split.read_text(encoding="utf-8")).get(folder)
-    if table is None:
-        raise SettingsError("E-SPLIT", f"no folder '{folder}' in the split", attribute="--set", file=split.name)
-    scans = {}
-    for number, subject in enumerate(table["test"], start=1):
-        found = sorted((data / folder).rglob(f"{subject}_T1w.nii.gz"))
-        if len(found) != 1:
-            raise InputError("E-DATA", f"{len(found)} files for test scan {number}", wanted="one", attribute="--data")
-        scans[number] = found[0]
-    return scans
-
-
-def truth(path: Path, crop: int) -> Truth:
-    """A scan as the reference; mask and scale come from all of it, also where only a central cube is scored."""
-    scan = io.read(path)
-    whole = scan.data[0]
-    mask = foreground(whole)
-    scaled = (whole / tissue_maximum(whole, mask)).astype(np.float32)
-    sides = [min(crop, n) if crop else n for n in scaled.shape]
-    starts = [(n - side) // 2 for n, side in zip(scaled.shape, sides, strict=True)]
-    box = tuple(slice(a, a + side) for a, side in zip(starts, sides, strict=True))
-    image = np.ascontiguousarray(scaled[box])
-    affine = scan.geometry.affine.copy()
-    affine[:3, 3] = scan.geometry.world(starts)
-    return Truth(image, mask[box], Geometry((sides[0], sides[1], sides[2]), affine))
 
 
 def ours(noisy: Array, level: float, *, geometry: Geometry, prior: Prior) -> list[Candidate]:
@@ -151,16 +109,10 @@ def markdown(scores: Sequence[Score], heading: str) -> str:
     for percent, method in dict.fromkeys((s.level_percent, s.method) for s in scores):
         group = [s for s in scores if (s.level_percent, s.method) == (percent, method)]
         settings = "; ".join(dict.fromkeys(s.setting for s in group))
-        decibels, similarities = _spread([s.psnr_db for s in group], 2), _spread([s.ssim for s in group], 4)
+        decibels, similarities = spread([s.psnr_db for s in group], 2), spread([s.ssim for s in group], 4)
         seconds = np.mean([s.seconds for s in group])
         lines.append(f"| {percent:g} % | {method} | {decibels} | {similarities} | {seconds:.1f} | {settings} |")
     return "\n".join(lines) + "\n"
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def log_table(scores: Sequence[Score], params: dict[str, str], artifacts: Sequence[Path], uri: str | None) -> None:
@@ -178,29 +130,12 @@ def log_table(scores: Sequence[Score], params: dict[str, str], artifacts: Sequen
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    shared = os.environ.get("MEDIDIFF_DATA") or _HERE.parent.parent / "shared" / "data"
-    out = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    out.add_argument("--data", type=Path, default=Path(shared), help="folder of the shared data")
-    out.add_argument("--split", type=Path, default=_HERE / "split.toml", help="which subject serves what")
-    out.add_argument("--set", default="t1-ds002748", help="folder of the data to score")
-    out.add_argument(
-        "--scans", type=int, nargs="*", default=[], help="places in the split to score, from 1; all if empty"
-    )
+    out = scoring.options(__doc__.splitlines()[0], writes="denoising.md and denoising.json")
     out.add_argument(
         "--levels", type=float, nargs="+", default=[3.0, 9.0, 15.0], help="noise, %% of the tissue maximum"
     )
-    out.add_argument("--crop", type=int, default=0, help="side of the central cube in voxels; 0 for the whole scan")
     out.add_argument(
         "--peers", nargs="*", choices=sorted(PEERS), default=["gaussian", "nlmeans"], help="whom to compare"
-    )
-    out.add_argument(
-        "--prior", default="", help="bundled name or path, empty for the default; 'none' scores the peers alone"
-    )
-    out.add_argument("--threads", type=int, default=1, help="of torch; the peers run on one")
-    out.add_argument(
-        "--out", type=Path, default=Path("out/validation"), help="folder for denoising.md and denoising.json"
     )
     out.add_argument(
         "--mlflow", default="", help="tracking URI; empty for medidiff's own store, 'none' for no tracking"
@@ -208,32 +143,21 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def _load(name: str) -> Prior | None:
-    if name == "none":
-        return None
-    from medidiff.prior import DEFAULT_PRIOR, Prior
-
-    return Prior.load(name or DEFAULT_PRIOR)
-
-
 def run(options: argparse.Namespace) -> str:
     """Score, write both files, log; returns the table."""
     if min(options.levels) <= 0 or options.crop < 0 or options.threads < 1:
         raise SettingsError("E-SETTING", "a level, crop or number of threads out of range", wanted="levels above 0")
     torch.set_num_threads(options.threads)
-    prior = _load(options.prior)
-    files = scored_scans(options.data, options.split, options.set)
-    if not set(options.scans) <= set(files):
-        raise SettingsError("E-SETTING", f"{options.scans}", wanted=f"1 to {len(files)}", attribute="--scans")
-    places = options.scans or list(files)
-    scores = [s for n in places for s in score_scan(n, truth(files[n], options.crop), options, prior)]
+    prior = load_prior(options.prior)
+    files = chosen_scans(options)
+    scores = [s for n, file in files.items() for s in score_scan(n, truth(file, options.crop), options, prior)]
     region = f"central {options.crop}³ voxels" if options.crop else "whole scan"
-    table = markdown(scores, f"Denoising, {len(places)} test scans of {options.set}, {region}, mean ± sd over scans.")
+    table = markdown(scores, f"Denoising, {len(files)} test scans of {options.set}, {region}, mean ± sd over scans.")
     params = {
         "version": __version__,
         "set": options.set,
         "region": region,
-        "scans": " ".join(map(str, places)),
+        "scans": " ".join(map(str, files)),
         "split_sha256": hashlib.sha256(options.split.read_bytes()).hexdigest(),
         "prior": "none" if prior is None else f"{prior.card.name} {prior.card.weights_sha256}",
         "dipy": version("dipy"),

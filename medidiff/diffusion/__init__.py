@@ -1,8 +1,8 @@
 """The diffusion core: noise levels, denoisers, samplers and the wrappers round a denoiser.
 
 A denoiser answers ``D(x, σ, condition) = E[x₀ | x_σ, y]``. A *sigma grid* says which levels to visit, a *start* gives
-the state at the first, a *sampler* walks down. Guidance, consistency and tiling are denoiser in, denoiser out, so no
-sampler knows of them::
+the state at the first, a *sampler* walks down. Guidance, consistency, tiling and turning are denoiser in, denoiser out,
+so no sampler knows of them::
 
     denoiser = Consistent(Tiled(ClassifierFree(network, scale), tile, halo), y, operator, sigma_y, spread)
     sigmas = karras(8, 0.01, 1.0)
@@ -22,6 +22,7 @@ from medidiff.diffusion.samplers import SAMPLERS, Sampler, ancestral, dpmpp_2m, 
 from medidiff.diffusion.sigma import GRIDS, cosine, from_alpha_bar, karras, log_linear
 from medidiff.diffusion.start import bridge, from_noise, informed
 from medidiff.diffusion.tiling import Tiled
+from medidiff.diffusion.turning import Turned, worst_last
 
 __all__ = [
     "GRIDS",
@@ -33,6 +34,7 @@ __all__ = [
     "Preconditioned",
     "Sampler",
     "Tiled",
+    "Turned",
     "ancestral",
     "bridge",
     "cosine",
@@ -56,4 +58,5 @@ __all__ = [
     "project",
     "q_sample",
     "restoration_loss",
+    "worst_last",
 ]

@@ -66,14 +66,13 @@ def _operator(size: int, ranges: DegradationRanges, chance: Chance) -> Separable
     if kind == 3:
         return nothing((size,) * 3)
     if kind == 2:
-        i, j, k = (_axis(size, chance.uniform(*ranges.coarse_factor), 1.0, chance) for _ in range(3))
+        factors = sorted(chance.uniform(*ranges.coarse_factor) for _ in range(3))  # the worst axis last, see `Turned`
+        i, j, k = (_axis(size, factor, 1.0, chance) for factor in factors)
         return Separable((i, j, k))
     factor = chance.uniform(*ranges.factor)
     factor = max(round(factor), 2) if chance.happens(0.5) else factor  # whole factors are the common ones
     matrix = _axis(size, factor, chance.uniform(*ranges.overlap) if chance.happens(0.5) else 1.0, chance)
-    axis = chance.below(3)
-    i, j, k = (matrix if a == axis else None for a in range(3))
-    return Separable((i, j, k))
+    return Separable((None, None, matrix))
 
 
 def _axis(size: int, factor: float, overlap: float, chance: Chance) -> Tensor | None:
