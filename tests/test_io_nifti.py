@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import os
 import subprocess
@@ -15,69 +14,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nifti_cases import ORIENTATIONS, SHAPE, grid, nifti, ramp, ramp_error, sitk_geometry
 from scipy.spatial.transform import Rotation
 
 import medidiff.io as mio
 from medidiff.errors import InputError, OutputError, SettingsError
 from medidiff.io.files import atomic
-from medidiff.io.nifti import file as nifti_module
 from medidiff.volume import Geometry, Provenance, Volume
 
-SHAPE = (7, 6, 5)
-WEIGHTS = np.array([1.0, 10.0, 100.0])
-SPACING = (0.8, 1.1, 2.5)
 RECORD = Provenance(task="denoise", version="0.1.0", inputs=("ab" * 32,), seed=3)
-_TURN = np.linalg.qr(np.array([[1.0, 0.2, -0.1], [0.3, 1.0, 0.2], [0.1, -0.3, 1.0]]))[0]
-ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
-
-
-def grid(order=(0, 1, 2), signs=(1, 1, 1), *, turn=_TURN) -> Geometry:
-    """An oblique grid with its axes permuted and flipped."""
-    affine = np.eye(4)
-    affine[:3, :3] = turn[:, order] * signs * np.array(SPACING)
-    affine[:3, 3] = (-31.25, 12.5, 80.125)
-    return Geometry(SHAPE, affine)
-
-
-def ramp(shape=SHAPE) -> np.ndarray:
-    """Voxel (i, j, k) holds i + 10 j + 100 k, a linear function of its place in the world."""
-    return np.moveaxis(np.indices(shape), 0, -1) @ WEIGHTS
-
-
-def ramp_error(volume: Volume, truth: Geometry) -> float:
-    """Largest difference from the ramp at the places that the volume says its voxels have."""
-    places = volume.geometry.world(np.moveaxis(np.indices(volume.shape), 0, -1))
-    return float(np.abs(volume.data[0] - truth.index(places) @ WEIGHTS).max())
-
-
-def sitk_geometry(path: Path) -> Geometry:
-    image = sitk.ReadImage(str(path))
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return Geometry(image.GetSize(), np.diag((-1, -1, 1, 1)) @ affine)
-
-
-def nifti(path: Path, *, data=None, geometry=None, edit=None, kind=nib.Nifti1Image) -> Path:
-    """A file written by nibabel alone; `edit` patches fields of the header on disk."""
-    geometry = geometry or grid()
-    data = ramp().astype(np.int16) if data is None else data
-    image = kind(data, geometry.affine, dtype=data.dtype)
-    image.set_sform(geometry.affine, code=1)
-    image.set_qform(geometry.affine, code=1)
-    image.header.set_xyzt_units("mm")
-    plain = path.with_name("plain.nii")
-    nib.save(image, plain)
-    content = bytearray(plain.read_bytes())
-    plain.unlink()
-    if edit:
-        header = image.header_class(bytes(content[: image.header_class.sizeof_hdr]), check=False)
-        for name, value in edit.items():
-            header[name] = value
-        content[: image.header_class.sizeof_hdr] = header.binaryblock
-    packed = path.name.endswith(".gz")
-    path.write_bytes(gzip.compress(bytes(content)) if packed else bytes(content))
-    return path
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -207,7 +152,7 @@ BROKEN = {
     "colour": ("E-COLOUR", lambda p: nifti(p / "a.nii", edit={"datatype": 128, "bitpix": 24})),
     "unknown type": ("E-DTYPE", lambda p: nifti(p / "a.nii", edit={"datatype": 4096})),
     "128-bit float": ("E-DTYPE", lambda p: nifti(p / "a.nii", edit={"datatype": 1536, "bitpix": 128})),
-    "time series": ("E-4D", lambda p: nifti(p / "a.nii", data=np.zeros((3, 4, 5, 2), np.int16))),
+    "time series": ("E-MULTISERIES", lambda p: nifti(p / "a.nii", data=np.zeros((3, 4, 5, 2), np.int16))),
     "vectors": ("E-5D", lambda p: nifti(p / "a.nii", data=np.zeros((3, 4, 5, 1, 3), np.int16))),
     "large integers": ("E-RANGE", lambda p: nifti(p / "a.nii", data=np.full(SHAPE, 2**60, np.uint64))),
     "header larger than data": ("E-TRUNC", lambda p: nifti(p / "a.nii", edit={"dim": [3, 70, 60, 50, 1, 1, 1, 1]})),
@@ -226,7 +171,7 @@ BROKEN = {
     "bad magic": ("E-FORMAT", lambda p: nifti(p / "a.nii", edit={"magic": b"abc"})),
     "random bytes": ("E-FORMAT", lambda p: _frombytes(p / "a.nii", lambda c: bytes(range(7, 207)) * 5)),
     "half of a pair": ("E-PAIR", lambda p: nifti(p / "a.nii", edit={"magic": b"ni1"})),
-    "header without its size": ("E-HEADER", lambda p: _frombytes(p / "a.nii", lambda c: b"\x07" + c[1:])),
+    "header without its size": ("E-HEADER", lambda p: nifti(p / "a.nii", edit={"sizeof_hdr": 7, "bitpix": 8})),
     "voxels inside the header": ("E-HEADER", lambda p: nifti(p / "a.nii", edit={"vox_offset": 100})),
     "voxels between bytes": ("E-HEADER", lambda p: nifti(p / "a.nii", edit={"vox_offset": 352.5})),
     "empty file": ("E-EMPTY", lambda p: _frombytes(p / "a.nii", lambda c: b"")),
@@ -248,7 +193,7 @@ def test_refused_with_its_code(tmp_path, name):
 
 
 def test_non_finite_voxels_are_counted(tmp_path):
-    with pytest.raises(InputError, match=r"2 voxels .* \(2, 3, 1\)"):
+    with pytest.raises(InputError, match=r"2 of 210 voxels .* \(2, 3, 1\)"):
         mio.read(BROKEN["NaN voxels"][1](tmp_path))
 
 
@@ -326,7 +271,8 @@ def test_header_policy_of_what_is_written(tmp_path):
 def test_record_beside_the_scan(tmp_path):
     volume = Volume(ramp(), grid(), "CT", "HU")
     record = json.loads(mio.write(volume, tmp_path / "a.nii.gz", provenance=RECORD)[1].read_text())
-    assert record["GeneratedBy"] == [{"Name": "medidiff", "Version": "0.1.0"}]
+    maker = record["GeneratedBy"][0]
+    assert (maker["Name"], maker["Version"]) == ("medidiff", "0.1.0")
     assert record["Sources"] == ["sha256:" + "ab" * 32]
     assert (record["Units"], record["ResearchUseOnly"], record["Synthetic"]) == ("HU", True, False)
     assert Provenance.from_json(json.dumps(record["Provenance"])) == RECORD
@@ -377,9 +323,8 @@ def test_sources_are_never_overwritten(tmp_path):
     [
         ("E-4D", lambda v: v.with_data(np.repeat(v.data, 2, axis=0))),
         ("E-NONFINITE", lambda v: v.with_data(v.data * np.nan)),
-        ("E-RANGE", lambda v: v.with_data(v.data * 1e300)),
+        ("E-RANGE", lambda v: v.with_data(v.data.astype(np.int64) + 2**53)),
         ("E-2D", lambda v: Volume(v.data[..., :1], Geometry((7, 6, 1), v.geometry.affine))),
-        ("E-SHEAR", lambda v: Volume(v.data, grid(turn=SHEARED))),
     ],
 )
 def test_volumes_that_are_not_written(tmp_path, code, change):
@@ -387,17 +332,6 @@ def test_volumes_that_are_not_written(tmp_path, code, change):
     with pytest.raises(OutputError, match=code):
         mio.write(volume, tmp_path / "a.nii.gz")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_verification_leaves_what_was_there(tmp_path, monkeypatch):
-    volume = Volume(ramp().astype(np.int16), grid())
-    file = mio.write(volume, tmp_path / "a.nii")[0]
-    before = file.read_bytes()
-    monkeypatch.setattr(nifti_module, "_stored_voxels", lambda path, header: np.zeros(SHAPE))
-    with pytest.raises(OutputError, match="E-VERIFY"):
-        mio.write(volume.with_data(volume.data + 1), tmp_path / "a.nii")
-    assert file.read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.nii"]
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):

@@ -169,7 +169,7 @@ def write(
         refuse_source(path, sources(like))
     template = like if like is not None and sniff(like) == kind else None
     if kind == "nifti":
-        from medidiff.io.nifti.file import write_nifti
+        from medidiff.io.nifti.write import write_nifti
 
         return write_nifti(volume, path, like=template, provenance=record, description=description)
     from medidiff.io.sitk import write_sitk

@@ -5,18 +5,32 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
-from medidiff.errors import OutputError
+import numpy as np
+
+from medidiff.errors import InputError, OutputError
 from medidiff.io.files.atomic import write_file
 from medidiff.version import __version__
-from medidiff.volume import Provenance, Volume
+from medidiff.volume import Geometry, Provenance, Volume
 
-__all__ = ["ensure_provenance", "labels", "record_path", "refuse_foreign_record", "safe_name", "write_record"]
+__all__ = [
+    "ensure_provenance",
+    "exact_affine",
+    "holds_mask",
+    "labels",
+    "record_path",
+    "refuse_foreign_record",
+    "safe_name",
+    "write_record",
+]
 
 _MODALITIES = ("MR", "CT", "PT")
+_UNITS = re.compile(r"[A-Za-z0-9/%^*._ -]{0,24}")
+_RECORD_LIMIT = 2**22  # bytes; larger JSON is not ours, and not worth parsing
 
 
 def ensure_provenance(provenance: Provenance | None, inputs: tuple[str, ...]) -> Provenance:
@@ -26,8 +40,8 @@ def ensure_provenance(provenance: Provenance | None, inputs: tuple[str, ...]) ->
 
 def record_path(path: Path) -> Path:
     """Where the record of a written file lies: ``scan.nii.gz`` has ``scan.json``."""
-    stem = path.name[:-7] if path.name.lower().endswith(".nii.gz") else path.stem
-    return path.with_name(f"{stem}.json")
+    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    return path.with_name(f"{Path(name).stem}.json")
 
 
 def safe_name(provenance: Provenance, *, ending: str) -> str:
@@ -41,9 +55,12 @@ def _digest(provenance: Provenance) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """The fields of a JSON file; empty for everything that is not a small regular file of one JSON object."""
     try:
+        if not path.is_file() or path.stat().st_size > _RECORD_LIMIT:
+            return {}
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
 
@@ -61,7 +78,43 @@ def labels(path: Path) -> tuple[str, str]:
     fields = _read(record_path(path))
     modality = fields.get("Modality")
     units = fields.get("Units") if _is_own(fields) else None
-    return (modality if modality in _MODALITIES else "OT", units if isinstance(units, str) else "")
+    known = isinstance(units, str) and _UNITS.fullmatch(units) is not None
+    return (modality if modality in _MODALITIES else "OT", str(units) if known else "")
+
+
+def exact_affine(path: Path, geometry: Geometry, *, transform: str) -> tuple[Geometry, tuple[str, ...]]:
+    """The grid of a NIfTI file with the digits that its header could not hold.
+
+    A NIfTI-1 header keeps its affine in float32. The record that medidiff writes beside it has the same affine in
+    float64, and is believed only if rounding it gives the header's affine bit for bit; whoever moves the scan
+    later changes the header, and the record is no longer heeded.
+
+    Args:
+        path: the NIfTI file.
+        geometry: the grid of its header.
+        transform: what the grid was taken from; only a sform is completed.
+
+    Returns:
+        The grid and what was decided.
+    """
+    fields = _read(record_path(path)) if transform == "sform" else {}
+    try:
+        affine = np.array(fields.get("AffineRAS") if _is_own(fields) else None, dtype=np.float64)
+        exact = Geometry(geometry.shape, affine)
+    except (InputError, TypeError, ValueError, OverflowError):
+        return geometry, ()
+    with np.errstate(over="ignore"):
+        same = np.array_equal(affine.astype(np.float32), geometry.affine)
+    if not same or exact == geometry:
+        return geometry, ()
+    return exact, ("the digits of the affine that float32 cannot hold are those of the record beside the scan",)
+
+
+def holds_mask(path: Path) -> bool:
+    """Whether a record is medidiff's own and says that a mask of filled voxels lies beside it."""
+    fields = _read(path)
+    count = fields.get("FilledVoxels")
+    return _is_own(fields) and isinstance(count, int) and count > 0
 
 
 def refuse_foreign_record(path: Path) -> None:
@@ -76,23 +129,40 @@ def refuse_foreign_record(path: Path) -> None:
 
 
 def write_record(path: Path, volume: Volume, *, provenance: Provenance, description: str = "") -> None:
-    """Write the record of a scan.
+    """Write the record of a scan, with the fields that BIDS has for derivatives.
 
     Args:
         path: the JSON file.
         volume: the scan that was written.
-        provenance: how it was made; its `inputs` become ``Sources`` as SHA-256, never as file names.
+        provenance: how it was made; its `inputs` become ``Sources`` as SHA-256, never as file names or ``bids::`` URIs:
+            either would carry the subject's label along.
         description: one sentence by the user, kept as given.
     """
+    about = f"{provenance.task} by medidiff {provenance.version}; research use only, not for diagnosis"
     fields = {
         "Description": description or f"medidiff {provenance.task}; research use only",
-        "GeneratedBy": [{"Name": "medidiff", "Version": provenance.version}],
+        "GeneratedBy": [{"Name": "medidiff", "Version": provenance.version, "Description": about}],
         "Sources": [f"sha256:{digest}" for digest in provenance.inputs],
         "Modality": volume.modality,
         "Units": volume.units,
         "ResearchUseOnly": True,
         "Synthetic": provenance.synthetic,
+        "FilledVoxels": 0 if volume.filled is None else int(volume.filled.sum()),
+        "AffineRAS": volume.geometry.affine.tolist(),
         "Provenance": dataclasses.asdict(provenance),
     }
-    text = json.dumps(fields, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    if provenance.inputs and not provenance.synthetic:
+        fields["SpatialReference"] = "orig"  # the result lies where the source does, however its voxels are cut
+    text = json.dumps(_strict(fields), indent=2, sort_keys=True, allow_nan=False) + "\n"
     write_file(path, lambda name: name.write_bytes(text.encode()))
+
+
+def _strict(value: Any) -> Any:
+    """The same value for strict JSON, where NaN and infinity do not exist: they become text."""
+    if isinstance(value, dict):
+        return {str(key): _strict(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

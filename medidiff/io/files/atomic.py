@@ -1,19 +1,48 @@
-"""Files that are whole or absent: temporary name, fsync, verify, rename; and their SHA-256."""
+"""Files that are whole or absent, and their SHA-256.
+
+One way out for every file: a temporary name in the same folder, made by us alone (``O_EXCL``, ``O_NOFOLLOW``),
+written, put on the disk (fsync), read again and compared, renamed, and the folder put on the disk. Until the rename the
+old file is untouched; after it the new one is whole. The folder is held open meanwhile, so that one that is exchanged
+for another is noticed. A run that was killed leaves a temporary behind; the next one in that folder removes it, if it
+is ours and its process is gone.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
+import platform
+import re
 import secrets
 import shutil
+import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from medidiff.errors import OutputError
+from numpy.typing import NDArray
 
-__all__ = ["output_errors", "refuse_source", "sha256", "staging_folder", "sync", "write_file"]
+from medidiff.errors import InputError, OutputError
+
+__all__ = [
+    "make_folder",
+    "output_errors",
+    "refuse_full",
+    "refuse_source",
+    "sha256",
+    "staging_folder",
+    "sync",
+    "write_file",
+]
+
+_PARTIAL = re.compile(r"\.medidiff-(?P<host>[0-9a-f]{8})-(?P<process>\d{1,10})-[0-9a-f]{12}(\.nii\.gz|\.[a-z]{1,8})?")
+_STALE_SECONDS = 86_400  # another machine's temporary, whose process cannot be asked for, is left alone for a day
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SAMPLE = 2**20
 
 
 def sha256(path: Path) -> str:
@@ -32,11 +61,12 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def output_errors(name: str) -> Iterator[None]:
+def output_errors(name: str, folder: Path | None = None) -> Iterator[None]:
     """Turn the system's refusals to write into `OutputError`.
 
     Args:
         name: file or folder that is being written, as shown in the message.
+        folder: where it is written; the message then says how much is free there.
 
     Raises:
         OutputError: ``E-DISK`` when space is short, ``E-OUT`` for any other refusal of the system.
@@ -44,15 +74,26 @@ def output_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise OutputError(
-            "E-DISK" if full else "E-OUT",
-            error.strerror or type(error).__name__,
-            file=name,
-            mend="Free some space and run the same command again."
-            if full
-            else "Choose an output folder that exists and can be written.",
-        ) from error
+        found = error.strerror or type(error).__name__
+        if error.errno in _FULL:
+            if folder is not None:
+                with contextlib.suppress(OSError):
+                    found += f", {_megabytes(shutil.disk_usage(folder).free)} free"
+            mend = "Free some space and run the same command again."
+            raise OutputError("E-DISK", found, file=name, mend=mend) from error
+        mend = "Choose an output folder that exists and can be written."
+        raise OutputError("E-OUT", found, file=name, mend=mend) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none, and clear it of what killed runs left.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    with output_errors(folder.name):
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
 
 
 def refuse_source(path: Path, sources: Iterable[Path]) -> None:
@@ -66,29 +107,137 @@ def refuse_source(path: Path, sources: Iterable[Path]) -> None:
         raise OutputError("E-OVERWRITE", "the output is one of the inputs", mend=mend, file=path.name)
 
 
-def write_file(path: Path, write: Callable[[Path], object], *, verify: Callable[[Path], None] | None = None) -> None:
+def refuse_full(folder: Path, needed: int, *, file: str) -> None:
+    """Refuse a disk on which a file will not fit, before any of it is written.
+
+    Args:
+        folder: where the file goes.
+        needed: its size in bytes.
+        file: name for the message.
+
+    Raises:
+        OutputError: ``E-DISK``, with what is free and what is needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        found, mend = f"{_megabytes(free)} free", "Free some space and run the same command again."
+        raise OutputError("E-DISK", found, wanted=f"{_megabytes(needed)}", mend=mend, file=file)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def _estimate(data: NDArray[Any] | None, *, packed: bool) -> int:
+    """Bytes that voxels will at least take on the disk; packed, as much as a sample of them does, less a third."""
+    if data is None:
+        return 0
+    if not packed:
+        return data.nbytes
+    middle = data.reshape(-1, order="A")[data.size // 2 :][: _SAMPLE // data.itemsize]
+    return int(data.nbytes * len(zlib.compress(middle.tobytes(), 1)) / max(middle.nbytes, 1) * 2 / 3)
+
+
+def write_file(
+    path: Path,
+    write: Callable[[Path], object],
+    *,
+    verify: Callable[[Path], None] | None = None,
+    data: NDArray[Any] | None = None,
+    packed: bool | None = None,
+) -> None:
     """Write a file so that `path` holds either the whole new content or what it held before.
 
     Args:
-        path: the final name; an older file there is replaced at the very end.
+        path: the final name; an older file there is replaced at the very end, a link there is replaced and never
+            followed.
         write: writes the content to the name it is given, which has the same ending as `path`.
         verify: reads that name again and raises when the content is not what was meant.
+        data: the voxels to be written, for an estimate of the space they take.
+        packed: whether they will be compressed; as the ending says when None.
 
     Raises:
         OutputError: the system refuses, or `verify` does.
     """
-    ending = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix
-    partial = path.with_name(f".medidiff-{secrets.token_hex(6)}{ending}")
-    with output_errors(path.name):
+    ending = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+    home = path.parent
+    with output_errors(path.name, home), _held(home) as folder:
+        refuse_full(home, _estimate(data, packed=ending == ".nii.gz" if packed is None else packed), file=path.name)
+        partial = home / _partial_name(ending)
         try:
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o666))
             write(partial)
             sync(partial)
             if verify is not None:
-                verify(partial)
-            partial.replace(path)
-            sync(path.parent)
+                _verified(partial, verify, file=path.name)
+            _refuse_exchanged(home, folder, file=path.name)
+            os.replace(partial.name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _verified(partial: Path, verify: Callable[[Path], None], *, file: str) -> None:
+    try:
+        verify(partial)
+    except InputError as error:
+        found = f"what was written cannot be read again ({error.code})"
+        mend = "Check the disk and run the command again."
+        raise OutputError("E-VERIFY", found, mend=mend, file=file) from error
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[int]:
+    """A handle of a folder, which stays that folder's whatever its name is given to meanwhile."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _refuse_exchanged(folder: Path, handle: int, *, file: str) -> None:
+    now, before = folder.stat(), os.fstat(handle)
+    if (now.st_dev, now.st_ino) != (before.st_dev, before.st_ino):
+        found = "the output folder was exchanged for another one during the run"
+        mend = "Choose a folder that nothing else changes."
+        raise OutputError("E-OUT", found, wanted="one folder throughout", mend=mend, file=file)
+
+
+def _host() -> str:
+    """A hash that tells this machine, or this container, from others."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
+
+
+def _partial_name(ending: str = "") -> str:
+    return f".medidiff-{_host()}-{os.getpid()}-{secrets.token_hex(6)}{ending}"
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove the temporaries of killed runs; what cannot be removed does no harm."""
+    host = _host()
+    for place in folder.glob(".medidiff-*"):
+        name = _PARTIAL.fullmatch(place.name)
+        if name is None or place.is_symlink():
+            continue
+        with contextlib.suppress(OSError):
+            dead = name["host"] == host and not _is_alive(int(name["process"]))
+            if dead or time.time() - place.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 @contextmanager
@@ -100,14 +249,14 @@ def staging_folder(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: the system refuses.
     """
-    with output_errors(target.name):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        home = target if target.is_dir() else target.parent
-        stage = home / f".medidiff-{secrets.token_hex(6)}"
+    home = target if target.is_dir() else target.parent
+    make_folder(home)
+    with output_errors(target.name, home):
+        stage = home / _partial_name()
         stage.mkdir()
     try:
         yield stage
-        with output_errors(target.name):
+        with output_errors(target.name, home):
             _publish(stage, target)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
