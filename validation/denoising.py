@@ -152,7 +152,9 @@ def run(options: argparse.Namespace) -> str:
     files = chosen_scans(options)
     scores = [s for n, file in files.items() for s in score_scan(n, truth(file, options.crop), options, prior)]
     region = f"central {options.crop}³ voxels" if options.crop else "whole scan"
-    table = markdown(scores, f"Denoising, {len(files)} test scans of {options.set}, {region}, mean ± sd over scans.")
+    table = markdown(
+        scores, f"Denoising, {len(files)} {options.part} scans of {options.set}, {region}, mean ± sd over scans."
+    )
     params = {
         "version": __version__,
         "set": options.set,

@@ -36,16 +36,18 @@ class Truth:
     geometry: Geometry
 
 
-def scored_scans(data: Path, split: Path, folder: str) -> dict[int, Path]:
-    """The files of the test subjects of one folder, by their place in the split, from 1."""
+def scored_scans(data: Path, split: Path, folder: str, *, part: str) -> dict[int, Path]:
+    """The files of one part's subjects of one folder, by their place in the split, from 1."""
     table = tomllib.loads(split.read_text(encoding="utf-8")).get(folder)
     if table is None:
         raise SettingsError("E-SPLIT", f"no folder '{folder}' in the split", attribute="--set", file=split.name)
     scans = {}
-    for number, subject in enumerate(table["test"], start=1):
+    for number, subject in enumerate(table[part], start=1):
         found = sorted((data / folder).rglob(f"{subject}_T1w.nii.gz"))
         if len(found) != 1:
-            raise InputError("E-DATA", f"{len(found)} files for test scan {number}", wanted="one", attribute="--data")
+            raise InputError(
+                "E-DATA", f"{len(found)} files for scan {number} of part {part}", wanted="one", attribute="--data"
+            )
         scans[number] = found[0]
     return scans
 
@@ -74,7 +76,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def chosen_scans(arguments: argparse.Namespace) -> dict[int, Path]:
     """The files to score, by their place in the split: those of ``--scans``, or all."""
-    files = scored_scans(arguments.data, arguments.split, arguments.set)
+    files = scored_scans(arguments.data, arguments.split, arguments.set, part=arguments.part)
     if not set(arguments.scans) <= set(files):
         raise SettingsError("E-SETTING", f"{arguments.scans}", wanted=f"1 to {len(files)}", attribute="--scans")
     return {place: files[place] for place in arguments.scans or files}
@@ -101,6 +103,9 @@ def options(description: str, *, writes: str) -> argparse.ArgumentParser:
     out.add_argument("--data", type=Path, default=Path(shared), help="folder of the shared data")
     out.add_argument("--split", type=Path, default=_HERE / "split.toml", help="which subject serves what")
     out.add_argument("--set", default="t1-ds002748", help="folder of the data to score")
+    out.add_argument(
+        "--part", choices=("test", "validation"), default="test", help="validation, to choose between settings"
+    )
     out.add_argument(
         "--scans", type=int, nargs="*", default=[], help="places in the split to score, from 1; all if empty"
     )

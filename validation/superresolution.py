@@ -212,7 +212,9 @@ def run(arguments: argparse.Namespace) -> str:
     files = chosen_scans(arguments)
     scores = [s for n, file in files.items() for s in score_scan(n, truth(file, arguments.crop), tasks, prior)]
     region = f"central {arguments.crop}³ voxels" if arguments.crop else "whole scan"
-    heading = f"Super-resolution, {len(files)} test scans of {arguments.set}, {region}, mean ± sd over scans."
+    heading = (
+        f"Super-resolution, {len(files)} {arguments.part} scans of {arguments.set}, {region}, mean ± sd over scans."
+    )
     table = markdown(scores, heading)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "superresolution.md").write_text(table, encoding="utf-8")
