@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import pydicom
 from pydicom.dataelem import RawDataElement
@@ -211,7 +211,7 @@ def is_dicom(start: bytes) -> bool:
     )
 
 
-def read_dataset(file: Path, *, pixels: bool) -> FileDataset:
+def read_dataset(file: Path | BinaryIO, *, pixels: bool) -> FileDataset:
     """Parse one DICOM file, with or without pixels; one without a meta header is given the syntax that was found."""
     with quietly():
         dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, force=True)

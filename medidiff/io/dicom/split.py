@@ -12,7 +12,8 @@ import numpy as np
 from medidiff.errors import InputError
 from medidiff.io.contents import Skipped
 from medidiff.io.dicom.headers import Header, frames_of, scan
-from medidiff.io.dicom.stack import Stack, check_slice, regular_stack
+from medidiff.io.dicom.slices import prepare_slices
+from medidiff.io.dicom.stack import Stack, regular_stack
 from medidiff.io.files.atomic import sha256
 from medidiff.io.options import ReadOptions
 
@@ -102,11 +103,10 @@ def _stack(group: Sequence[Header], options: ReadOptions) -> Stack:
         if header.fault is not None:
             raise header.fault
     kept = [part for header in kept for part in (frames_of(header) if header.enhanced else [header])]
-    for header in kept:
-        check_slice(header)
     _check_alike(kept)
+    kept, repairs = prepare_slices(kept, options)
     kept = _main_orientation(kept, left_out)
-    decisions = [f"{s.file}: {s.reason}" for s in left_out]
+    decisions = [f"{s.file}: {s.reason}" for s in left_out] + repairs
     return regular_stack(kept, left_out, options=options, decisions=decisions)
 
 

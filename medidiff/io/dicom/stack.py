@@ -1,8 +1,10 @@
 """From DICOM headers to one regular stack of slices, or a refusal that says which file breaks it.
 
 Slices are ordered by where they lie along the slice normal, never by InstanceNumber or file name. The frames of an
-enhanced file are held to the same rules. Tolerances: orientation cosines and pixel spacings 1e-4; direction of the
-stack 1e-3 (0.06 degrees) from the normal; each slice within 1 % of the spacing from its place on the regular grid.
+enhanced file are held to the same rules. How far a slice may lie from the regular grid is told by
+`medidiff.io.dicom.tolerances`; what an option allows to be done about one that does not,
+by `medidiff.io.dicom.repairs`.
+Where SliceThickness or SpacingBetweenSlices say otherwise than the positions, the positions win, with a note.
 """
 
 from __future__ import annotations
@@ -18,16 +20,17 @@ from numpy.typing import NDArray
 from medidiff.errors import InputError
 from medidiff.io.contents import Skipped
 from medidiff.io.dicom.headers import Header
-from medidiff.io.files.checks import SHEAR_LIMIT, refuse_large
+from medidiff.io.dicom.repairs import LPS_TO_RAS, Course, plan_course
+from medidiff.io.dicom.slices import assume_positions
+from medidiff.io.dicom.tolerances import Places, fit_places
+from medidiff.io.files.checks import refuse_large
 from medidiff.io.options import ReadOptions
 from medidiff.volume import Geometry
 
-__all__ = ["LPS_TO_RAS", "Stack", "check_slice", "regular_stack"]
+__all__ = ["LPS_TO_RAS", "Stack", "regular_stack"]
 
-LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
-_TOLERANCE = 1e-4  # of cosines, and of pixel spacings relative to each other
-_STEP_TOLERANCE = 0.01
-_RESEND = "Send the series again from the archive."
+_SAME_PLACE_MM = 1e-3
+_NOTED_FROM = 0.01  # relative difference of a header's slice distance from the true one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,20 @@ class Stack:
 
     Args:
         slices: headers of classic images or of frames, ascending along the slice normal.
-        geometry: the grid, voxel axes (column index, row index, slice).
+        course: the grid, and which part each slice has in it.
         skipped: files that are not part of it.
         decisions: choices made on the way, as sentences.
     """
 
     slices: tuple[Header, ...]
-    geometry: Geometry
+    course: Course
     skipped: tuple[Skipped, ...] = ()
     decisions: tuple[str, ...] = ()
+
+    @property
+    def geometry(self) -> Geometry:
+        """The grid, voxel axes (column index, row index, slice)."""
+        return self.course.geometry
 
     @property
     def files(self) -> list[Path]:
@@ -59,149 +67,162 @@ def regular_stack(
     options: ReadOptions | None = None,
     decisions: Sequence[str] = (),
 ) -> Stack:
-    """Check the headers of one scan, as `medidiff.io.dicom.split` makes it up, and put them in order.
+    """Put the headers of one scan, as `medidiff.io.dicom.split` makes it up, on one regular grid.
 
     Args:
-        headers: classic images or frames of one kind, matrix and orientation.
+        headers: classic images or frames of one kind, matrix and orientation, as `prepare_slices` returns them.
         skipped: files of the same series that were set aside.
         options: which repairs are allowed.
         decisions: how the scan was made up, as sentences.
 
     Raises:
-        InputError: the scan is not one regular stack.
+        InputError: the scan is not one regular stack, and no option says what to do about it.
     """
-    for header in headers:
-        check_slice(header)
+    options, said = options or ReadOptions(), list(decisions)
     if len(headers) == 1:
         mend = "Give the whole series, not one slice."
         raise InputError("E-2D", "a single slice", wanted="at least 2", mend=mend, file=headers[0].name)
-    ordered = _in_order(headers)
-    geometry = _geometry(ordered)
-    refuse_large(8 * int(np.prod(geometry.shape, dtype=object)), file=ordered[0].name)
-    return Stack(tuple(ordered), geometry, tuple(skipped), (*decisions, *_notes(ordered)))
-
-
-def check_slice(header: Header) -> None:
-    """Refuse one slice whose own geometry or scale is missing or impossible.
-
-    Raises:
-        InputError: with the attribute at fault.
-    """
-    name, spacing = header.name, header.spacing_mm
-    for value, code, attribute in (
-        (header.position_mm, "E-NOIPP", "ImagePositionPatient"),
-        (header.orientation, "E-NOIOP", "ImageOrientationPatient"),
-        (spacing, "E-NOSPACING", "PixelSpacing"),
-    ):
-        if value is None:
-            raise InputError(code, "missing", wanted="a value", mend=_RESEND, file=name, attribute=attribute)
-    if spacing is not None and min(spacing) <= 0:
-        found = f"{spacing} mm"
-        raise InputError("E-BADSPACING", found, wanted="above 0", mend=_RESEND, file=name, attribute="PixelSpacing")
-    axes = np.reshape(header.orientation or (), (2, 3))
-    if np.abs(axes @ axes.T - np.eye(2)).max() > _TOLERANCE:
-        wanted = f"two orthogonal unit vectors, to {_TOLERANCE:g}"
-        raise InputError(
-            "E-BADIOP", "wrong cosines", wanted=wanted, mend=_RESEND, file=name, attribute="ImageOrientationPatient"
-        )
-    if header.rescale is None and header.modality in ("CT", "PT"):
-        mend = "Without it the values have no unit; " + _RESEND.lower()
-        raise InputError("E-NORESCALE", "missing", wanted="a value", mend=mend, file=name, attribute="RescaleSlope")
-    if header.rescale is not None and header.rescale[0] == 0:
-        raise InputError("E-BADRESCALE", "0", wanted="not 0", mend=_RESEND, file=name, attribute="RescaleSlope")
+    if options.assume_spacing_mm is not None and all(h.position_mm is None for h in headers):
+        headers, sentence = assume_positions(headers, options.assume_spacing_mm)
+        said.append(sentence)
+    normal = _normal(headers[0])
+    ordered = sorted(headers, key=lambda h: float(normal @ np.asarray(h.position_mm)))
+    positions = np.array([h.position_mm for h in ordered], dtype=np.float64)
+    _refuse_double(ordered, positions @ normal)
+    places = fit_places(positions, normal)
+    first = ordered[0]
+    refuse_large(8 * (int(places.numbers[-1]) + 1) * first.shape[0] * first.shape[1], file=first.name)
+    said += _repairs(ordered, places, options) + _notes(ordered, places.spacing_mm)
+    course = plan_course(places, positions, axes=_axes(first), shape=first.shape, options=options)
+    refuse_large(8 * int(np.prod(course.geometry.shape, dtype=object)), file=first.name)
+    return Stack(tuple(ordered), course, tuple(skipped), tuple(said))
 
 
 def _normal(header: Header) -> NDArray[np.float64]:
     row, column = np.reshape(np.asarray(header.orientation, dtype=np.float64), (2, 3))
-    return np.cross(row, column)
+    normal = np.cross(row, column)
+    return np.asarray(normal / np.linalg.norm(normal))
 
 
-def _in_order(headers: Sequence[Header]) -> list[Header]:
-    normal = _normal(headers[0])
-    ordered = sorted(headers, key=lambda h: float(np.dot(normal, np.asarray(h.position_mm))))
-    along = np.array([np.dot(normal, np.asarray(h.position_mm)) for h in ordered])
-    steps = np.diff(along)
-    if steps.min() < 1e-3:
-        _refuse_double(ordered, along)
-    _check_steps(ordered, steps)
-    return ordered
+def _axes(header: Header) -> NDArray[np.float64]:
+    """(3, 2) from one column, and from one row, to the next; Eq. C.7.6.2.1-1 of DICOM PS3.3."""
+    row, column = np.reshape(np.asarray(header.orientation, dtype=np.float64), (2, 3))
+    between_rows, between_columns = header.spacing_mm or (1.0, 1.0)
+    return np.stack([row * between_columns, column * between_rows], axis=1)
 
 
 def _refuse_double(ordered: Sequence[Header], along: NDArray[np.float64]) -> None:
-    places = Counter(np.cumsum(np.diff(along, prepend=along[0]) >= 1e-3).tolist())
-    first = int(np.argmax(np.diff(along) < 1e-3))
+    near = np.diff(along) < _SAME_PLACE_MM
+    if not near.any():
+        return
+    places = Counter(np.cumsum(np.diff(along, prepend=along[0]) >= _SAME_PLACE_MM).tolist())
     times = set(places.values())
     if len(places) > 1 and len(times) == 1:
         differing = [n for n, _ in ordered[0].clock if len({dict(h.clock)[n] for h in ordered}) > 1]
         apart = differing[0] if differing else "no attribute"
         found = f"{times.pop()} images at each of {len(places)} positions, told apart by {apart}"
         raise InputError("E-4D", found, wanted="one volume", mend="Put each volume into a folder of its own.")
-    names = f"{ordered[first].name} and {ordered[first + 1].name}"
-    mend = "Keep one of the two, or separate the acquisitions."
-    raise InputError("E-DUPPOS", f"{names} lie at the same position", mend=mend, attribute="ImagePositionPatient")
+    first = int(np.argmax(near))
+    found = f"{ordered[first].name} and {ordered[first + 1].name} lie at the same position"
+    if near.sum() > 1:
+        found += f", as do {int(near.sum()) - 1} more pairs"
+    mend = "Keep one of the two, or put each acquisition into a folder of its own."
+    raise InputError("E-DUPPOS", found, wanted="one slice a place", mend=mend, attribute="ImagePositionPatient")
 
 
-def _check_steps(ordered: Sequence[Header], steps: NDArray[np.float64]) -> None:
-    """Refuse missing slices and uneven spacing along the normal."""
-    base = float(steps.min())
-    if steps.max() - base <= _STEP_TOLERANCE * base:
-        return
-    multiples = np.rint(steps / base)
-    widest = int(np.argmax(steps))
-    names = f"{ordered[widest].name} and {ordered[widest + 1].name}"
-    whole = np.abs(steps - multiples * base).max() <= 2 * _STEP_TOLERANCE * base
-    if whole:
-        found = (
-            f"missing slice between {names}: {steps[widest]:.4g} mm apart, {int((multiples - 1).sum())} missing in all"
-        )
-        raise InputError("E-GAP", found, wanted=f"{base:.4g} mm", mend=_RESEND, attribute="ImagePositionPatient")
-    sizes = Counter(np.round(steps, 3).tolist()).most_common(4)
-    found = "uneven slice spacing: " + ", ".join(f"{size:g} mm x{count}" for size, count in sizes)
-    wanted = f"equal to {_STEP_TOLERANCE:.0%}"
-    raise InputError("E-SPACING", f"{found}, widest between {names}", wanted=wanted, attribute="ImagePositionPatient")
+def _repairs(ordered: Sequence[Header], places: Places, options: ReadOptions) -> list[str]:
+    """What the options let be repaired, as sentences; the first fault that they do not is raised."""
+    said = []
+    for fault, option, allowed, done in (
+        (_gap(ordered, places), "--on-gap resample", options.on_gap != "error", "interpolated and marked as filled"),
+        (
+            _unevenness(ordered, places),
+            "--on-spacing resample",
+            options.on_spacing != "error",
+            f"interpolated to {places.spacing_mm:.4g} mm, slices that lie at no measured one marked as filled",
+        ),
+        (
+            _tilt(ordered, places),
+            f"--on-tilt {options.on_tilt}",
+            options.on_tilt != "error",
+            "kept as a sheared grid" if options.on_tilt == "shear" else "interpolated in plane to an orthogonal grid",
+        ),
+    ):
+        if fault is None:
+            continue
+        if not allowed:
+            raise fault
+        said.append(f"{fault.found}; {done} ({option})")
+    return said
 
 
-def _geometry(ordered: Sequence[Header]) -> Geometry:
-    """The RAS+ grid with axes (column index, row index, slice), Eq. C.7.6.2.1-1 of DICOM PS3.3 for the first two."""
-    positions = np.array([h.position_mm for h in ordered], dtype=np.float64)
-    first, count = ordered[0], len(ordered)
-    step = (positions[-1] - positions[0]) / (count - 1)
-    _refuse_tilt(step, _normal(first), file=first.name)
-    drift = positions - (positions[0] + np.arange(count)[:, None] * step)
-    if (worst := float(np.linalg.norm(drift, axis=1).max())) > _STEP_TOLERANCE * np.linalg.norm(step):
-        name = ordered[int(np.argmax(np.linalg.norm(drift, axis=1)))].name
-        raise InputError(
-            "E-SPACING",
-            f"a slice {worst:.4g} mm off the straight, regular stack",
-            wanted=f"at most {_STEP_TOLERANCE:.0%} of {np.linalg.norm(step):.4g} mm",
-            mend=_RESEND,
-            file=name,
-            attribute="ImagePositionPatient",
-        )
-    affine = np.eye(4)
-    row, column = np.reshape(np.asarray(first.orientation), (2, 3))
-    between_rows, between_columns = first.spacing_mm or (1.0, 1.0)
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = row * between_columns, column * between_rows, step
-    affine[:3, 3] = positions[0]
-    return Geometry((first.shape[1], first.shape[0], count), LPS_TO_RAS @ affine)
+def _gap(ordered: Sequence[Header], places: Places) -> InputError | None:
+    if not places.missing:
+        return None
+    jumps = np.rint(np.diff(places.numbers)).astype(int)
+    wide = np.flatnonzero(jumps > 1)
+    gaps = [
+        f"{ordered[i].name} and {ordered[i + 1].name} ({jumps[i] * places.spacing_mm:.4g} mm apart)" for i in wide[:4]
+    ]
+    more = f" and {len(wide) - 4} more gaps" if len(wide) > 4 else ""
+    lost = "a missing slice" if places.missing == 1 else f"{places.missing} missing slices"
+    mend = "Fetch the missing slices from the archive, or have them interpolated and marked with --on-gap resample."
+    if places.missing > len(ordered):
+        mend = "Fetch the missing slices from the archive; they are too many to be interpolated."
+    fault = InputError(
+        "E-GAP",
+        f"{lost} between {', '.join(gaps)}{more}",
+        wanted=f"a slice every {places.spacing_mm:.4g} mm",
+        mend=mend,
+        attribute="ImagePositionPatient",
+    )
+    if places.missing > len(ordered):
+        raise fault
+    return fault
 
 
-def _refuse_tilt(step: NDArray[np.float64], normal: NDArray[np.float64], *, file: str) -> None:
-    cosine = float(np.dot(step, normal) / np.linalg.norm(step))
-    if np.sqrt(max(0.0, 1 - cosine**2)) > SHEAR_LIMIT:
-        raise InputError(
-            "E-TILT",
-            f"slices step {np.degrees(np.arccos(cosine)):.2f} degrees away from their normal (gantry tilt or shear)",
-            wanted="a step along the normal",
-            mend="Resample the series to an orthogonal grid first.",
-            file=file,
-        )
+def _unevenness(ordered: Sequence[Header], places: Places) -> InputError | None:
+    worst = int(np.argmax(places.crooked_mm))
+    if places.uneven:
+        steps = np.diff(places.numbers) * places.spacing_mm
+        sizes = Counter(np.round(steps, 3).tolist()).most_common(6)
+        odd = int(np.argmax(np.abs(steps - places.spacing_mm)))
+        listed = ", ".join(f"{size:g} mm x{count}" for size, count in sizes)
+        pair = f"{ordered[odd].name} and {ordered[odd + 1].name}"
+        found = f"uneven distances of slices: {listed}; the oddest, {steps[odd]:.4g} mm, between {pair}"
+        wanted = f"{places.spacing_mm:.4g} mm each, to {places.tolerance_mm:.2g} mm"
+    elif places.crooked_mm[worst] > places.tolerance_mm:
+        found = f"{ordered[worst].name} lies {places.crooked_mm[worst]:.4g} mm sideways of the line of the slices"
+        wanted = f"at most {places.tolerance_mm:.2g} mm"
+    else:
+        return None
+    mend = "Fetch the series again from the archive, or have it interpolated with --on-spacing resample."
+    return InputError("E-SPACING", found, wanted=wanted, mend=mend, attribute="ImagePositionPatient")
 
 
-def _notes(headers: Sequence[Header]) -> tuple[str, ...]:
-    notes = []
-    if not headers[0].frame_uid:
+def _tilt(ordered: Sequence[Header], places: Places) -> InputError | None:
+    if places.tilt_degrees == 0:
+        return None
+    return InputError(
+        "E-TILT",
+        f"the line of the slices is tilted {places.tilt_degrees:.2f} degrees away from their normal (gantry tilt)",
+        wanted="slices straight above each other",
+        mend="Keep the voxels on a sheared grid with --on-tilt shear, or have them interpolated to an orthogonal one "
+        "with --on-tilt resample.",
+        file=ordered[0].name,
+        attribute="ImagePositionPatient",
+    )
+
+
+def _notes(headers: Sequence[Header], spacing_mm: float) -> list[str]:
+    first, notes = headers[0], []
+    if not first.frame_uid:
         notes.append("no frame of reference in the files; the slices are taken to share one")
-    if headers[0].photometric == "MONOCHROME1":
+    if first.photometric == "MONOCHROME1":
         notes.append("MONOCHROME1: stored values kept, nothing inverted")
-    return tuple(notes)
+    if first.padding:
+        notes.append("PixelPaddingValue: such voxels keep their value and stay out of statistics")
+    for name, value in (("SpacingBetweenSlices", first.between_mm), ("SliceThickness", first.thickness_mm)):
+        if value is not None and abs(abs(value) - spacing_mm) > _NOTED_FROM * spacing_mm:
+            notes.append(f"{name} says {value:.4g} mm, the positions {spacing_mm:.4g} mm: the positions are believed")
+    return notes

@@ -23,7 +23,8 @@ from pydicom.valuerep import DSfloat
 
 from medidiff.errors import OutputError, SettingsError
 from medidiff.io.dicom.headers import Header, is_dicom, quietly, read_dataset
-from medidiff.io.dicom.read import read_dicom, units
+from medidiff.io.dicom.pixels import units
+from medidiff.io.dicom.read import read_dicom
 from medidiff.io.dicom.split import find_stack
 from medidiff.io.dicom.stack import LPS_TO_RAS, Stack
 from medidiff.io.dicom.stored import Stored, stored_values
