@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from medidiff.errors import InputError, SettingsError
 from medidiff.io.contents import Contents, SeriesSummary, Skipped
@@ -136,6 +137,8 @@ def write(
     provenance: Provenance | None = None,
     format: str | None = None,
     description: str = "",
+    options: ReadOptions | None = None,
+    kind: Literal["scan", "spread"] = "scan",
 ) -> list[Path]:
     """Write one scan with the record of how it was made; whole, or not at all.
 
@@ -146,6 +149,8 @@ def write(
         provenance: how the scan was made; a plain conversion of `like` when left out.
         format: ``"dicom"`` or ``"nifti"``, for a folder.
         description: one sentence for the record; also the description of a DICOM series.
+        options: how `like` was read, when not with the defaults.
+        kind: ``"spread"`` for a standard deviation, which DICOM keeps as a Parametric Map, in floats and with its unit.
 
     Returns:
         The files written, the record last.
@@ -155,20 +160,22 @@ def write(
         OutputError: the place or the volume cannot be written; a source is never overwritten.
     """
     path, like = Path(path), None if like is None else Path(like)
-    kind = target_format(path, like=like, format=format)
+    form = target_format(path, like=like, format=format)
     from medidiff.io.sidecar import ensure_provenance, safe_name
 
-    record = ensure_provenance(provenance, () if like is None else fingerprint(like))
-    if kind == "dicom":
-        return _write_dicom(volume, path, like=like, provenance=record, description=description)
-    if kind == "nifti" and not path.name.lower().endswith((".nii", ".nii.gz")):
+    record = ensure_provenance(provenance, () if like is None else fingerprint(like, options))
+    if form == "dicom":
+        return _write_dicom(
+            volume, path, like=like, provenance=record, description=description, options=options, kind=kind
+        )
+    if form == "nifti" and not path.name.lower().endswith((".nii", ".nii.gz")):
         path = path / safe_name(record, ending=".nii.gz")
     if like is not None:
         from medidiff.io.files.atomic import refuse_source
 
-        refuse_source(path, sources(like))
-    template = like if like is not None and sniff(like) == kind else None
-    if kind == "nifti":
+        refuse_source(path, sources(like, options))
+    template = like if like is not None and sniff(like) == form else None
+    if form == "nifti":
         from medidiff.io.nifti.write import write_nifti
 
         return write_nifti(volume, path, like=template, provenance=record, description=description)
@@ -178,11 +185,18 @@ def write(
 
 
 def _write_dicom(
-    volume: Volume, path: Path, *, like: Path | None, provenance: Provenance, description: str
+    volume: Volume,
+    path: Path,
+    *,
+    like: Path | None,
+    provenance: Provenance,
+    description: str,
+    options: ReadOptions | None,
+    kind: str,
 ) -> list[Path]:
     if like is None or sniff(like) != "dicom":
         mend = "Name the DICOM series that the scan comes from, or write NIfTI."
         raise SettingsError("E-LIKE", "DICOM output without a DICOM source", wanted="a source series", mend=mend)
     from medidiff.io.dicom.write import write_dicom
 
-    return write_dicom(volume, path, like=like, provenance=provenance, description=description)
+    return write_dicom(volume, path, like=like, provenance=provenance, description=description, options=options)

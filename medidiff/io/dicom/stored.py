@@ -1,17 +1,26 @@
-"""From real values to the 16-bit integers that a DICOM image stores; nothing ever wraps.
+"""From real values to the 16-bit integers that a classic DICOM image stores; nothing ever wraps.
 
-* Whole numbers are stored exactly: MR without a rescale when they fit 16 bits, CT as HU with slope 1 and intercept
-  -1024, or the minimum when that is lower.
-* Other MR values whose range is 512 to 65,535 units are rounded to whole units (at most half a unit, below 0.1 % of
-  the range), because the MR image object has no rescale of its own and many archives show stored values as they are.
-* All else gets the smallest slope of the series 1, 2, 5 x 10^n that brings the range into 16 bits. For slopes up to 1
-  whole numbers stay exact to the precision of a float. RescaleSlope in an MR image is allowed as a standard extension;
-  viewers that ignore it show the picture right and the numbers scaled, alike in all slices.
+The first of these that fits is chosen, for the whole series at once:
+
+1. **The source's own slope and intercept**, slice by slice, when every value lies on that lattice: what was read comes
+   back bit for bit, integers and rescaled floats alike.
+2. **Whole numbers exactly**: CT as HU with slope 1 and intercept -1024, or the minimum when that is lower; MR and PET
+   without a rescale when they fit 16 bits.
+3. **MR in whole units** when the range is 512 to 65,534 of them: at most half a unit off, below 0.1 % of the range and
+   far below the noise, because the MR image object has no rescale of its own and many archives show stored values as
+   they are.
+4. **PET with a slope for each slice**, as scanners write it: 1/32,767 of the largest value of the slice, intercept 0.
+5. **All else with the smallest slope of the series 1, 2, 5 x 10^n** that brings the range into 16 bits, so that decimal
+   values such as HU stay readable. RescaleSlope in an MR image is a standard extension; viewers that ignore it show the
+   picture right and the numbers scaled, alike in all slices.
+
+Sixteen bits cannot hold a float to 1e-6: in 3 to 5 the error is at most half a slope, and `Storage.note` says so.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,71 +28,161 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.valuerep import DSfloat
 
-__all__ = ["Stored", "stored_values"]
+__all__ = ["Scale", "Storage", "Values", "plan_storage"]
+
+Values = Callable[[int], NDArray[Any]]  # number of a slice -> (I, J) finite real values of it
 
 _TOP = 65535
 _WHOLE_UNITS_FROM = 512
+_FLOAT32 = float(np.finfo(np.float32).eps)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Stored:
-    """Values as a DICOM image holds them: real = stored * slope + intercept.
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How one slice is stored: real = stored * slope + intercept.
 
     Args:
-        values: (I, J, K), uint16 or int16.
         slope: exactly as its decimal string reads.
         intercept: exactly as its decimal string reads.
+        signed: whether the integers are int16; else uint16.
+        exact: whether every value comes back as it was, to the rounding of float32.
     """
 
-    values: NDArray[Any]
     slope: float
     intercept: float
+    signed: bool
+    exact: bool = False
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Lowest and highest integer."""
+        return (-(2**15), 2**15 - 1) if self.signed else (0, _TOP)
 
     @property
     def is_rescaled(self) -> bool:
         """Whether stored and real values differ."""
         return (self.slope, self.intercept) != (1.0, 0.0)
 
+    @property
+    def error(self) -> float:
+        """Largest difference between a value and what is read back, beside the rounding of float32."""
+        return 0.0 if self.exact else self.slope / 2 * (1 + 1e-9)
 
-def stored_values(data: NDArray[Any], *, modality: str) -> Stored:
-    """Choose slope and intercept for a whole series and apply them.
+    def store(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The integers of a slice, saturated at the limits."""
+        stored = np.clip(self._steps(values), *self.limits)
+        return np.asarray(stored.astype(np.int16 if self.signed else np.uint16))
+
+    def reaches(self, values: NDArray[Any]) -> bool:
+        """Whether no value lies beyond the limits."""
+        stored, (low, high) = self._steps(values), self.limits
+        return bool(stored.min() >= low and stored.max() <= high)
+
+    def real(self, stored: NDArray[Any]) -> NDArray[np.float64]:
+        """What a reader makes of the integers."""
+        return np.asarray(stored.astype(np.float64) * self.slope + self.intercept)
+
+    def holds(self, values: NDArray[Any]) -> bool:
+        """Whether every value is one of this scale, to the rounding of float32."""
+        if self.slope <= 0 or not self.reaches(values):
+            return False
+        reals = values.astype(np.float64)
+        apart = np.abs(self.real(self.store(values)) - reals)
+        return bool((apart <= _FLOAT32 * np.abs(reals) + 1e-9 * self.slope).all())
+
+    def _steps(self, values: NDArray[Any]) -> NDArray[Any]:
+        if self.slope == 1 and self.intercept.is_integer() and values.dtype.kind in "iub":
+            return values.astype(np.int64) - int(self.intercept)
+        return np.rint((values.astype(np.float64) - self.intercept) / self.slope)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a series is stored.
 
     Args:
-        data: (I, J, K), finite real numbers.
-        modality: ``"CT"`` or ``"MR"``.
+        scales: one for each slice, all signed or none.
+        note: a sentence about the precision; empty when every value comes back as it was.
+    """
+
+    scales: tuple[Scale, ...]
+    note: str = ""
+
+    @property
+    def signed(self) -> bool:
+        """Whether the integers are int16."""
+        return self.scales[0].signed
+
+
+def plan_storage(values: Values, likely: Sequence[Scale], *, modality: str) -> Storage:
+    """Choose slope and intercept for each slice of a series.
+
+    Args:
+        values: slice by slice.
+        likely: the source's own scale at each slice, tried first.
+        modality: ``"CT"``, ``"MR"`` or ``"PT"``.
 
     Example:
-        >>> stored_values(np.array([[[-5, 300]]]), modality="MR").values.dtype
-        dtype('int16')
+        >>> plan_storage(lambda k: np.array([[-5, 300]]), [Scale(1.0, 0.0, False)], modality="MR").scales[0].signed
+        True
     """
-    low, high = data.min().item(), data.max().item()
-    whole = data.dtype.kind in "iub" or bool((data == np.rint(data)).all())
-    if not whole and modality == "MR" and _WHOLE_UNITS_FROM <= high - low <= _TOP - 1:
-        data, whole = np.rint(data), True
-        low, high = round(low), round(high)
-    if whole and high - low <= _TOP:
-        return _exact(data, int(low), int(high), modality=modality)
-    return _scaled(data.astype(np.float64), float(low), float(high))
+    count = len(likely)
+    allowed = modality != "PT" or all(scale.intercept == 0 for scale in likely)  # a PET image has intercept 0
+    for signed in (likely[0].signed, not likely[0].signed):
+        own = tuple(Scale(_printed(s.slope), _printed(s.intercept), signed, exact=True) for s in likely)
+        if allowed and all(scale.holds(values(k)) for k, scale in enumerate(own)):
+            return Storage(own)
+    low, high, whole = _extent(values, count)
+    if whole and high - low <= _TOP and (scale := _whole(int(low), int(high), modality=modality)):
+        return Storage((scale,) * count)
+    if modality == "MR" and _WHOLE_UNITS_FROM <= high - low <= _TOP - 1:
+        rounded = _whole(round(low), round(high), modality=modality)
+        if rounded is not None:
+            scale = Scale(1.0, rounded.intercept, rounded.signed)
+            return Storage((scale,) * count, "stored in whole units, as MR images are: at most 0.5 off")
+    if modality == "PT":
+        scales = tuple(_of_slice(values(k), signed=low < 0) for k in range(count))
+        return Storage(scales, "stored in steps of 1/32767 of each slice's maximum: at most half a step off")
+    scale = _decimal_scale(float(low), float(high))
+    return Storage((scale,) * count, f"stored in steps of {scale.slope:g}: at most {scale.slope / 2:g} off")
 
 
-def _exact(data: NDArray[Any], low: int, high: int, *, modality: str) -> Stored:
+def _extent(values: Values, count: int) -> tuple[float, float, bool]:
+    """Lowest and highest value, and whether all are whole numbers."""
+    lows, highs, whole = [], [], True
+    for k in range(count):
+        part = values(k)
+        lows.append(part.min().item())
+        highs.append(part.max().item())
+        whole = whole and (part.dtype.kind in "iub" or bool((part == np.rint(part)).all()))
+    return min(lows), max(highs), whole
+
+
+def _whole(low: int, high: int, *, modality: str) -> Scale | None:
+    """A scale of slope 1 for whole numbers; None for PET that needs an intercept, which it must not have."""
     if modality == "CT":
         start = min(-1024, low) if high - min(-1024, low) <= _TOP else low
-    elif low >= 0 and high <= _TOP:
-        start = 0
-    elif low >= -(2**15) and high < 2**15:
-        return Stored(data.astype(np.int16), 1.0, 0.0)
-    else:
-        start = low
-    return Stored((data.astype(np.float64) - start).astype(np.uint16), 1.0, float(start))
+        return Scale(1.0, float(start), signed=False, exact=True)
+    if low >= 0 and high <= _TOP:
+        return Scale(1.0, 0.0, signed=False, exact=True)
+    if low >= -(2**15) and high < 2**15:
+        return Scale(1.0, 0.0, signed=True, exact=True)
+    return None if modality == "PT" else Scale(1.0, float(low), signed=False, exact=True)
 
 
-def _scaled(data: NDArray[np.float64], low: float, high: float) -> Stored:
-    slope = _round_up((high - low) / (_TOP - 1)) if high > low else 1.0
-    slope = float(DSfloat(slope, auto_format=True))
-    intercept = float(DSfloat(math.floor(low / slope) * slope, auto_format=True))
-    values = np.rint((data - intercept) / slope)
-    return Stored(np.clip(values, 0, _TOP).astype(np.uint16), slope, intercept)
+def _of_slice(values: NDArray[Any], *, signed: bool) -> Scale:
+    largest = float(np.abs(values.astype(np.float64)).max())
+    return Scale(_printed(largest / (2**15 - 1)) or 1.0, 0.0, signed)
+
+
+def _decimal_scale(low: float, high: float) -> Scale:
+    slope = _printed(_round_up((high - low) / (_TOP - 1)) if high > low else 1.0)
+    return Scale(slope, _printed(math.floor(low / slope) * slope), signed=False)
+
+
+def _printed(value: float) -> float:
+    """The number that the decimal string of at most 16 characters stands for."""
+    return float(DSfloat(value, auto_format=True))
 
 
 def _round_up(value: float) -> float:

@@ -1,4 +1,4 @@
-"""Which attributes of a source image a derived image keeps, and how gaps in the source are closed.
+"""What a derived image keeps of its source, module by module in the order of DICOM PS3.3, and how gaps are closed.
 
 Only what is listed here is copied: patient and study, frame of reference, equipment, and how the scan was acquired.
 Private attributes, icons, windows, smallest and largest values, overlays and comments are left behind, because they
@@ -18,30 +18,38 @@ from pydicom.valuerep import DSfloat, validate_value
 
 from medidiff.io.dicom.headers import quietly
 
-__all__ = ["CT", "MR", "template"]
+__all__ = ["CLASSIC", "CT", "MR", "PT", "code", "copied", "decimal", "kept_of"]
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 CT = "1.2.840.10008.5.1.4.1.1.2"
+PT = "1.2.840.10008.5.1.4.1.1.128"
+CLASSIC = {"MR": MR, "CT": CT, "PT": PT}  # the single-frame SOP class of each modality
 
-# By module of DICOM PS3.3, in its order.
-_PATIENT = "PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex OtherPatientIDs"
+_PATIENT = (
+    "PatientName PatientID IssuerOfPatientID PatientBirthDate PatientBirthTime PatientSex OtherPatientIDsSequence"
+    " EthnicGroup PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence"
+    " ClinicalTrialSponsorName ClinicalTrialProtocolID ClinicalTrialProtocolName ClinicalTrialSiteID"
+    " ClinicalTrialSiteName ClinicalTrialSubjectID ClinicalTrialSubjectReadingID"
+)
 _STUDY = (
     "StudyInstanceUID StudyDate StudyTime ReferringPhysicianName StudyID AccessionNumber StudyDescription"
-    " PatientAge PatientSize PatientWeight"
+    " ProcedureCodeSequence PatientAge PatientSize PatientWeight PatientSexNeutered ClinicalTrialTimePointID"
+    " ClinicalTrialTimePointDescription LongitudinalTemporalInformationModified"
 )
 _SERIES = "Modality Laterality BodyPartExamined PatientPosition ProtocolName"
 _FRAME = "FrameOfReferenceUID PositionReferenceIndicator"
 _EQUIPMENT = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions InstitutionName StationName"
 _IMAGE = (
-    "AcquisitionNumber AcquisitionDate AcquisitionTime BurnedInAnnotation LossyImageCompression"
-    " LossyImageCompressionRatio LossyImageCompressionMethod SliceThickness ContrastBolusAgent"
+    "AcquisitionNumber AcquisitionDate AcquisitionTime BurnedInAnnotation RecognizableVisualFeatures"
+    " LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod SliceThickness ContrastBolusAgent"
+    " TimezoneOffsetFromUTC"
 )
 _MR_IMAGE = (
     "ScanningSequence SequenceVariant ScanOptions MRAcquisitionType RepetitionTime EchoTime EchoTrainLength"
     " InversionTime TriggerTime SequenceName AngioFlag NumberOfAverages ImagingFrequency ImagedNucleus EchoNumbers"
     " MagneticFieldStrength NumberOfPhaseEncodingSteps PercentSampling PercentPhaseFieldOfView PixelBandwidth"
     " ReceiveCoilName TransmitCoilName InPlanePhaseEncodingDirection FlipAngle SAR dBdt TemporalPositionIdentifier"
-    " NumberOfTemporalPositions"
+    " NumberOfTemporalPositions DiffusionBValue DiffusionGradientOrientation"
 )
 _CT_IMAGE = (
     "KVP ScanOptions DataCollectionDiameter ReconstructionDiameter DistanceSourceToDetector DistanceSourceToPatient"
@@ -49,8 +57,26 @@ _CT_IMAGE = (
     " ConvolutionKernel RevolutionTime SingleCollimationWidth TotalCollimationWidth TableSpeed TableFeedPerRotation"
     " SpiralPitchFactor CTDIvol"
 )
+_PET_SERIES = (
+    "SeriesDate SeriesTime Units CountsSource SeriesType CorrectedImage RandomsCorrectionMethod"
+    " AttenuationCorrectionMethod ScatterCorrectionMethod DecayCorrection ReconstructionDiameter ConvolutionKernel"
+    " ReconstructionMethod DetectorLinesOfResponseUsed AcquisitionStartCondition AcquisitionTerminationCondition"
+    " FieldOfViewShape FieldOfViewDimensions CollimatorType AxialAcceptance AxialMash TransverseMash"
+    " DetectorElementSize CoincidenceWindowWidth SecondaryCountsType SUVType"
+)
+_PET_ISOTOPE = (
+    "RadiopharmaceuticalInformationSequence InterventionDrugInformationSequence PatientOrientationCodeSequence"
+    " PatientGantryRelationshipCodeSequence"
+)
+_PET_IMAGE = (
+    "FrameReferenceTime ActualFrameDuration DecayFactor DoseCalibrationFactor ScatterFractionFactor DeadTimeFactor"
+)
 _COMMON = f"{_PATIENT} {_STUDY} {_SERIES} {_FRAME} {_EQUIPMENT} {_IMAGE}"
-_KEPT = {MR: f"{_COMMON} {_MR_IMAGE}".split(), CT: f"{_COMMON} {_CT_IMAGE}".split()}
+_KEPT = {
+    MR: f"{_COMMON} {_MR_IMAGE}".split(),
+    CT: f"{_COMMON} {_CT_IMAGE}".split(),
+    PT: f"{_COMMON} {_PET_SERIES} {_PET_ISOTOPE} {_PET_IMAGE}".split(),
+}
 _OFTEN_MISSING = (
     "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName StudyID"
     " AccessionNumber PositionReferenceIndicator Manufacturer PatientPosition SliceThickness AcquisitionNumber"
@@ -58,6 +84,7 @@ _OFTEN_MISSING = (
 _EMPTY = {
     MR: f"{_OFTEN_MISSING} ScanOptions MRAcquisitionType EchoTime EchoTrainLength RepetitionTime".split(),
     CT: f"{_OFTEN_MISSING} KVP".split(),
+    PT: f"{_OFTEN_MISSING} AcquisitionDate AcquisitionTime CorrectedImage CollimatorType ActualFrameDuration".split(),
 }
 _WITHOUT_SIDES = (
     "HEAD BRAIN SKULL FACE NECK CHEST HEART THORAX ABDOMEN LIVER PANCREAS SPLEEN PELVIS BLADDER PROSTATE UTERUS SPINE"
@@ -66,17 +93,17 @@ _WITHOUT_SIDES = (
 _UNPAIRED = frozenset(_WITHOUT_SIDES.split())
 
 
-def template(source: Dataset, *, sop_class: str) -> Dataset:
+def kept_of(source: Dataset, *, sop_class: str) -> Dataset:
     """A new dataset with what a derived image keeps of its source.
 
     Args:
-        source: header of the source image.
-        sop_class: `MR` or `CT`.
+        source: header of the source image, a frame of an enhanced one as `classic_view` gives it.
+        sop_class: `MR`, `CT` or `PT`.
     """
     kept = Dataset()
     with quietly():
         for keyword in _KEPT[sop_class]:
-            element = _copied(source, keyword)
+            element = copied(source, keyword)
             if element is not None:
                 kept.add(element)
     for keyword in _EMPTY[sop_class]:
@@ -85,27 +112,42 @@ def template(source: Dataset, *, sop_class: str) -> Dataset:
     _close_gaps(kept, sop_class)
     kept.SpecificCharacterSet = "ISO_IR 192"
     kept.SOPClassUID = sop_class
-    kept.remove_private_tags()
     return kept
 
 
-def _copied(source: Dataset, keyword: str) -> DataElement | None:
-    """One attribute in a form that any reader accepts; None when it is missing or breaks its representation."""
+def copied(source: Dataset, keyword: str) -> DataElement | None:
+    """One attribute in a form that any reader accepts; None when it is missing or breaks its representation.
+
+    Numbers become decimal strings of at most 16 characters; of a sequence each public attribute is copied likewise.
+    """
+    tag, vr = tag_for_keyword(keyword) or 0, dictionary_VR(keyword)
     if keyword not in source:
         return None
-    vr = dictionary_VR(keyword)
     try:
         value = source[keyword].value
+        if vr == "SQ":
+            return DataElement(tag, vr, [_copied_item(item) for item in value])
         parts = list(value) if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
         if value is None or value == "":
-            return DataElement(tag_for_keyword(keyword) or 0, vr, None)
+            return DataElement(tag, vr, None)
         if vr == "DS":
-            parts = [DSfloat(float(part), auto_format=True) for part in parts]
+            parts = [decimal(float(part)) for part in parts]
+        elif vr == "IS":
+            parts = [round(float(part)) for part in parts]
         for part in parts:
             validate_value(vr, str(part) if vr not in ("US", "UL", "FD", "FL", "SS") else part, RAISE)
-        return DataElement(tag_for_keyword(keyword) or 0, vr, parts if len(parts) > 1 else parts[0])
+        return DataElement(tag, vr, parts if len(parts) > 1 else parts[0])
     except (ValueError, TypeError, AttributeError, NotImplementedError, OverflowError):
         return None
+
+
+def _copied_item(item: Dataset) -> Dataset:
+    """The public attributes of a sequence item."""
+    kept = Dataset()
+    for element in item:
+        if element.keyword and (good := copied(item, element.keyword)) is not None:
+            kept.add(good)
+    return kept
 
 
 def _close_gaps(kept: Dataset, sop_class: str) -> None:
@@ -118,8 +160,22 @@ def _close_gaps(kept: Dataset, sop_class: str) -> None:
         kept.pop("BodyPartExamined", None)
     if "Laterality" not in kept and kept.get("BodyPartExamined") not in _UNPAIRED:
         kept.Laterality = None  # unknown; it may be absent for a body part without sides only
+    if kept.get("PatientIdentityRemoved") == "YES" and "DeidentificationMethodCodeSequence" not in kept:
+        kept.DeidentificationMethod = kept.get("DeidentificationMethod") or "unknown"
     if sop_class == MR:
         kept.ScanningSequence = kept.get("ScanningSequence") or "RM"  # research mode
         kept.SequenceVariant = kept.get("SequenceVariant") or "NONE"
         if "IR" not in kept.ScanningSequence:
             kept.pop("InversionTime", None)  # may be present with inversion recovery only
+
+
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    """A coded concept, as an item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def decimal(value: float) -> DSfloat:
+    """The decimal string of at most 16 characters that is nearest to a number."""
+    return DSfloat(value, auto_format=True)

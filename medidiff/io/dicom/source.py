@@ -1,0 +1,112 @@
+"""The images that a scan was read from, as a writer needs them: where each lies, its header, and how to name it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from medidiff.io.dicom.flatten import classic_view
+from medidiff.io.dicom.headers import Header, read_dataset
+from medidiff.io.dicom.modules import CLASSIC
+from medidiff.io.dicom.split import find_stack
+from medidiff.io.dicom.stack import LPS_TO_RAS
+from medidiff.io.options import ReadOptions
+from medidiff.volume import Geometry
+
+__all__ = ["SAME_GRID_MM", "Source", "find_source"]
+
+SAME_GRID_MM = 1e-3
+_REACH = 0.999  # of the slice distance: an image as far away as the next one has no share in a point
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """One scan in DICOM: images in spatial order.
+
+    Args:
+        images: headers of classic images or frames, ascending along the slice normal.
+        geometry: the grid that the scan is read on.
+        cached: reads the header of a file, the last one from memory.
+    """
+
+    images: tuple[Header, ...]
+    geometry: Geometry
+    cached: Any = field(default_factory=lambda: lru_cache(maxsize=2)(partial(read_dataset, pixels=False)))
+
+    @property
+    def modality(self) -> str:
+        """``"CT"``, ``"MR"`` or ``"PT"``."""
+        return self.images[0].modality
+
+    @property
+    def sop_class(self) -> str:
+        """The single-frame SOP class of its kind; empty when there is none."""
+        return CLASSIC.get(self.modality, "")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, each once."""
+        return tuple(dict.fromkeys(header.file for header in self.images))
+
+    def header(self, image: Header) -> Dataset:
+        """All attributes of an image but its pixels, under the names of a classic image."""
+        return classic_view(self.cached(image.file), image.frame if image.enhanced else None)
+
+    def heights(self) -> NDArray[np.float64]:
+        """(N,) mm of each image along the slice normal."""
+        return np.array([np.dot(self.normal, np.asarray(image.position_mm)) for image in self.images])
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """(3,) unit vector in LPS, across the slices."""
+        row, column = np.reshape(np.asarray(self.images[0].orientation, dtype=np.float64), (2, 3))
+        return np.asarray(np.cross(row, column))
+
+    def is_grid(self, geometry: Geometry) -> bool:
+        """Whether a grid is the scan's own, image for image."""
+        return geometry.shape[2] == len(self.images) and geometry.distance_mm(self.geometry) <= SAME_GRID_MM
+
+    def nearest(self, geometry: Geometry, k: int) -> Header:
+        """The image nearest to the middle of slice k of a grid."""
+        if self.is_grid(geometry):
+            return self.images[k]
+        middle = (np.array(geometry.shape) - 1) / 2
+        height = float(self.normal @ _lps(geometry.world((middle[0], middle[1], k))))
+        return self.images[int(np.argmin(np.abs(self.heights() - height)))]
+
+    def contributing(self, geometry: Geometry, k: int) -> Sequence[Header]:
+        """The images that slice k of a grid is made from.
+
+        On the scan's own grid the one in its place, on another all that overlap the slab of the slice or lie within one
+        slice distance of it, as every interpolation between neighbours uses them.
+        """
+        if self.is_grid(geometry):
+            return (self.images[k],)
+        last = np.array(geometry.shape[:2]) - 1
+        slab = [(i, j, k + half) for i in (0, last[0]) for j in (0, last[1]) for half in (-0.5, 0.5)]
+        over = _lps(geometry.world(np.array(slab))) @ self.normal
+        heights = self.heights()
+        reach = _REACH * float(np.diff(heights).max(initial=0.0))
+        near = (heights > over.min() - reach) & (heights < over.max() + reach)
+        return [self.images[i] for i in np.flatnonzero(near)] or [self.nearest(geometry, k)]
+
+
+def _lps(ras: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(ras @ LPS_TO_RAS[:3, :3])
+
+
+def find_source(path: Path, options: ReadOptions | None = None) -> Source:
+    """The images of the one scan that a path holds, or of the one that the options name.
+
+    Raises:
+        InputError: as reading it.
+    """
+    stack = find_stack(path, options)
+    return Source(tuple(stack.slices), stack.geometry)
