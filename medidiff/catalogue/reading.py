@@ -31,6 +31,18 @@ INPUT: Rows = {
         "A voxel size is zero, negative or not a number.",
         "Fetch the source again; a size cannot be guessed.",
     ),
+    "E-BURNEDIN": (
+        "An image that says that text is burned into its pixels, which may name the patient.",
+        "Blank the text first, or pass --allow-burned-in when it names nobody.",
+    ),
+    "E-DEIDENTIFY": (
+        "An object that cannot be freed of its patient: a report, a document, a waveform, or pixels with more in them.",
+        "Leave it out; only images, segmentations, doses, structure sets and registrations are written.",
+    ),
+    "E-DUPUID": (
+        "Two files have the same SOPInstanceUID.",
+        "Keep one of them.",
+    ),
     "E-BOMB": (
         "A compressed file grows far beyond what its header asks for.",
         "Do not open it elsewhere either; ask where it comes from.",

@@ -7,6 +7,10 @@ __all__ = ["PRIOR", "SETTINGS"]
 Rows = dict[str, tuple[str, str]]
 
 SETTINGS: Rows = {
+    "E-KEY": (
+        "The key file for de-identification is missing, open to others, too short or in the way.",
+        "Make one with --new-key, and keep it readable by its owner only.",
+    ),
     "E-BETAS": ("No schedule of noise over time steps.", "Take one of the named schedules."),
     "E-CONDITION": (
         "What the network is told has another shape than the image.",

@@ -61,6 +61,10 @@ OUTPUT: Rows = {
         "No DICOM series can be derived from this kind of source.",
         "Write NIfTI instead.",
     ),
+    "E-LEAK": (
+        "An identifier of the source would have stood in a de-identified file, which was not written.",
+        "Leave that file out, and report it: this is a fault of the profile.",
+    ),
     "E-VERIFY": (
         "What was read back from the disk differs from what was written; nothing was kept.",
         "Check the disk and run the command again.",

@@ -12,7 +12,19 @@ from typing import Annotated, ClassVar, Literal
 
 from medidiff.cli.options import Option
 
-__all__ = ["VERBS", "Convert", "Demo", "Denoise", "Evaluate", "Info", "Restoring", "Superresolve", "Train", "Verb"]
+__all__ = [
+    "VERBS",
+    "Convert",
+    "Deidentify",
+    "Demo",
+    "Denoise",
+    "Evaluate",
+    "Info",
+    "Restoring",
+    "Superresolve",
+    "Train",
+    "Verb",
+]
 
 Source = Annotated[
     Path, Option("the scan: a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series", ("IN",), positional=True)
@@ -169,7 +181,29 @@ class Evaluate:
     json: Json = False
 
 
-Verb = Info | Convert | Denoise | Superresolve | Train | Demo | Evaluate
+@dataclass(frozen=True, kw_only=True)
+class Deidentify:
+    """Write DICOM files anew without anything that identifies the patient: the basic profile of PS3.15, all objects.
+
+    IN is a DICOM file or a folder; OUT is a new folder. Faces and text in the pixels stay: see docs/deidentify.md.
+    """
+
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.deidentify",)
+    source: Annotated[Path, Option("a DICOM file, or a folder of them", ("IN",), positional=True)]
+    out: Annotated[Path, Option("a new or empty folder", ("OUT",), positional=True)]
+    key: Annotated[Path, Option("file with the secret that UIDs, pseudonyms and date shifts are made from", ("FILE",))]
+    new_key: Annotated[bool, Option("make the key file first")] = False
+    dates: Annotated[
+        Literal["shift", "remove"], Option("move the dates of a patient by the same days, or remove them")
+    ] = "shift"
+    keep_characteristics: Annotated[bool, Option("keep sex, age (at most 89), size and weight, which PET needs")] = (
+        False
+    )
+    allow_burned_in: Annotated[bool, Option("also write images that say that text is burned into them")] = False
+    json: Json = False
+
+
+Verb = Info | Convert | Denoise | Superresolve | Train | Demo | Evaluate | Deidentify
 
 VERBS: dict[str, type] = {
     "info": Info,
@@ -179,4 +213,5 @@ VERBS: dict[str, type] = {
     "train": Train,
     "demo": Demo,
     "evaluate": Evaluate,
+    "deidentify": Deidentify,
 }
