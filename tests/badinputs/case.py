@@ -26,7 +26,7 @@ class Truth:
         bias: what is added.
         weights: of i, j and k.
         within: how far a voxel may be from the ramp.
-        padding: number of voxels that hold a padding value.
+        padding: number of voxels that hold a padding value; None to leave that open.
         filled: number of slices that a repair made up; None to leave that open.
         size: voxels that the volume must have; None to leave that open.
         units: unit of the values; None to leave that open.
@@ -36,7 +36,7 @@ class Truth:
     bias: float = 0.0
     weights: tuple[float, float, float] = (3.0, 41.0, 353.0)
     within: float = 1e-3
-    padding: int = 0
+    padding: int | None = 0
     filled: int | None = 0
     size: tuple[int, int, int] | None = None
     units: str | None = None
@@ -159,7 +159,7 @@ def _volume(volume: Volume, truth: Truth) -> Iterator[str]:
     if (worst := ramp_error(volume, truth)) > truth.within:
         yield f"SILENTLY WRONG by {worst:.6g}: {volume!r}"
     padded = 0 if volume.padding is None else int(volume.padding.sum())
-    if padded != truth.padding:
+    if truth.padding is not None and padded != truth.padding:
         yield f"{padded} padding voxels, not {truth.padding}"
     made = 0 if volume.filled is None else int(volume.filled.sum())
     if truth.filled is not None and made != truth.filled * volume.shape[0] * volume.shape[1]:

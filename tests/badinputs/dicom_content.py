@@ -11,6 +11,7 @@ from pydicom.sequence import Sequence
 
 from badinputs.build import Plan, both, dropping, made, patched, put, real, setting, slices, without, write
 from badinputs.case import Case
+from medidiff.io import ReadOptions
 
 GOOD, MR, PET = Plan(), Plan("MR"), Plan("PT")
 SLOPE = "RescaleSlope"
@@ -164,6 +165,14 @@ CASES = (
     Case("slope 0 on one", made(edit=setting(3, RescaleSlope="0")), (), "E-BADRESCALE", says=(SLOPE, "S003.dcm")),
     Case("slope infinite", made(edit=setting(RescaleSlope="1e999")), (), "E-NONFINITE", says=(SLOPE,)),
     Case(
+        "CT without rescale",
+        made(edit=NORESCALE),
+        (GOOD.truth(bias=524, units=""),),
+        "E-NORESCALE",
+        ReadOptions(assume_rescale=True),
+        (SLOPE, "--assume-rescale"),
+    ),
+    Case(
         "one CT slice without rescale",
         made(edit=lambda ds, k: NORESCALE(ds, k) if k == 2 else None),
         (),
@@ -180,6 +189,9 @@ CASES = (
     Case("RGB by pixel", made(edit=_colour(0)), (), "E-COLOUR"),
     Case("RGB by plane", made(edit=_colour(1)), (), "E-COLOUR"),
     Case("palette", made(edit=_palette), (), "E-COLOUR"),
+    Case("padding value", made(edit=_corners_padded(63536)), (GOOD.truth(padding=24),)),
+    Case("padding value, signed", made(edit=_corners_padded(-2000, signed=True)), (GOOD.truth(padding=24),)),
+    Case("padding range", made(edit=_padding_range), (GOOD.truth(padding=12),)),
     Case("mixed matrix", made(edit=_bigger), (), "E-SHAPE", says=("S000.dcm", "S003.dcm")),
     Case("CT and MR in one series", made(edit=_mixed_kind), (), "E-MIXMODALITY", says=("S002.dcm",)),
     Case("one inverted slice", made(edit=setting(2, PhotometricInterpretation="MONOCHROME1")), (), "E-MIXPHOTOMETRIC"),
