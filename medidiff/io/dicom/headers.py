@@ -274,7 +274,7 @@ def _values(file: Path, dataset: FileDataset, sop_class: str) -> Header:
         position_mm=_decimals(dataset, "ImagePositionPatient", count=3, file=file.name),
         orientation=_decimals(dataset, "ImageOrientationPatient", count=6, file=file.name),
         spacing_mm=_decimals(dataset, "PixelSpacing", count=2, file=file.name),
-        rescale=None if slope is None or intercept is None else (slope[0], intercept[0]),
+        rescale=_scale(slope, intercept),
         units=_text(dataset, "Units") or _text(dataset, "RescaleType"),
         clock=tuple((name, _text(dataset, name)) for name in clock),
         imager_spacing_mm=_decimals(dataset, "ImagerPixelSpacing", count=2, file=file.name),
@@ -284,6 +284,13 @@ def _values(file: Path, dataset: FileDataset, sop_class: str) -> Header:
         padding=_padding(dataset),
         size=file.stat().st_size,
     )
+
+
+def _scale(slope: tuple[float, ...] | None, intercept: tuple[float, ...] | None) -> tuple[float, float] | None:
+    """Both, or NaN for the one that is missing beside the other, which `prepare_slices` refuses."""
+    if slope is None and intercept is None:
+        return None
+    return (math.nan if slope is None else slope[0], math.nan if intercept is None else intercept[0])
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:
@@ -415,7 +422,7 @@ def _frame(header: Header, number: int, *, group: Dataset, shared: Dataset) -> H
         position_mm=decimals("PlanePositionSequence", "ImagePositionPatient", 3),
         orientation=decimals("PlaneOrientationSequence", "ImageOrientationPatient", 6),
         spacing_mm=decimals("PixelMeasuresSequence", "PixelSpacing", 2),
-        rescale=None if scale[0] is None or scale[1] is None else (scale[0][0], scale[1][0]),
+        rescale=_scale(scale[0], scale[1]),
         units=header.units or _text(item("PixelValueTransformationSequence"), "RescaleType"),
         clock=tuple((keyword, _text(item(sequence), keyword)) for sequence, keyword in clock),
     )

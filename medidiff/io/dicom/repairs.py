@@ -63,7 +63,7 @@ def plan_course(
     step = places.step_mm if straight else places.normal * places.spacing_mm
     origin, (rows, columns) = places.origin_mm, shape
     shifts: tuple[tuple[float, float], ...] = ()
-    if not straight or places.crooked_mm.max() > places.tolerance_mm:
+    if not straight or places.is_crooked:
         moved = _in_plane(positions_mm - origin - places.numbers[:, None] * step, axes)
         low, high = np.floor(moved.min(axis=0) + _EDGE), np.ceil(moved.max(axis=0) - _EDGE)
         origin = origin + axes @ low

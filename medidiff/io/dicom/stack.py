@@ -191,9 +191,9 @@ def _unevenness(ordered: Sequence[Header], places: Places) -> InputError | None:
         pair = f"{ordered[odd].name} and {ordered[odd + 1].name}"
         found = f"uneven distances of slices: {listed}; the oddest, {steps[odd]:.4g} mm, between {pair}"
         wanted = f"{places.spacing_mm:.4g} mm each, to {places.tolerance_mm:.2g} mm"
-    elif places.crooked_mm[worst] > places.tolerance_mm:
+    elif places.is_crooked:
         found = f"{ordered[worst].name} lies {places.crooked_mm[worst]:.4g} mm sideways of the line of the slices"
-        wanted = f"at most {places.tolerance_mm:.2g} mm"
+        wanted = f"at most {places.sideways_mm:.2g} mm"
     else:
         return None
     mend = "Fetch the series again from the archive, or have it interpolated with --on-spacing resample."

@@ -2,9 +2,10 @@
 
 The rule, for slices d mm apart on the regular grid that fits them best (least squares):
 
-* each slice lies within t of its place, along the normal and in plane, where t is 1 % of d, or what the rounding of
-  its decimals explains if that is more (at most 0.01 mm), but never more than 5 % of d;
-* each step between neighbours is within 1 % of d, or the rounding of both, of a whole number of d.
+* each slice lies within t of its place along the normal, where t is 1 % of d, or one unit of the last decimal of the
+  positions if that is more (at most 0.01 mm, and never more than 10 % of d);
+* each step between neighbours is within 1 % of d, or the same unit, of a whole number of d;
+* in plane, where the rounding of two coordinates adds up, twice that unit is allowed.
 
 So a series written as 0.33, 0.67, 1.00 is regular; one step 2 % too long is not, though every slice is near its place;
 and steps that grow by a hair each are not once a slice has drifted 1 % of d away. Whole numbers above 1 are gaps.
@@ -22,9 +23,9 @@ from medidiff.io.files.checks import SHEAR_LIMIT
 __all__ = ["Places", "fit_places"]
 
 _SHARE = 0.01
-_SHARE_AT_MOST = 0.05
+_SHARE_AT_MOST = 0.1
 _ROUNDING_AT_MOST_MM = 0.01
-_SLACK = 1.02  # of what rounding explains; the fit itself moves by as little
+_SLACK = 1.2  # the fit itself moves by a part of what rounding moves the slices
 _Array = NDArray[np.float64]
 
 
@@ -37,7 +38,8 @@ class Places:
         origin_mm: (3,).
         step_mm: (3,) from one place to the next.
         normal: (3,) unit vector across the slices.
-        tolerance_mm: how far a slice may lie from its place.
+        tolerance_mm: how far a slice may lie from its place along the normal.
+        sideways_mm: how far in plane.
         uneven: whether the distances along the normal are no whole numbers of steps.
         crooked_mm: (N,) how far each slice lies from the line, in plane.
         tilt_degrees: between the line and the normal; 0 when rounding explains it.
@@ -48,9 +50,15 @@ class Places:
     step_mm: _Array
     normal: _Array
     tolerance_mm: float
+    sideways_mm: float
     uneven: bool
     crooked_mm: _Array
     tilt_degrees: float
+
+    @property
+    def is_crooked(self) -> bool:
+        """Whether a slice lies too far from the line, in plane."""
+        return bool(self.crooked_mm.max() > self.sideways_mm)
 
     @property
     def spacing_mm(self) -> float:
@@ -72,8 +80,8 @@ def fit_places(positions_mm: _Array, normal: _Array) -> Places:
     """
     along = positions_mm @ normal
     steps = np.diff(along)
-    reach = float(np.abs(normal) @ _quantum(positions_mm)) / 2
-    rounding = min(reach * _SLACK, _ROUNDING_AT_MOST_MM)
+    rounding = min(float(_quantum(positions_mm) @ np.abs(normal)), _ROUNDING_AT_MOST_MM)
+    rounding_in_plane = min(float(_quantum(positions_mm).max()), _ROUNDING_AT_MOST_MM)
     usual = _usual(steps, rounding)
     numbers = _whole(along, usual, rounding)
     if numbers is None and (other := _whole(along, float(steps.min()), rounding)) is not None:
@@ -83,17 +91,17 @@ def fit_places(positions_mm: _Array, normal: _Array) -> Places:
         numbers = (along - along[0]) / usual
     origin, step = _line(numbers, positions_mm)
     spacing = float(step @ normal)
-    tolerance = _tolerance(spacing, rounding)
+    tolerance, sideways = _tolerance(spacing, rounding), _tolerance(spacing, 2 * rounding_in_plane)
     crooked = _away(positions_mm, numbers, origin, step, normal)
-    if crooked.max() > tolerance:  # one slice astray must not tilt the line of the others
+    if crooked.max() > sideways:  # one slice astray must not tilt the line of the others
         origin, step = _robust_line(numbers, positions_mm)
         crooked = _away(positions_mm, numbers, origin, step, normal)
     drift = float(np.linalg.norm(step - spacing * normal))
-    tilted = drift > max(SHEAR_LIMIT * float(np.linalg.norm(step)), 2 * rounding / float(numbers[-1]))
+    tilted = drift > max(SHEAR_LIMIT * float(np.linalg.norm(step)), 2 * rounding_in_plane / float(numbers[-1]))
     if not tilted and drift > SHEAR_LIMIT * spacing:
         step = spacing * normal
     angle = float(np.degrees(np.arctan2(drift, spacing))) if tilted else 0.0
-    return Places(numbers, origin, step, normal, tolerance, uneven, crooked, angle)
+    return Places(numbers, origin, step, normal, tolerance, sideways, uneven, crooked, angle)
 
 
 def _away(positions_mm: _Array, numbers: _Array, origin: _Array, step: _Array, normal: _Array) -> _Array:
@@ -118,7 +126,7 @@ def _quantum(positions_mm: _Array) -> _Array:
 def _usual(steps: _Array, rounding: float) -> float:
     """The most common step, to within the tolerance; the smallest of several."""
     ordered = np.sort(steps)
-    reach = np.maximum(_SHARE * ordered, 2 * rounding)
+    reach = np.maximum(_SHARE * ordered, _SLACK * rounding)
     count = np.searchsorted(ordered, ordered + reach, side="right") - np.searchsorted(ordered, ordered - reach)
     near = ordered[np.abs(ordered - ordered[int(np.argmax(count))]) <= reach[int(np.argmax(count))]]
     return float(np.median(near))
@@ -136,7 +144,7 @@ def _whole(along: _Array, base: float, rounding: float) -> _Array | None:
         base = float(step[0])
     off = np.abs(along - origin[0] - numbers * base).max()
     jerk = np.abs(steps - jumps * base).max()
-    near = off <= _tolerance(base, rounding) and jerk <= max(_SHARE * base, 2 * rounding)
+    near = off <= _tolerance(base, rounding) and jerk <= max(_SHARE * base, _SLACK * rounding)
     return numbers if near else None
 
 
