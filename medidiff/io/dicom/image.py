@@ -82,7 +82,7 @@ def _pixels(image: Dataset, plan: Plan, stored: Stored) -> None:
     if plan.source.modality in ("CT", "PT") or any(scale.is_rescaled for scale in plan.storage.scales):
         image.RescaleSlope, image.RescaleIntercept = decimal(stored.scale.slope), decimal(stored.scale.intercept)
         if plan.source.modality != "PT":
-            image.RescaleType = (first.units or "HU") if plan.source.modality == "CT" else "US"
+            image.RescaleType = units(first) or "US"  # DICOM's word for no unit
     if plan.window is not None:
         image.WindowCenter, image.WindowWidth = (decimal(value) for value in plan.window)
     image.PixelData = stored.values.T.astype("<i2" if signed else "<u2").tobytes()

@@ -63,5 +63,6 @@ def padding_of(header: Header, scale: Scale) -> Padding | None:
 
 def _signed(pattern: int, header: Header) -> int:
     """A stored bit pattern as the number that it means in the pixels."""
-    bits = 16 if pattern < 2**16 and header.bits[0] <= 16 else 32
-    return pattern - 2**bits if header.bits[3] and pattern >= 2 ** (bits - 1) else pattern
+    allocated, signed = header.bits[0], header.bits[3]
+    number: int = pattern & (2**allocated - 1)
+    return number - 2**allocated if signed and number >= 2 ** (allocated - 1) else number
