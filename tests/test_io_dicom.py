@@ -409,7 +409,7 @@ def test_deflated_and_unknown_syntaxes(tmp_path):
     deflated = pydicom.dcmread(files[0])
     deflated.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
     deflated.save_as(files[0])
-    refused(tmp_path, "E-NODECODER")
+    assert cases.ramp_error(mio.read(tmp_path), cases.truth()) < 1e-9
 
 
 def test_thousands_of_nested_sequences_do_no_harm(tmp_path):

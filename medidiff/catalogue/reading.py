@@ -11,6 +11,10 @@ INPUT: Rows = {
         "The file holds vectors or several channels for each voxel, not one number.",
         "Split it into files of one number a voxel with the program that wrote it.",
     ),
+    "E-ARCHIVE": (
+        "A zip or tar archive is damaged, locked by a password, packed in an unusual way, or holds too many files.",
+        "Unpack it yourself and give the folder.",
+    ),
     "E-BADDS": (
         "A DICOM decimal holds text that is no number (often a decimal comma), or too few or too many numbers.",
         "Export the series again; the message quotes what stands there.",
@@ -44,7 +48,7 @@ INPUT: Rows = {
         "Keep one of them.",
     ),
     "E-BOMB": (
-        "A compressed file grows far beyond what its header asks for.",
+        "A compressed file or archive grows hundreds of times its own size, which no image does.",
         "Do not open it elsewhere either; ask where it comes from.",
     ),
     "E-CRC": (

@@ -72,23 +72,18 @@ def read_scan(path: str | Path, options: ReadOptions | None = None) -> Reading:
 def find(path: str | Path, options: ReadOptions | None = None) -> Found:
     """All scans that a path holds, from headers alone; each can be read on its own.
 
+    Args:
+        path: a file, a folder (searched with its sub-folders), a zip or tar archive, or a glob pattern such as
+            ``"study/*.dcm"``; `medidiff.io.finding` has the rules.
+        options: which repairs are allowed.
+
     Raises:
         InputError: nothing is there, or the format is unknown.
     """
-    path, options = Path(path), options or ReadOptions()
+    from medidiff.io.finding import find_scans
+
     with _system_refusals(path):
-        kind = sniff(path)
-        if kind == "nifti":
-            from medidiff.io.nifti.file import find_nifti
-
-            return find_nifti(path, options)
-        if kind == "dicom":
-            from medidiff.io.dicom.read import find_dicom
-
-            return find_dicom(path, options)
-        from medidiff.io.sitk import find_sitk
-
-        return find_sitk(path, options, format=kind)
+        return find_scans(Path(path), options or ReadOptions())
 
 
 @contextmanager
@@ -101,20 +96,25 @@ def _system_refusals(path: str | Path) -> Iterator[None]:
 
 
 def sources(path: str | Path, options: ReadOptions | None = None) -> tuple[Path, ...]:
-    """The files that `read` takes the scan from, in reading order.
+    """The files that `read` takes the scan from, in reading order; of an archive, the archive itself.
 
     Raises:
         InputError: as `read`, as far as the headers tell.
     """
-    options = options or ReadOptions()
-    return find(path, options).only(options.scan, file=Path(path).name).files
+    from medidiff.io.files.archives import is_archive
+
+    options, path = options or ReadOptions(), Path(path)
+    files = find(path, options).only(options.scan, file=path.name).files
+    return (path,) if path.is_file() and is_archive(path) else files
 
 
 def fingerprint(path: str | Path, options: ReadOptions | None = None) -> tuple[str, ...]:
     """SHA-256 of each file that `read` takes the scan from, in reading order."""
     from medidiff.io.files.atomic import sha256
 
-    return tuple(sha256(file) for file in sources(path, options))
+    options = options or ReadOptions()
+    scan = find(path, options).only(options.scan, file=Path(path).name)
+    return tuple(sha256(file) for file in scan.files)
 
 
 def inspect(path: str | Path, options: ReadOptions | None = None) -> Contents:

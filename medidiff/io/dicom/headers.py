@@ -1,4 +1,4 @@
-"""DICOM headers as plain values: every file below a path is looked at, none is decoded.
+"""DICOM headers as plain values: every file is looked at, none is decoded.
 
 A file is *junk* (skipped, with a record) when it is no DICOM file or no CT, MR or PT image. A DICOM image that cannot
 be trusted is never skipped, because the stack without it would be shorter and look whole: it carries its `fault`, which
@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import pydicom
-from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import FileDataset
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -30,9 +29,12 @@ from pydicom.uid import (
 
 from medidiff.errors import InputError
 from medidiff.io.contents import Skipped
+from medidiff.io.dicom.elements import Outline, Window, is_dicom, outline, plain_bytes
+from medidiff.io.dicom.tags import CLOCK, META, PRIVATE, WANTED
+from medidiff.io.dicom.values import Values, tag_of
 from medidiff.io.files.checks import REFETCH
 
-__all__ = ["NATIVE_SYNTAXES", "Header", "Tile", "frames_of", "quietly", "read_dataset", "scan"]
+__all__ = ["NATIVE_SYNTAXES", "Header", "Tile", "is_dicom", "quietly", "read_dataset", "rescale_of", "scan"]
 
 _CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -49,7 +51,13 @@ _ENHANCED = {
 }
 _DICOM_ROOT = "1.2.840.10008."
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # looked at only to say what is wrong with it
-NATIVE_SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+_DIRECTORY = "1.2.840.10008.1.3.10"
+NATIVE_SYNTAXES = (
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+)
 logging.getLogger("pydicom").addHandler(logging.NullHandler())  # or its warnings reach stderr, values and all
 _LARGEST_FRAME = 2**30  # bytes; the largest detector makes a thirtieth of this
 
@@ -91,7 +99,7 @@ class Header:
         position_mm: ImagePositionPatient in LPS; None when missing.
         orientation: ImageOrientationPatient, six cosines in LPS; None when missing.
         spacing_mm: PixelSpacing, between rows and between columns; None when missing.
-        rescale: slope and intercept; None when missing.
+        rescale: slope and intercept, NaN for one that is missing; None when both are.
         units: RescaleType or the PET unit.
         clock: what tells images of a dynamic or multi-echo series apart, by attribute name.
         imager_spacing_mm: ImagerPixelSpacing, at the detector; None when missing.
@@ -101,6 +109,9 @@ class Header:
         padding: PixelPaddingValue and PixelPaddingRangeLimit as they are stored, unsigned; empty when missing.
         tile: which part of a mosaic this is; None for a whole image.
         size: bytes in the file when its header was read.
+        stored: offset of the pixel data and bytes of it, in the file or what it inflates to; None when absent.
+        parts: of a file that is part of a concatenation: its UID, which part this is, and of how many (0 unknown).
+        stack: name of the stack that an enhanced frame belongs to; empty when it has none.
         fault: why this image cannot be used; None when it can.
     """
 
@@ -131,6 +142,9 @@ class Header:
     padding: tuple[int, ...] = ()
     tile: Tile | None = None
     size: int = 0
+    stored: tuple[int, int] | None = None
+    parts: tuple[str, int, int] | None = None
+    stack: str = ""
     fault: InputError | None = None
 
     @property
@@ -147,93 +161,101 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def scan(path: Path) -> tuple[list[Header], list[Skipped]]:
-    """The images at a path, in order of file name, and the files that are none.
+def scan(files: Iterable[Path]) -> tuple[list[Header], list[Skipped]]:
+    """The images among some files, in the order given, and the files that are none.
 
     Args:
-        path: one file, or a folder that is searched with its sub-folders; symbolic links to folders are not followed.
+        files: regular files, whatever they hold.
     """
-    headers: list[Header] = []
-    skipped: list[Skipped] = []
-    for file in _files(path):
-        found = _look(file)
-        if isinstance(found, Header):
-            headers.append(found)
-        else:
-            skipped.append(found)
+    found = [_look(file) for file in files]
+    headers = [entry for entry in found if isinstance(entry, Header)]
+    skipped = [entry for entry in found if isinstance(entry, Skipped)]
     images = [h for h in headers if h.sop_class != _SECONDARY]
     if images:
         skipped += [Skipped(h.file.name, "a secondary capture") for h in headers if h.sop_class == _SECONDARY]
     return images or headers, skipped
 
 
-def _files(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        yield path
-        return
-    for folder, children, names in os.walk(path):
-        children[:] = sorted(name for name in children if not name.startswith(".medidiff-"))
-        yield from (Path(folder) / name for name in sorted(names))
-
-
 def _look(file: Path) -> Header | Skipped:
-    if not file.is_file():
-        return Skipped(file.name, "not a regular file")
     try:
-        with file.open("rb") as stream:
-            start = stream.read(1024)
-    except OSError:
-        return _faulty(file, "E-READ", "a file that the system refuses to read")
-    if not is_dicom(start):
-        if start and (b"DICM" in start or not any(start)):
-            return _faulty(file, "E-TRUNC", "the remains of a DICOM file, damaged at its start")
-        return Skipped(file.name, "not a DICOM file" if start else "no bytes in it")
-    if str(DeflatedExplicitVRLittleEndian).encode() in start[132:]:
-        return _faulty(file, "E-NODECODER", "the deflated transfer syntax, which is not read")
-    try:
-        with quietly():
-            return _parse(file, read_dataset(file, pixels=False))
+        with file.open("rb", buffering=0) as stream:
+            window = Window(stream)
+            start = window.get(0, 1024)
+            if is_dicom(start):
+                return _parse(file, outline(window, WANTED, name=file.name))
     except InputError as fault:
         return Header(file=file, fault=fault)
-    except Exception:  # pydicom raises nearly anything on damaged bytes
+    except OSError:
+        return _faulty(file, "E-READ", "a file that the system refuses to read")
+    except Exception:  # damaged bytes find every way
         return _faulty(file, "E-TRUNC", "a header that cannot be parsed")
+    if start and (b"DICM" in start or not any(start)):
+        return _faulty(file, "E-TRUNC", "the remains of a DICOM file, damaged at its start")
+    return Skipped(file.name, "not a DICOM file" if start else "no bytes in it")
 
 
-def is_dicom(start: bytes) -> bool:
-    """Whether the first bytes of a file are DICOM's, with or without the preamble."""
-    if start[128:132] == b"DICM":
-        return True
-    group, element = start[:2], int.from_bytes(start[2:4], "little")
-    if group == b"\x02\0":
-        return element == 0 and start[4:6] == b"UL"
-    return (
-        group == b"\x08\0" and element in (0, 1, 5, 8, 0x12, 0x16) and (start[4:6].isalpha() or start[6:8] == b"\0\0")
-    )
+def read_dataset(source: Path | BinaryIO, *, pixels: bool) -> FileDataset:
+    """Parse one DICOM file, with or without pixels; one without a meta header is given the syntax that was found.
 
+    A deflated file comes inflated, as explicit VR little endian. Elements that nest too many sequences are left out.
 
-def read_dataset(file: Path | BinaryIO, *, pixels: bool) -> FileDataset:
-    """Parse one DICOM file, with or without pixels; one without a meta header is given the syntax that was found."""
+    Args:
+        source: a file, or all of its bytes as a stream.
+        pixels: whether to go on to the pixels.
+
+    Raises:
+        InputError: ``E-BOMB``, the deflated part inflates beyond all reason.
+    """
+    if isinstance(source, Path):
+        with source.open("rb", buffering=0) as stream:
+            plain = plain_bytes(stream, META, name=source.name)
+    else:
+        plain = plain_bytes(source, META, name="")
+        source.seek(0)
     with quietly():
+        file = source if plain is None else BytesIO(plain)
         dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, force=True)
         if not dataset.file_meta.get("TransferSyntaxUID"):
-            implicit = dataset.original_encoding[0]
-            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+            dataset.file_meta.TransferSyntaxUID = _found_syntax(dataset)
     return dataset
+
+
+def _found_syntax(dataset: FileDataset) -> UID:
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
 def _faulty(file: Path, code: str, found: str) -> Header:
     return Header(file=file, fault=InputError(code, found, mend=REFETCH, file=file.name))
 
 
-def _parse(file: Path, dataset: FileDataset) -> Header | Skipped:
-    named = {_text(dataset, "SOPClassUID"), str(dataset.file_meta.get("MediaStorageSOPClassUID") or "")} - {""}
+def _parse(file: Path, found: Outline) -> Header | Skipped:
+    values = Values(file.name, found.values, big=found.big)
+    named = {values.text("SOPClassUID"), values.text("MediaStorageSOPClassUID")} - {""}
     images = {uid for uid in named if uid in _CLASSES or uid in _ENHANCED or uid == _SECONDARY}
     if not images and named and all(_is_other_class(uid) for uid in named):
-        return Skipped(file.name, "no CT, MR or PT image but another kind of DICOM object")
+        return Skipped(file.name, _other_kind(named.pop()))
     if len(named) != 1 or not images:
         return _faulty(file, "E-TRUNC", "a damaged header that does not tell what the file is")
-    header = _values(file, dataset, images.pop())
-    fault = _fault(header, dataset)
+    sop_class = images.pop()
+    known = Header(
+        file=file,
+        sop_class=sop_class,
+        modality={**_CLASSES, **_ENHANCED}.get(sop_class, "OT"),
+        sop_uid=values.text("SOPInstanceUID"),
+        series_uid=values.text("SeriesInstanceUID"),
+        syntax=found.syntax,
+        size=found.file_size,
+        stored=found.pixels,
+    )
+    fault = _damage(known, found)
+    try:
+        header = _values(known, values)
+        fault = _fault(header, values, found) or fault
+    except InputError as broken:
+        return replace(known, fault=fault or broken)
     return header if fault is None else replace(header, fault=fault)
 
 
@@ -244,185 +266,118 @@ def _is_other_class(uid: str) -> bool:
     return UID(uid).is_valid
 
 
-def _values(file: Path, dataset: FileDataset, sop_class: str) -> Header:
-    slope, intercept = (
-        _decimals(dataset, name, count=1, file=file.name) for name in ("RescaleSlope", "RescaleIntercept")
-    )
-    bits = [_integer(dataset, n) or 0 for n in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")]
-    clock = (
-        "ImageType",
-        "TemporalPositionIdentifier",
-        "EchoNumbers",
-        "AcquisitionNumber",
-        "DiffusionBValue",
-        "AcquisitionTime",
-    )
-    return Header(
-        file=file,
-        sop_class=sop_class,
-        sop_uid=_text(dataset, "SOPInstanceUID"),
-        series_uid=_text(dataset, "SeriesInstanceUID"),
-        frame_uid=_text(dataset, "FrameOfReferenceUID"),
-        modality=_text(dataset, "Modality") or {**_CLASSES, **_ENHANCED}.get(sop_class, "OT"),
-        syntax=str(dataset.file_meta.TransferSyntaxUID),
-        image_type=tuple(_text(dataset, "ImageType").upper().split("\\")),
-        shape=(_integer(dataset, "Rows") or 0, _integer(dataset, "Columns") or 0),
-        frames=int(_text(dataset, "NumberOfFrames") or 1),
-        enhanced=sop_class in _ENHANCED,
-        photometric=_text(dataset, "PhotometricInterpretation"),
+def _other_kind(uid: str) -> str:
+    if uid == _DIRECTORY:
+        return "a DICOMDIR, whose list of files is not followed"
+    kind = UID(uid).name.removesuffix(" Storage")
+    return f"a DICOM object of another kind: {'private' if kind == uid else kind}"
+
+
+def _values(known: Header, values: Values) -> Header:
+    bits = [values.integer(n) or 0 for n in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")]
+    frames = values.integer("NumberOfFrames") if values.text("NumberOfFrames") else 1
+    number = values.number("InstanceNumber")
+    return replace(
+        known,
+        frame_uid=values.text("FrameOfReferenceUID"),
+        modality=values.text("Modality") or known.modality,
+        image_type=tuple(values.text("ImageType").upper().split("\\")),
+        shape=(values.integer("Rows") or 0, values.integer("Columns") or 0),
+        frames=frames or 0,
+        enhanced=known.sop_class in _ENHANCED,
+        photometric=values.text("PhotometricInterpretation"),
         bits=(bits[0], bits[1], bits[2], bits[3]),
-        position_mm=_decimals(dataset, "ImagePositionPatient", count=3, file=file.name),
-        orientation=_decimals(dataset, "ImageOrientationPatient", count=6, file=file.name),
-        spacing_mm=_decimals(dataset, "PixelSpacing", count=2, file=file.name),
-        rescale=_scale(slope, intercept),
-        units=_text(dataset, "Units") or _text(dataset, "RescaleType"),
-        clock=tuple((name, _text(dataset, name)) for name in clock),
-        imager_spacing_mm=_decimals(dataset, "ImagerPixelSpacing", count=2, file=file.name),
-        thickness_mm=_number(dataset, "SliceThickness"),
-        between_mm=_number(dataset, "SpacingBetweenSlices"),
-        number=None if (number := _number(dataset, "InstanceNumber")) is None else int(number),
-        padding=_padding(dataset),
-        size=file.stat().st_size,
+        position_mm=values.decimals("ImagePositionPatient", count=3),
+        orientation=values.decimals("ImageOrientationPatient", count=6),
+        spacing_mm=values.decimals("PixelSpacing", count=2),
+        rescale=rescale_of(values),
+        units=values.text("Units") or values.text("RescaleType"),
+        clock=_clock(values),
+        imager_spacing_mm=values.decimals("ImagerPixelSpacing", count=2),
+        thickness_mm=values.number("SliceThickness"),
+        between_mm=values.number("SpacingBetweenSlices"),
+        number=None if number is None else int(number),
+        padding=_padding(values),
+        parts=_concatenation(values),
     )
 
 
-def _scale(slope: tuple[float, ...] | None, intercept: tuple[float, ...] | None) -> tuple[float, float] | None:
-    """Both, or NaN for the one that is missing beside the other, which `prepare_slices` refuses."""
+def rescale_of(values: Values) -> tuple[float, float] | None:
+    """Slope and intercept, NaN for the one that is missing; None when both are."""
+    slope, intercept = (values.decimals(name, count=1) for name in ("RescaleSlope", "RescaleIntercept"))
     if slope is None and intercept is None:
         return None
     return (math.nan if slope is None else slope[0], math.nan if intercept is None else intercept[0])
 
 
-def _number(dataset: Dataset, keyword: str) -> float | None:
-    """A number that is only compared or counted with, so that a broken one may be ignored."""
-    try:
-        value = float(_text(dataset, keyword))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _padding(dataset: Dataset) -> tuple[int, ...]:
-    """Stored bit patterns; whether they are signed is told by PixelRepresentation, whatever their own type says."""
-    order: Literal["little", "big"] = "big" if dataset.original_encoding[1] is False else "little"
-    found = []
-    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-        element = dataset.get_item(keyword) if keyword in dataset else None
-        value = None if element is None else element.value
-        if isinstance(value, bytes) and len(value) in (2, 4):
-            found.append(int.from_bytes(value, order))
-        elif isinstance(value, int):
-            found.append(value & (0xFFFF if -(2**15) <= value < 2**16 else 0xFFFFFFFF))
-        else:
-            break
+def _clock(values: Values) -> tuple[tuple[str, str], ...]:
+    found = [(name, values.text(name)) for name in CLOCK]
+    for name, creator_tag, creator, tag, kind in PRIVATE:
+        if tag in values.raw and values.text(creator_tag).startswith(creator):
+            found.append(
+                (name, values.text(tag, kind=kind).split("\\")[0] if not kind else values.text(tag, kind=kind))
+            )
     return tuple(found)
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
-    """A short ASCII value as stored, before pydicom interprets it; empty when missing."""
-    if keyword not in dataset:
-        return ""
-    element = dataset.get_item(keyword)
-    value = element.value if isinstance(element, RawDataElement) else dataset[keyword].value
-    if isinstance(value, bytes):
-        return value.decode("latin-1").strip(" \0")
-    if isinstance(value, (str, int, float)) or value is None:
-        return str(value if value is not None else "")
-    return "\\".join(str(part) for part in value)
+def _concatenation(values: Values) -> tuple[str, int, int] | None:
+    uid, number = values.text("ConcatenationUID"), values.integer("InConcatenationNumber")
+    return (uid, number or 0, values.integer("InConcatenationTotalNumber") or 0) if uid else None
 
 
-def _integer(dataset: Dataset, keyword: str) -> int | None:
-    value = dataset.get(keyword)
-    return int(value) if isinstance(value, int) else None
+def _padding(values: Values) -> tuple[int, ...]:
+    """Stored bit patterns; whether they are signed is told by PixelRepresentation, whatever their own type says."""
+    found = []
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        value = values.stored(keyword)
+        if not isinstance(value, bytes) or len(value) not in (2, 4):
+            break
+        found.append(int.from_bytes(value, "big" if values.big else "little"))
+    return tuple(found)
 
 
-def _decimals(dataset: Dataset, keyword: str, *, count: int, file: str) -> tuple[float, ...] | None:
-    """Decimal strings as numbers; strings longer than DICOM's 16 characters are common and read as they stand."""
-    text = _text(dataset, keyword)
-    if not text.strip("\\ "):
+def _damage(header: Header, found: Outline) -> InputError | None:
+    """Why the bytes of a file are not all there."""
+    if found.pixels is not None and (header.syntax in NATIVE_SYNTAXES or found.needed <= found.size):
         return None
-    try:
-        values = tuple(float(part) for part in text.split("\\"))
-    except ValueError:
-        shown = "".join(c if c in "0123456789.,+-eE\\ " else "?" for c in text[:64])
-        raise InputError(
-            "E-BADDS", f"the text {shown!r}", wanted="decimal numbers", mend=REFETCH, file=file, attribute=keyword
-        ) from None
-    if not all(math.isfinite(v) for v in values):
-        raise InputError("E-NONFINITE", "a value that is not finite", mend=REFETCH, file=file, attribute=keyword)
-    if len(values) != count:
-        found = f"{len(values)} values"
-        raise InputError("E-BADDS", found, wanted=str(count), mend=REFETCH, file=file, attribute=keyword)
-    return values
+    if found.needed > found.size:
+        place = "in its header" if found.pixels is None else "in its pixels"
+        text, wanted = f"{found.size} bytes, the file is cut {place}", f"at least {found.needed} bytes"
+        return InputError("E-TRUNC", text, wanted=wanted, mend=REFETCH, file=header.file.name)
+    wanted = "pixel data at the end of the file"
+    return InputError("E-TRUNC", f"{found.size} bytes without pixels", wanted=wanted, mend=REFETCH, file=header.name)
 
 
-def _fault(header: Header, dataset: FileDataset) -> InputError | None:
+def _fault(header: Header, values: Values, found: Outline) -> InputError | None:
     """Why this image cannot be used by itself, from its header alone."""
-    samples, allocated, stored = _integer(dataset, "SamplesPerPixel"), *header.bits[:2]
+    samples, allocated, stored = values.integer("SamplesPerPixel"), *header.bits[:2]
     size = math.prod(header.shape) * header.frames * allocated // 8 * (samples or 1)
-    held = header.file.stat().st_size
-    native = header.syntax in NATIVE_SYNTAXES
+    held = 0 if header.stored is None else header.stored[1]
+    native = header.syntax in NATIVE_SYNTAXES and header.stored is not None
+    pixels = f"{header.shape[0]} x {header.shape[1]} pixels in {header.frames} frames, {size / 2**30:.1f} GiB"
+    bits = f"{allocated} bits allocated, {stored} stored, the highest at {header.bits[2]}"
+    lut = tag_of("ModalityLUTSequence") in found.present
     rules = (
         (not header.series_uid or not header.sop_uid, "E-TRUNC", "a header without SOP or series instance UID"),
         (min(*header.shape, allocated) == 0, "E-TRUNC", "a header without Rows, Columns or BitsAllocated"),
+        (header.frames < 1, "E-MULTIFRAME", "a NumberOfFrames that is no number above 0"),
         (samples not in (None, 1) or not header.photometric.startswith("MONO"), "E-COLOUR", "pixels that are not grey"),
-        (size > _LARGEST_FRAME * header.frames, "E-SIZE", f"{size / 2**30:.1f} GiB of pixels declared"),
-        (native and size > held, "E-TRUNC", f"{held} bytes in the file, {size} of pixels declared"),
-        (allocated not in (8, 16, 32), "E-DTYPE", f"{allocated} bits allocated"),
-        (not 1 <= stored <= allocated or header.bits[2] != stored - 1, "E-DTYPE", f"bits {header.bits[:3]}"),
-        ("ModalityLUTSequence" in dataset, "E-BADRESCALE", "a modality look-up table instead of slope and intercept"),
+        (size > _LARGEST_FRAME * header.frames, "E-SIZE", f"{pixels} declared in a file of {header.size} bytes"),
+        (native and size > held, "E-TRUNC", f"{held} bytes of pixels where the header declares {size}"),
+        (allocated not in (8, 16, 32), "E-DTYPE", bits),
+        (not 1 <= stored <= allocated or header.bits[2] != stored - 1, "E-DTYPE", bits),
+        (lut, "E-BADRESCALE", "a modality look-up table instead of slope and intercept"),
         ("MOSAIC" in header.image_type, "E-MOSAIC", "a mosaic of slices in one image"),
         (header.frames > 1 and not header.enhanced, "E-MULTIFRAME", "several frames in a single-frame object"),
     )
-    for broken, code, found in rules:
+    for broken, code, text in rules:
         if broken:
-            return InputError(code, found, mend=REFETCH, file=header.file.name)
+            return InputError(code, text, mend=_MENDS.get(code, REFETCH), file=header.file.name)
     return None
 
 
-def frames_of(header: Header) -> list[Header]:
-    """The frames of an enhanced multi-frame file, each as if it were a classic image.
-
-    Raises:
-        InputError: the functional groups are missing or broken.
-    """
-    try:
-        with quietly():
-            dataset = read_dataset(header.file, pixels=False)
-            shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-            each = list(dataset.PerFrameFunctionalGroupsSequence)
-            if len(each) != header.frames:
-                raise ValueError
-            return [_frame(header, number, group=group, shared=shared[0]) for number, group in enumerate(each)]
-    except InputError:
-        raise
-    except Exception as error:  # as in `_look`
-        found = "functional groups that do not fit the frames"
-        raise InputError("E-MULTIFRAME", found, wanted="one group a frame", mend=REFETCH, file=header.name) from error
-
-
-def _frame(header: Header, number: int, *, group: Dataset, shared: Dataset) -> Header:
-    def item(sequence: str) -> Dataset:
-        found = group.get(sequence) or shared.get(sequence) or [Dataset()]
-        return Dataset(found[0])
-
-    def decimals(sequence: str, keyword: str, count: int) -> tuple[float, ...] | None:
-        return _decimals(item(sequence), keyword, count=count, file=f"{header.name} frame {number + 1}")
-
-    scale = [decimals("PixelValueTransformationSequence", f"Rescale{part}", 1) for part in ("Slope", "Intercept")]
-    clock = (
-        ("FrameContentSequence", "TemporalPositionIndex"),
-        ("MREchoSequence", "EffectiveEchoTime"),
-        ("MRDiffusionSequence", "DiffusionBValue"),
-        ("MRImageFrameTypeSequence", "FrameType"),
-    )
-    return replace(
-        header,
-        frame=number,
-        position_mm=decimals("PlanePositionSequence", "ImagePositionPatient", 3),
-        orientation=decimals("PlaneOrientationSequence", "ImageOrientationPatient", 6),
-        spacing_mm=decimals("PixelMeasuresSequence", "PixelSpacing", 2),
-        rescale=_scale(scale[0], scale[1]),
-        units=header.units or _text(item("PixelValueTransformationSequence"), "RescaleType"),
-        clock=tuple((keyword, _text(item(sequence), keyword)) for sequence, keyword in clock),
-    )
+_MENDS = {
+    "E-COLOUR": "Give the grey images that the colours were made from.",
+    "E-MULTIFRAME": "Export the series again as single-frame or enhanced images.",
+    "E-BADRESCALE": "Export the series again with RescaleSlope and RescaleIntercept.",
+}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,7 @@ from medidiff.io.dicom.pixels import data_type, units
 from medidiff.io.dicom.split import Part, split
 from medidiff.io.dicom.stack import Stack
 from medidiff.io.files.checks import REFETCH
+from medidiff.io.files.walk import gather
 from medidiff.io.options import ReadOptions
 from medidiff.io.reading import Found, Reading, Scan
 from medidiff.volume import Volume
@@ -31,20 +33,14 @@ from medidiff.volume import Volume
 __all__ = ["details_of", "find_dicom", "read_dicom", "read_stack", "units"]
 
 
-def find_dicom(path: Path, options: ReadOptions) -> Found:
-    """Every CT, MR and PT series at a path; one that is no regular stack is listed with its problem.
+def find_dicom(files: Sequence[Path], options: ReadOptions) -> Found:
+    """Every CT, MR and PT scan among some files; one that is no regular stack is listed with its problem.
 
     Args:
-        path: one multi-frame file, or a folder; what is no CT, MR or PT image in it is skipped.
+        files: regular files; what is no CT, MR or PT image is skipped.
         options: which repairs are allowed.
-
-    Raises:
-        InputError: ``E-NOIMAGES``, there is no image at all.
     """
-    headers, skipped = scan(path)
-    if not headers:
-        found, mend = f"no CT, MR or PT image among {len(skipped)} files", "Give the folder of the slices."
-        raise InputError("E-NOIMAGES", found, wanted="a DICOM series", mend=mend, file=path.name)
+    headers, skipped = scan(files)
     scans, left_out = [], list(skipped)
     for part in split(headers, options):
         if part.stack is None:
@@ -89,7 +85,11 @@ def read_dicom(path: Path, options: ReadOptions | None = None) -> Reading:
         InputError: there is no series, more than one, or none that is one regular stack.
     """
     options = options or ReadOptions()
-    return find_dicom(path, options).only(options.scan, file=path.name).load()
+    found = find_dicom(gather(path).files, options)
+    if not found.scans:
+        wanted, mend = "a DICOM series", "Give the folder of the slices."
+        raise InputError("E-NOIMAGES", "no CT, MR or PT image", wanted=wanted, mend=mend, file=path.name)
+    return found.only(options.scan, file=path.name).load()
 
 
 def read_stack(stack: Stack) -> tuple[Volume, tuple[str, ...]]:

@@ -11,10 +11,12 @@ import numpy as np
 
 from medidiff.errors import InputError
 from medidiff.io.contents import Skipped
-from medidiff.io.dicom.headers import Header, frames_of, scan
+from medidiff.io.dicom.frames import frames_of
+from medidiff.io.dicom.headers import Header, scan
 from medidiff.io.dicom.slices import prepare_slices
 from medidiff.io.dicom.stack import Stack, regular_stack
 from medidiff.io.files.atomic import sha256
+from medidiff.io.files.walk import gather
 from medidiff.io.options import ReadOptions
 
 __all__ = ["Part", "find_stack", "split"]
@@ -55,7 +57,8 @@ def find_stack(path: Path, options: ReadOptions | None = None) -> Stack:
         InputError: there is none, there are several, or it is not a regular stack.
     """
     options = options or ReadOptions()
-    headers, skipped = scan(path)
+    gathered = gather(path)
+    headers, skipped = scan(gathered.files)
     parts = split(headers, options)
     if not parts:
         raise InputError(

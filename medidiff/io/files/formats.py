@@ -6,34 +6,46 @@ import zlib
 from pathlib import Path
 
 from medidiff.errors import InputError, SettingsError
+from medidiff.io.files.archives import is_archive
+from medidiff.io.files.walk import gather
 
-__all__ = ["sniff", "target_format"]
+__all__ = ["kind_of", "sniff", "target_format"]
 
 _ENDINGS = {".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".mha": "metaimage"}
 _NOT_WRITTEN = (".hdr", ".img", ".mhd", ".nhdr", ".dcm", ".gz", ".zip", ".json", ".png", ".jpg", ".mgz")
 
 
 def sniff(path: str | Path) -> str:
-    """Format of an existing file or folder: ``"dicom"``, ``"nifti"``, ``"nrrd"`` or ``"metaimage"``.
+    """Format of what a path holds: ``"dicom"``, ``"nifti"``, ``"nrrd"`` or ``"metaimage"``.
 
     Args:
-        path: a file, told by its first bytes, or a folder, which is taken for DICOM.
+        path: a file, told by its first bytes; or a folder, archive or glob pattern, where one DICOM file decides, and
+            without any the first file that is an image. A folder without images is taken for DICOM.
 
     Raises:
         InputError: nothing is there (``E-MISSING``), nothing is in it (``E-EMPTY``), or its format is unknown
             (``E-FORMAT``).
     """
-    path = Path(path)
-    if path.is_dir():
-        return "dicom"
-    if not path.exists():
-        raise InputError("E-MISSING", "no such file or folder", mend="Check the path.", file=path.name)
-    if not path.is_file():
-        raise InputError("E-FORMAT", "not a regular file", mend="Give a file or a folder.", file=path.name)
+    gathered = gather(path)
+    if not gathered.single:
+        kinds = dict.fromkeys(kind_of(file) for file in gathered.files)
+        return next((kind for kind in ("dicom", *kinds) if kind in kinds and kind not in ("", "archive")), "dicom")
+    path = gathered.files[0]
     start = _first_bytes(path)
     if not start:
         raise InputError("E-EMPTY", "a file without any bytes", mend="Fetch the file again.", file=path.name)
     return _by_content(start) or _by_name(path)
+
+
+def kind_of(file: Path) -> str:
+    """Format of one of many files: as `sniff`, or ``"archive"``, or empty for anything else; nothing is raised."""
+    if is_archive(file):
+        return "archive"
+    try:
+        start = _first_bytes(file)
+        return _by_content(start) or (_by_name(file) if start else "")
+    except InputError:
+        return "nifti" if file.name.lower().endswith(".nii.gz") else ""
 
 
 def _first_bytes(path: Path) -> bytes:
