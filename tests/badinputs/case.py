@@ -183,7 +183,7 @@ def _account(case: Case, path: Path) -> Iterator[str]:
     for name in case.skipped:
         if [bool(entry.reason) for entry in found.skipped if entry.file == name] != [True]:
             yield f"{name} is not skipped once with a reason: {found.skipped}"
-    seen = [file for file in path.rglob("*") if not file.is_dir()] if path.is_dir() else [path]
+    seen = [file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()] if path.is_dir() else [path]
     used = {file for scan in found.scans for file in scan.files}
     if path.is_dir() and len(seen) != len(used) + len(found.skipped):
         yield f"{len(seen)} files seen, {len(used)} used, {len(found.skipped)} skipped"

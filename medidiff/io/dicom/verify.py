@@ -13,6 +13,7 @@ from medidiff.io.dicom.headers import quietly, read_dataset
 from medidiff.io.dicom.plan import Plan
 from medidiff.io.dicom.read import find_dicom
 from medidiff.io.dicom.stack import LPS_TO_RAS
+from medidiff.io.files.walk import gather
 from medidiff.io.options import ReadOptions
 from medidiff.volume import Geometry
 
@@ -47,7 +48,7 @@ def verify_geometry(folder: Path, geometry: Geometry, *, name: str) -> None:
     Raises:
         OutputError: ``E-VERIFY``.
     """
-    scans = find_dicom(folder, ReadOptions(on_tilt="shear")).scans
+    scans = find_dicom(gather(folder).files, ReadOptions(on_tilt="shear")).scans
     if len(scans) != 1 or not scans[0].summary.affine:
         raise _differs(f"{len(scans)} scans, or one that is refused", name)
     try:
