@@ -149,6 +149,10 @@ INPUT: Rows = {
         "A DICOM image does not say how large its pixels are.",
         "Send the series again; or --imager-spacing takes the size at the detector.",
     ),
+    "E-NOTHING": (
+        "Every scan of the input was refused, so nothing was written.",
+        "Ask 'medidiff info', which says for each scan what is wrong and what helps.",
+    ),
     "E-NOXFORM": (
         "The file does not say where its voxels lie in the patient.",
         "Convert the source again; or --assume-affine takes the voxel sizes as they stand and RAS axes.",
@@ -172,6 +176,10 @@ INPUT: Rows = {
     "E-SPACING": (
         "The slices are not evenly spaced, or one lies off the line of the others.",
         "Send the series again; or --on-spacing resample interpolates to the usual spacing and marks what it made.",
+    ),
+    "E-RECORD": (
+        "The file is no record of a run.",
+        "Give the .record.jsonl file that lies beside a result, or in its folder.",
     ),
     "E-SCALE": (
         "The values in the tissue are not above 0, so brightness has no scale.",
