@@ -51,6 +51,10 @@ INPUT: Rows = {
         "A compressed file or archive grows hundreds of times its own size, which no image does.",
         "Do not open it elsewhere either; ask where it comes from.",
     ),
+    "E-CHANGED": (
+        "The file changed while it was read.",
+        "Wait until whatever writes it is done, and run the command again.",
+    ),
     "E-CRC": (
         "The compressed data are damaged: their checksum is wrong.",
         "Fetch or compress the file again.",

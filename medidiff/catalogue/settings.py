@@ -11,6 +11,7 @@ SETTINGS: Rows = {
         "The key file for de-identification is missing, open to others, too short or in the way.",
         "Make one with --new-key, and keep it readable by its owner only.",
     ),
+    "E-AXES": ("Three axes were wanted, each once.", "Give 0, 1 and 2 in the order that is meant."),
     "E-BETAS": ("No schedule of noise over time steps.", "Take one of the named schedules."),
     "E-CONDITION": (
         "What the network is told has another shape than the image.",

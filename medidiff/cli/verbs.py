@@ -258,6 +258,7 @@ class Deidentify:
         False
     )
     allow_burned_in: Annotated[bool, Option("also write images that say that text is burned into them")] = False
+    record: Record = None
     json: Json = False
 
 

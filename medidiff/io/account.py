@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medidiff.errors import MedidiffError
+from medidiff.io.contents import Skipped
 from medidiff.io.files.atomic import sha256
 from medidiff.io.files.names import safe_label
 from medidiff.io.reading import Found, Reading
@@ -122,8 +123,8 @@ class Account:
             left |= {file: f"part of scan {number}, which {state}" for file in scan.files if file not in used}
         rows = [_row(file, used=True, sha256=digest) for file, digest in used.items()]
         rows += [_row(file, used=False, reason=reason) for file, reason in left.items()]
-        rows += [{"file": safe_label(s.file), "used": False, "reason": self.plain(s.reason)} for s in found.skipped]
         self.record.lines("input", rows)
+        self._left_out(found.skipped)
         for each in done.values():
             self.decisions(each.decisions)
         self.counts.files_used += len(used)
@@ -131,6 +132,27 @@ class Account:
         self.counts.series_done += len(done)
         self.counts.series_refused += len(refused)
         self.counts.series_not_asked_for += len(found.scans) - len(done) - len(refused)
+
+    def passed(self, path: Path, *, seen: int | None, done: int, skipped: Sequence[Skipped]) -> None:
+        """Put down a path whose files were treated one by one, each becoming another file.
+
+        Args:
+            path: as it was given.
+            seen: files counted there by `count_files`; None when they cannot be counted by themselves.
+            done: how many were treated.
+            skipped: those that were not.
+        """
+        self._learn(skip.file for skip in skipped)
+        files = done + len(skipped) if seen is None else seen
+        self.record.line("source", source=safe_label(path.name), format="dicom", files=files, series=0)
+        self._left_out(skipped)
+        self.counts.files_seen += files
+        self.counts.files_used += done
+        self.counts.files_skipped += len(skipped)
+
+    def _left_out(self, skipped: Sequence[Skipped]) -> None:
+        rows = [{"file": safe_label(s.file), "used": False, "reason": self.plain(s.reason)} for s in skipped]
+        self.record.lines("input", rows)
 
     def decisions(self, sentences: Sequence[str]) -> None:
         """Put down what was chosen or repaired."""
