@@ -10,10 +10,9 @@ from typing import Any
 from medidiff.cli.describe import geometry, shown
 from medidiff.cli.places import format_of
 from medidiff.cli.screen import Screen
-from medidiff.cli.session import Session, read_options
 from medidiff.cli.verbs import Restoring, Superresolve
 from medidiff.errors import SettingsError
-from medidiff.io import Reading, write
+from medidiff.io import fingerprint, read, write
 from medidiff.prior import Prior
 from medidiff.restore import Posterior, Settings, denoise, superresolve
 from medidiff.volume import Geometry, Volume
@@ -25,7 +24,7 @@ _WORDS = {"denoise": "denoised", "superresolve": "super-resolved"}
 _KINDS = {"spread": "standard deviation", "lower": "lower bound", "upper": "upper bound", "draw": "one draw"}
 
 
-def run(verb: Restoring, session: Session) -> None:
+def run(verb: Restoring) -> None:
     """Restore one scan.
 
     Raises:
@@ -36,20 +35,17 @@ def run(verb: Restoring, session: Session) -> None:
     """
     screen = Screen(verb.json)
     settings = _settings(verb)
-    reading = session.read(verb.source)
-    volume = reading.volume
+    volume = read(verb.source)
     grid = _target(verb, volume.geometry)
-    settings["prior"] = prior = Prior.load(verb.prior)
-    session.prior(prior.card.name, prior.card.weights_sha256)
+    settings["prior"] = Prior.load(verb.prior)
     if verb.dry_run:
         _show_plan(verb, volume, grid, settings=settings, screen=screen)
         return
     started = time.monotonic()
     with screen.progress(verb_name(verb)) as report:
         settings["progress"] = lambda done, total: report(done, total, "")
-        posterior = _restored(verb, reading, settings, session)
-    session.account.decisions(posterior.provenance.decisions)
-    files = _written(verb, posterior, session)
+        posterior = _restored(verb, volume, settings)
+    files = _written(verb, posterior)
     _show_result(posterior, files, seconds=time.monotonic() - started, screen=screen)
 
 
@@ -73,19 +69,17 @@ def _settings(verb: Restoring) -> dict[str, Any]:
     return settings
 
 
-def _restored(verb: Restoring, reading: Reading, settings: dict[str, Any], session: Session) -> Posterior:
-    """The answer; its provenance tells the bytes that were read, and what the reader decided."""
+def _restored(verb: Restoring, volume: Volume, settings: dict[str, Any]) -> Posterior:
+    """The answer, its provenance naming the files that were read."""
     if isinstance(verb, Superresolve):
-        posterior = superresolve(reading.volume, verb.spacing, **settings)
+        posterior = superresolve(volume, verb.spacing, **settings)
     else:
-        posterior = denoise(reading.volume, **settings)
-    made = posterior.provenance
-    decisions = (*session.account.told(reading.decisions), *made.decisions)
-    provenance = dataclasses.replace(made, inputs=reading.sha256, decisions=decisions)
+        posterior = denoise(volume, **settings)
+    provenance = dataclasses.replace(posterior.provenance, inputs=fingerprint(verb.source))
     return dataclasses.replace(posterior, provenance=provenance)
 
 
-def _written(verb: Restoring, posterior: Posterior, session: Session) -> dict[str, Path]:
+def _written(verb: Restoring, posterior: Posterior) -> dict[str, Path]:
     volumes: dict[str, Volume | None] = {"mean": posterior.mean, "spread": posterior.std}
     if verb.interval is not None:
         volumes["lower"], volumes["upper"] = posterior.interval(verb.interval[0])
@@ -95,9 +89,7 @@ def _written(verb: Restoring, posterior: Posterior, session: Session) -> dict[st
     for name, path in verb.outputs.items():
         volume = volumes[name]
         assert volume is not None  # `_settings` refused what asks for draws without draws
-        written = _write(volume, path, verb=verb, name=name, posterior=posterior)
-        session.outputs(written)
-        files[name] = shown(written)
+        files[name] = shown(_write(volume, path, verb=verb, name=name, posterior=posterior))
     return files
 
 
@@ -109,16 +101,7 @@ def _write(volume: Volume, path: Path, *, verb: Restoring, name: str, posterior:
         description = f"medidiff {_WORDS[provenance.task]}, {_KINDS[name]}{share} (research use only)"
         provenance = dataclasses.replace(provenance, task=f"{provenance.task} {name}")
     form = format_of(verb, path)
-    return write(
-        volume,
-        path,
-        like=verb.source,
-        provenance=provenance,
-        format=form,
-        description=description,
-        options=read_options(verb),
-        kind="spread" if name == "spread" else "scan",
-    )
+    return write(volume, path, like=verb.source, provenance=provenance, format=form, description=description)
 
 
 def _show_plan(verb: Restoring, volume: Volume, grid: Geometry, *, settings: dict[str, Any], screen: Screen) -> None:

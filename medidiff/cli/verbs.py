@@ -20,7 +20,6 @@ __all__ = [
     "Denoise",
     "Evaluate",
     "Info",
-    "Repairs",
     "Restoring",
     "Superresolve",
     "Train",
@@ -40,51 +39,10 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], Option("where to compute")]
 Seed = Annotated[int, Option("what all randomness is drawn from")]
 PriorName = Annotated[str, Option("a bundled prior's name, or the path of a prior's card (.json)")]
 Folder = Annotated[Path, Option("folder to write into", ("DIR",), ("-o", "--out"))]
-Record = Annotated[
-    Path | None, Option("where the record of the run goes, JSON lines; beside the output when left out", ("PATH",))
-]
-_REPAIRS = "repairs (each is off, and a scan that needs one is refused; what was done is recorded)"
-
-
-def _repair(help: str, *metavar: str) -> Option:
-    return Option(help, metavar, group=_REPAIRS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repairs:
-    """How a scan is read that is not plainly right: the fields of `medidiff.io.ReadOptions`."""
-
-    scan: Annotated[
-        int, Option("which scan of the path, as 'medidiff info' numbers them; 0 for the only one", ("N",))
-    ] = 0
-    on_gap: Annotated[Literal["error", "resample"], _repair("missing slices: interpolate them and mark them")] = "error"
-    on_spacing: Annotated[
-        Literal["error", "resample"], _repair("uneven slice spacing: interpolate to the most common one")
-    ] = "error"
-    on_tilt: Annotated[
-        Literal["error", "shear", "resample"],
-        _repair("gantry tilt: keep the voxels on a sheared grid, or interpolate to a right-angled one"),
-    ] = "error"
-    on_nan: Annotated[Literal["error", "fill"], _repair("NaN and infinite voxels: put 0 and mark them")] = "error"
-    on_xform: Annotated[
-        Literal["error", "sform", "qform"], _repair("NIfTI whose two transforms disagree: which to believe")
-    ] = "error"
-    assume_affine: Annotated[
-        bool, _repair("no transform in the file: take the voxel sizes as they stand, RAS axes, the centre as origin")
-    ] = False
-    assume_spacing_mm: Annotated[
-        float | None, _repair("DICOM without positions: slices this far apart, by InstanceNumber", "MM")
-    ] = None
-    assume_rescale: Annotated[bool, _repair("CT or PET without RescaleSlope: keep stored values, without a unit")] = (
-        False
-    )
-    imager_spacing: Annotated[
-        bool, _repair("no PixelSpacing: take ImagerPixelSpacing, which is true at the detector")
-    ] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Info(Repairs):
+class Info:
     """Show what a file or folder holds, without anything that identifies the patient."""
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.info",)
@@ -93,27 +51,13 @@ class Info(Repairs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert(Repairs):
-    """Write a scan in another format: the same voxels on the same grid.
-
-    With --all, OUT is a folder that receives every scan of IN, as NIfTI unless --format says otherwise; scans that are
-    refused are listed and recorded, and the others are written.
-    """
+class Convert:
+    """Write a scan in another format: the same voxels on the same grid."""
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.convert")
     source: Source
     out: Output
-    all: Annotated[bool, Option("write every scan of IN into the folder OUT, under names made of their numbers")] = (
-        False
-    )
-    like: Annotated[
-        Path | None, Option("the DICOM series whose study the result joins; IN itself when left out", ("SOURCE",))
-    ] = None
-    format: Annotated[
-        Literal["nifti", "dicom", "nrrd", "metaimage"] | None,
-        Option("what to write into a folder; as the source when left out"),
-    ] = None
-    record: Record = None
+    format: Format = None
     dry_run: DryRun = False
     json: Json = False
 
@@ -124,7 +68,7 @@ class Convert(Repairs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restoring(Repairs):
+class Restoring:
     """What denoising and super-resolution share."""
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.restoring")
@@ -150,7 +94,6 @@ class Restoring(Repairs):
     prior: PriorName = "fine-t1"
     device: Device = "auto"
     format: Format = None
-    record: Record = None
     dry_run: DryRun = False
     json: Json = False
 
@@ -225,7 +168,7 @@ class Demo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Repairs):
+class Evaluate:
     """Score a result against a reference on the same grid: PSNR, SSIM, NRMSE and HFEN in the tissue."""
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.evaluate",)
@@ -235,7 +178,6 @@ class Evaluate(Repairs):
     mask: Annotated[
         Path | None, Option("where to score, voxels above 0; the reference's foreground when left out", ("PATH",))
     ] = None
-    record: Annotated[Path | None, Option("where the record of the run goes; none when left out", ("PATH",))] = None
     json: Json = False
 
 
@@ -258,7 +200,6 @@ class Deidentify:
         False
     )
     allow_burned_in: Annotated[bool, Option("also write images that say that text is burned into them")] = False
-    record: Record = None
     json: Json = False
 
 

@@ -6,6 +6,7 @@ series and killed when a frame takes too long: some of these libraries end the w
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,9 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless
 
 from medidiff.errors import InputError
 from medidiff.io.dicom import decode_child
@@ -29,6 +29,7 @@ from medidiff.io.files.checks import REFETCH
 
 __all__ = ["Decoder", "refuse_undecodable"]
 
+_PLAIN = (*NATIVE_SYNTAXES, DeflatedExplicitVRLittleEndian)
 _SECONDS = 60.0  # for one frame; the slowest decoder needs below one for 4096x4096
 _JPEG, _LS, _J2K = "1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.4.8", "1.2.840.10008.1.2.4.9"
 _PACKAGES = {
@@ -42,6 +43,8 @@ _PLUGINS = {
     **{_J2K + ending: ("pylibjpeg", "gdcm") for ending in "01"},
     **{_JPEG + ending: ("pylibjpeg",) for ending in ("201", "202", "203")},
 }
+_J2K_START = b"\xff\x4f\xff\x51"  # start of codestream, image and tile size
+_FRAME_STARTS = (*(n for n in range(0xC0, 0xD0) if n not in (0xC4, 0xC8, 0xCC)), 0xF7)  # of JPEG, and of JPEG-LS
 _END = b"\xff\xd9"  # of every JPEG, JPEG-LS and JPEG 2000 stream
 
 
@@ -79,7 +82,7 @@ def refuse_undecodable(headers: Sequence[Header]) -> None:
         InputError: ``E-NODECODER``.
     """
     for header in {h.syntax: h for h in reversed(headers)}.values():
-        if header.syntax not in (*NATIVE_SYNTAXES, RLELossless):
+        if header.syntax not in (*_PLAIN, RLELossless):
             _plugin(header)
 
 
@@ -97,26 +100,25 @@ class Decoder:
     ) -> None:
         self._end()
 
-    def cells(self, dataset: Dataset, header: Header) -> NDArray[Any]:
+    def cells(self, held: bytes | memoryview, header: Header, *, words: bool = True) -> NDArray[Any]:
         """(rows, columns) of the stored image or frame as unsigned integers of BitsAllocated, unused bits and all.
 
         Args:
-            dataset: the parsed file, with all its pixels.
+            held: the value of PixelData, of all frames.
             header: of the image, the frame, or the tile of a mosaic, for which the whole mosaic is returned.
+            words: whether the value is stored in words of 16 bits (VR OW), of which big endian swaps the bytes.
 
         Raises:
             InputError: ``E-TRUNC``, pixels are missing; ``E-DECODE``, a decoder refuses them; ``E-NODECODER``.
         """
         shape = header.tile.whole if header.tile else header.shape
         index = 0 if header.tile else header.frame or 0
-        raw = dataset.get_item("PixelData") if "PixelData" in dataset else None
-        held = b"" if raw is None or raw.value is None else raw.value
-        if header.syntax in NATIVE_SYNTAXES:
-            return _native(dataset, held, header, shape=shape, index=index)
+        if header.syntax in _PLAIN:
+            return _native(held, header, shape=shape, index=index, words=words)
         if not held:
             raise _short(header, 0, "some")
         try:
-            frame = get_frame(held, index, number_of_frames=header.frames)
+            frame = get_frame(bytes(held), index, number_of_frames=header.frames)
         except Exception as error:  # pydicom raises nearly anything on damaged bytes
             raise InputError("E-TRUNC", "compressed pixels cut short", mend=REFETCH, file=header.name) from error
         if header.syntax == RLELossless:
@@ -124,6 +126,9 @@ class Decoder:
         plugin = _plugin(header)
         if _END not in frame[-16:]:
             raise _undecoded(header, "compressed pixels without their end")
+        if (size := _declared(frame)) != shape:  # some decoders hand out as many pixels in another shape
+            found = "no image" if size is None else f"an image of {size[0]} x {size[1]} pixels"
+            raise _undecoded(header, f"{found} where the header declares {shape[0]} x {shape[1]}")
         return self._elsewhere(frame, header, shape, plugin=plugin)
 
     def _elsewhere(self, frame: bytes, header: Header, shape: tuple[int, int], *, plugin: str) -> NDArray[Any]:
@@ -174,6 +179,21 @@ class Decoder:
         child.wait()
 
 
+def _declared(frame: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream itself declares; None when it has no such marker."""
+    start = frame.find(_J2K_START, 0, 4096)
+    if start >= 0 and len(frame) >= start + 24:
+        right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
+        return bottom - top, right - left
+    at = 2
+    while at + 9 <= len(frame) and frame[at] == 0xFF:
+        marker, (length, _, rows, columns) = frame[at + 1], struct.unpack_from(">HBHH", frame, at + 2)
+        if marker in _FRAME_STARTS:
+            return rows, columns
+        at += 1 if marker == 0xFF else 2 + length
+    return None
+
+
 def _undecoded(header: Header, found: str) -> InputError:
     with quietly():
         name = UID(header.syntax).name
@@ -186,13 +206,15 @@ def _short(header: Header, held: int, wanted: str) -> InputError:
     return InputError("E-TRUNC", found, wanted=wanted, mend=REFETCH, file=header.name, attribute="PixelData")
 
 
-def _native(dataset: Dataset, held: bytes, header: Header, *, shape: tuple[int, int], index: int) -> NDArray[Any]:
+def _native(
+    held: bytes | memoryview, header: Header, *, shape: tuple[int, int], index: int, words: bool
+) -> NDArray[Any]:
     size, count = header.bits[0] // 8, shape[0] * shape[1]
     needed = size * count * header.frames
     if len(held) < needed:
         raise _short(header, len(held), f"{needed} bytes")
     big = header.syntax == ExplicitVRBigEndian
-    if big and size == 1 and dataset["PixelData"].VR == "OW":  # bytes of each 16-bit word are swapped
+    if big and size == 1 and words:
         held = np.frombuffer(held[: len(held) // 2 * 2], ">u2").astype("<u2").tobytes()
     kind = np.dtype(f"{'>' if big else '<'}u{size}")
     return np.frombuffer(held, kind, count=count, offset=size * count * index).reshape(shape)

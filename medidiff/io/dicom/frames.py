@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 
 from medidiff.errors import InputError
 from medidiff.io.dicom.headers import Header, quietly, read_dataset, rescale_of
+from medidiff.io.dicom.mosaic import tiles_of
 from medidiff.io.dicom.values import Values
 from medidiff.io.files.checks import REFETCH
 
@@ -37,11 +38,13 @@ _CLOCK = (  # what may tell the volumes of one file apart, the surest first
 
 
 def frames_of(header: Header) -> list[Header]:
-    """The frames of an enhanced multi-frame file, each as if it were a classic image.
+    """The frames of an enhanced multi-frame file or the tiles of a mosaic, each as if it were a classic image.
 
     Raises:
-        InputError: the functional groups are missing or broken.
+        InputError: the functional groups, or what stands for them in a mosaic, are missing or broken.
     """
+    if not header.enhanced:
+        return tiles_of(header) if "MOSAIC" in header.image_type else [header]
     try:
         with quietly():
             dataset = read_dataset(header.file, pixels=False)

@@ -367,7 +367,6 @@ def _fault(header: Header, values: Values, found: Outline) -> InputError | None:
         (allocated not in (8, 16, 32), "E-DTYPE", bits),
         (not 1 <= stored <= allocated or header.bits[2] != stored - 1, "E-DTYPE", bits),
         (lut, "E-BADRESCALE", "a modality look-up table instead of slope and intercept"),
-        ("MOSAIC" in header.image_type, "E-MOSAIC", "a mosaic of slices in one image"),
         (header.frames > 1 and not header.enhanced, "E-MULTIFRAME", "several frames in a single-frame object"),
     )
     for broken, code, text in rules:

@@ -13,14 +13,13 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 
-from pydicom.dataset import FileDataset
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from medidiff.errors import InputError
 from medidiff.io.contents import SeriesSummary
 from medidiff.io.dicom.assembly import Assembly
 from medidiff.io.dicom.decode import Decoder
-from medidiff.io.dicom.headers import Header, quietly, read_dataset, scan
+from medidiff.io.dicom.headers import NATIVE_SYNTAXES, Header, quietly, read_dataset, scan
 from medidiff.io.dicom.pixels import data_type, units
 from medidiff.io.dicom.split import Part, split
 from medidiff.io.dicom.stack import Stack
@@ -107,11 +106,12 @@ def read_stack(stack: Stack) -> tuple[Volume, tuple[str, ...]]:
     assembly, digests = Assembly(stack), []
     with Decoder() as decoder:
         for numbers in parts.values():
-            raw = _bytes(stack.slices[numbers[0]])
+            first = stack.slices[numbers[0]]
+            raw = _bytes(first)
             digests.append(hashlib.sha256(raw).hexdigest())
-            dataset = _parsed(raw, stack.slices[numbers[0]])
+            held, words = _pixels(raw, first)
             for number in numbers:
-                assembly.add(number, decoder.cells(dataset, stack.slices[number]))
+                assembly.add(number, decoder.cells(held, stack.slices[number], words=words))
     return assembly.volume(), tuple(digests)
 
 
@@ -132,17 +132,27 @@ def _bytes(header: Header) -> bytes:
     return raw
 
 
-def _parsed(raw: bytes, header: Header) -> FileDataset:
-    try:
-        dataset = read_dataset(BytesIO(raw), pixels=True)
-        same = str(dataset.get("SOPInstanceUID") or "") == header.sop_uid
-    except Exception as error:  # pydicom raises nearly anything on damaged bytes
-        found = "a file that cannot be parsed to its end"
-        raise InputError("E-TRUNC", found, mend=REFETCH, file=header.file.name) from error
-    if not same:
+def _pixels(raw: bytes, header: Header) -> tuple[bytes | memoryview, bool]:
+    """The value of PixelData, where the scan of the header found it, and whether it is stored in words."""
+    if header.stored is None:
+        return b"", True
+    name = header.file.name
+    if header.syntax == DeflatedExplicitVRLittleEndian:
+        try:
+            dataset = read_dataset(BytesIO(raw), pixels=True)
+            return dataset.get_item("PixelData").value or b"", True
+        except InputError:
+            raise
+        except Exception as error:  # pydicom raises nearly anything on damaged bytes
+            found = "a file that cannot be parsed to its end"
+            raise InputError("E-TRUNC", found, mend=REFETCH, file=name) from error
+    start, count = header.stored
+    if header.sop_uid.encode("latin-1") not in raw[:start]:
         found, mend = "another image than when it was found", "Run the same command again on files at rest."
-        raise InputError("E-CHANGED", found, mend=mend, file=header.file.name, attribute="SOPInstanceUID")
-    return dataset
+        raise InputError("E-CHANGED", found, mend=mend, file=name, attribute="SOPInstanceUID")
+    if header.syntax not in NATIVE_SYNTAXES:  # fragments, to their end mark
+        return memoryview(raw)[start:], True
+    return memoryview(raw)[start : start + count], raw[start - 8 : start - 6] != b"OB"
 
 
 def details_of(header: Header) -> dict[str, str]:

@@ -105,7 +105,7 @@ def _stack(group: Sequence[Header], options: ReadOptions) -> Stack:
     for header in kept:
         if header.fault is not None:
             raise header.fault
-    kept = [part for header in kept for part in (frames_of(header) if header.enhanced else [header])]
+    kept = [part for header in kept for part in frames_of(header)]
     _check_alike(kept)
     kept, repairs = prepare_slices(kept, options)
     kept = _main_orientation(kept, left_out)
