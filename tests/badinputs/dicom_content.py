@@ -165,6 +165,13 @@ CASES = (
     Case("slope 0 on one", made(edit=setting(3, RescaleSlope="0")), (), "E-BADRESCALE", says=(SLOPE, "S003.dcm")),
     Case("slope infinite", made(edit=setting(RescaleSlope="1e999")), (), "E-NONFINITE", says=(SLOPE,)),
     Case(
+        "slope without intercept",
+        made(edit=dropping("RescaleIntercept")),
+        (),
+        "E-NORESCALE",
+        says=("RescaleIntercept",),
+    ),
+    Case(
         "CT without rescale",
         made(edit=NORESCALE),
         (GOOD.truth(bias=524, units=""),),

@@ -12,6 +12,7 @@ import dicom_cases
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -215,6 +216,7 @@ CUT = lambda count: patched(made(), "S005.dcm", lambda content: content[:count])
 CASES = (
     Case("implicit", made(syntax=ImplicitVRLittleEndian), (GOOD.truth(),)),
     Case("big endian", made(edit=_swapped, syntax=ExplicitVRBigEndian), (GOOD.truth(),)),
+    Case("deflated", made(syntax=DeflatedExplicitVRLittleEndian), (GOOD.truth(),)),
     Case("RLE", compressed(RLELossless), (BIG.truth(),)),
     Case("JPEG-LS", compressed(JPEGLSLossless), (BIG.truth(),)),
     Case("JPEG 2000", compressed(JPEG2000Lossless), (BIG.truth(),)),
@@ -245,6 +247,7 @@ CASES = (
         "E-TRUNC",
         says=("S003.dcm",),
     ),
+    Case("5000 nested sequences", patched(made(), "S002.dcm", before_pixels(_nested(5000))), (GOOD.truth(),)),
     Case("40 nested sequences", patched(made(), "S002.dcm", before_pixels(_nested(40))), (GOOD.truth(),)),
     Case(
         "meta header of another class",
@@ -258,6 +261,9 @@ CASES = (
     Case("wrong length of the meta header", every(made(), _meta_length), (GOOD.truth(),)),
     Case("an odd byte behind the pixels", every(made(), _odd_pixels), (GOOD.truth(),)),
     Case("trailing padding", every(made(), _trailing), (GOOD.truth(),)),
+    Case("zip", _zipped, (GOOD.truth(),)),
+    Case("zip bomb", _zip_bomb, (), "E-BOMB"),
+    Case("deflate bomb", _deflate_bomb, (), "E-BOMB"),
     Case("enhanced", enhanced(), (GOOD.truth(),)),
     Case("enhanced, oblique", enhanced(plan=Plan(axes=OBLIQUE)), (Plan(axes=OBLIQUE).truth(within=0.01),)),
     Case("enhanced, frames out of order", enhanced(order=(3, 0, 5, 1, 4, 2)), (GOOD.truth(),)),
