@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,3 +40,23 @@ def random_backbone() -> Callable[..., Backbone]:
         return network.eval().requires_grad_(False)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def card(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The card of an untrained network: what it answers is of no matter."""
+    from medidiff.prior import Card, Prior, build_denoiser
+
+    about = Card("tiny", "untrained", "MR", ("T1w",), (4, 8), (1, 1, 1), 0.35, 0.12, (0.004, 0.25), 0, "CC0", (), "")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return str(Prior(build_denoiser(about), about).save(tmp_path_factory.mktemp("prior")))
+
+
+@pytest.fixture
+def ball_file(tmp_path: Path) -> Path:
+    """A NIfTI file for the command line."""
+    from medidiff.io import write
+    from tests.cli_cases import ball
+
+    return write(ball(), tmp_path / "in" / "scan.nii.gz")[0]

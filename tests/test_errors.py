@@ -19,7 +19,7 @@ from medidiff.errors import InputError, MedidiffError, OutputError, SettingsErro
 ROOT = Path(__file__).parents[1]
 CODE = re.compile(r"E-[A-Z0-9]+(-[A-Z0-9]+)*")
 KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and name != "MedidiffError"}
-WAYS = {(kind,) for kind in KINDS.values()} | {(InputError, OutputError)}
+WAYS = {(kind,) for kind in (*KINDS.values(), MedidiffError)} | {(InputError, OutputError)}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_the_exit_codes_are_distinct_and_documented():
     codes = {kind.__name__: kind.exit_code for kind in KINDS.values()}
     assert len(set(codes.values())) == len(codes)
     shown = (ROOT / "docs" / "cli.md").read_text("utf-8")
-    for number in (0, 1, *codes.values()):
+    for number in (0, 1, *codes.values(), 7, 8, 130, 141, 143):
         assert f"| {number} |" in shown
 
 

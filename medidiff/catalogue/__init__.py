@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from medidiff.catalogue.reading import INPUT
-from medidiff.catalogue.settings import PRIOR, SETTINGS
+from medidiff.catalogue.settings import BUG, PRIOR, SETTINGS
 from medidiff.catalogue.writing import BOTH_WAYS, OUTPUT
 from medidiff.errors import InputError, MedidiffError, OutputError, PriorError, SettingsError
 
-__all__ = ["CATALOGUE", "Entry", "page"]
+__all__ = ["CATALOGUE", "Entry", "exit_code", "page"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,21 @@ class Entry:
     mend: str
     errors: tuple[type[MedidiffError], ...]
 
+    @property
+    def exit_codes(self) -> tuple[int, ...]:
+        """Of the command line."""
+        return (_NOTHING_USABLE,) if self.code in _NOTHING else tuple(kind.exit_code for kind in self.errors)
+
 
 def _table(errors: tuple[type[MedidiffError], ...], rows: Mapping[str, tuple[str, str]]) -> tuple[Entry, ...]:
     return tuple(Entry(code, meaning, mend, errors) for code, (meaning, mend) in rows.items())
 
 
+_NOTHING = ("E-NOIMAGES", "E-NOTHING")  # the input can be read, but there is nothing in it to work on
+_NOTHING_USABLE = 8
+
 _ALL = (
+    *_table((MedidiffError,), BUG),
     *_table((InputError,), INPUT),
     *_table((InputError, OutputError), BOTH_WAYS),
     *_table((OutputError,), OUTPUT),
@@ -65,10 +74,14 @@ with the attributes `code`, `found`, `wanted`, `mend`, `file` and `attribute`. [
 """
 
 
+def exit_code(error: MedidiffError) -> int:
+    """With what number a command ends that meets this error."""
+    return _NOTHING_USABLE if error.code in _NOTHING else error.exit_code
+
+
 def page() -> str:
     """The catalogue as a page of Markdown."""
     rows = (
-        f"| `{e.code}` | {e.meaning} | {e.mend} | {', '.join(str(kind.exit_code) for kind in e.errors)} |\n"
-        for e in CATALOGUE.values()
+        f"| `{e.code}` | {e.meaning} | {e.mend} | {', '.join(map(str, e.exit_codes))} |\n" for e in CATALOGUE.values()
     )
     return _HEAD + "".join(rows)

@@ -51,6 +51,10 @@ INPUT: Rows = {
         "A compressed file or archive grows hundreds of times its own size, which no image does.",
         "Do not open it elsewhere either; ask where it comes from.",
     ),
+    "E-CHANGED": (
+        "The file changed while it was read.",
+        "Wait until whatever writes it is done, and run the command again.",
+    ),
     "E-CRC": (
         "The compressed data are damaged: their checksum is wrong.",
         "Fetch or compress the file again.",
@@ -149,6 +153,10 @@ INPUT: Rows = {
         "A DICOM image does not say how large its pixels are.",
         "Send the series again; or --imager-spacing takes the size at the detector.",
     ),
+    "E-NOTHING": (
+        "Every scan of the input was refused, so nothing was written.",
+        "Ask 'medidiff info', which says for each scan what is wrong and what helps.",
+    ),
     "E-NOXFORM": (
         "The file does not say where its voxels lie in the patient.",
         "Convert the source again; or --assume-affine takes the voxel sizes as they stand and RAS axes.",
@@ -172,6 +180,10 @@ INPUT: Rows = {
     "E-SPACING": (
         "The slices are not evenly spaced, or one lies off the line of the others.",
         "Send the series again; or --on-spacing resample interpolates to the usual spacing and marks what it made.",
+    ),
+    "E-RECORD": (
+        "The file is no record of a run.",
+        "Give the .record.jsonl file that lies beside a result, or in its folder.",
     ),
     "E-SCALE": (
         "The values in the tissue are not above 0, so brightness has no scale.",

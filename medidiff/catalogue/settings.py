@@ -1,8 +1,8 @@
-"""Codes of `SettingsError` and of `PriorError`."""
+"""Codes of `SettingsError`, of `PriorError`, and of faults of medidiff itself."""
 
 from __future__ import annotations
 
-__all__ = ["PRIOR", "SETTINGS"]
+__all__ = ["BUG", "PRIOR", "SETTINGS"]
 
 Rows = dict[str, tuple[str, str]]
 
@@ -11,6 +11,7 @@ SETTINGS: Rows = {
         "The key file for de-identification is missing, open to others, too short or in the way.",
         "Make one with --new-key, and keep it readable by its owner only.",
     ),
+    "E-AXES": ("Three axes were wanted, each once.", "Give 0, 1 and 2 in the order that is meant."),
     "E-BETAS": ("No schedule of noise over time steps.", "Take one of the named schedules."),
     "E-CONDITION": (
         "What the network is told has another shape than the image.",
@@ -83,5 +84,12 @@ PRIOR: Rows = {
     "E-WEIGHTS": (
         "The weights of a prior are damaged, too large, or not those of its card.",
         "Fetch the card and the weights again.",
+    ),
+}
+
+BUG: Rows = {
+    "E-CONSERVATION": (
+        "A run ended well, but some file or series that it saw was neither used nor skipped nor refused.",
+        "Run it again if files came or went meanwhile; else it is a fault of medidiff: please report it.",
     ),
 }

@@ -52,6 +52,10 @@ OUTPUT: Rows = {
         "The output folder already holds DICOM files, and two series would mix.",
         "Choose a new folder.",
     ),
+    "E-LOCKED": (
+        "Another run of medidiff is writing to the same output.",
+        "Wait until it is done, or choose another output; the lock of a run that was killed is gone by itself.",
+    ),
     "E-OUT": ("The output cannot be written there.", "Choose a folder that exists and that you may write to."),
     "E-OVERWRITE": (
         "The output would replace a source, or a file that medidiff did not write.",

@@ -9,23 +9,36 @@ torch.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from medidiff.cli.options import parse
 from medidiff.cli.verbs import VERBS
 from medidiff.errors import MedidiffError
 from medidiff.version import __version__
 
+if TYPE_CHECKING:
+    from medidiff.cli.session import Session
+
 __all__ = ["main"]
 
-_INTERRUPTED = 130
+_BUG, _PARTIAL, _INTERRUPTED, _UNREAD, _TERMINATED = 1, 7, 130, 141, 143
 _EPILOG = """\
 exit codes:
   0 done   1 a bug (traceback)   2 broken settings or command line   4 the input cannot be read (or is not there)
-  5 the output cannot be written   6 the prior is missing, broken or does not fit   130 interrupted
+  5 the output cannot be written   6 the prior is missing, broken or does not fit   7 partly done: some scans refused
+  8 nothing usable in the input   130 interrupted (Ctrl-C)   141 nobody reads stdout   143 terminated
 """
+
+
+class _Terminated(KeyboardInterrupt):
+    """The system asks the process to end; what is under way is dropped as after Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,17 +50,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    version = f"medidiff {__version__} (research use only)"
     try:
-        version = f"medidiff {__version__} (research use only)"
         verb = parse(sys.argv[1:] if argv is None else argv, VERBS, version=version, epilog=_EPILOG)
-        for stage in verb.stages:
-            import_module(stage).run(verb)
+        with _terminable():
+            return _run(verb)
     except MedidiffError as error:
         print("medidiff:", " ".join(str(error).split()), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
+        return _exit_code(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        return _UNREAD
+    except KeyboardInterrupt as stop:
         print("medidiff: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED
     except SystemExit as done:  # argparse, after --help and --version
         return int(done.code or 0)
-    return 0
+
+
+def _run(verb: Any) -> int:
+    """The stages of a verb, and the end of its record whatever happens in them."""
+    from medidiff.cli.session import Session
+
+    session = Session(verb)
+    try:
+        code = _stages(verb, session)
+    except MedidiffError as error:
+        session.finish(_exit_code(error), "refused", error)
+        raise
+    except KeyboardInterrupt as stop:
+        session.finish(_TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED, "interrupted")
+        raise
+    except BaseException:
+        session.finish(_BUG, "a bug")
+        raise
+    session.finish(code, "partial" if code else "done")
+    return code
+
+
+def _stages(verb: Any, session: Session) -> int:
+    code = 0
+    for stage in verb.stages:
+        code = import_module(stage).run(verb, session) or 0
+    sys.stdout.flush()
+    return code
+
+
+def _exit_code(error: MedidiffError) -> int:
+    from medidiff.catalogue import exit_code
+
+    return exit_code(error)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does, so that no temporary file is left; where signals can be caught."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

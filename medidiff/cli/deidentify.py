@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from medidiff.cli.screen import Screen
+from medidiff.cli.session import Session
 from medidiff.cli.verbs import Deidentify
+from medidiff.io.account import count_files
 from medidiff.io.dicom.deidentify import DeidentifyOptions, deidentify, new_key, read_key
 
 __all__ = ["run"]
 
 
-def run(verb: Deidentify) -> None:
+def run(verb: Deidentify, session: Session) -> None:
     """Write the files anew, and say what remains to be looked at.
 
     Raises:
@@ -22,7 +24,11 @@ def run(verb: Deidentify) -> None:
     options = DeidentifyOptions(
         dates=verb.dates, keep_characteristics=verb.keep_characteristics, allow_burned_in=verb.allow_burned_in
     )
+    seen = count_files(verb.source)
     done = deidentify(verb.source, verb.out, key=key, options=options)
+    session.account.passed(verb.source, seen=seen, done=len(done.files), skipped=done.skipped)
+    session.account.decisions(done.decisions)
+    session.outputs(done.files)
     if verb.json:
         skipped = [{"file": each.file, "reason": each.reason} for each in done.skipped]
         files = [f"{file.parent.name}/{file.name}" for file in done.files]

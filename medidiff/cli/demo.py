@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medidiff.anatomy import foreground, tissue_maximum
 from medidiff.cli.evaluate import scored
 from medidiff.cli.screen import Report, Screen
+from medidiff.cli.session import Session
 from medidiff.cli.verbs import Demo
 from medidiff.errors import SettingsError
 from medidiff.io import read, write
@@ -87,7 +88,7 @@ class _Part:
     rivals: tuple[_Rival, ...]
 
 
-def run(verb: Demo) -> None:
+def run(verb: Demo, session: Session) -> None:
     """Run both parts, print one table, and write scans, pictures and ``table.json``.
 
     Raises:
@@ -104,13 +105,15 @@ def run(verb: Demo) -> None:
             (_superresolution, ("thick", "superresolved")),
         ):
             part = make(verb, truth, settings, report)
-            _write(part, verb, names)
+            _write(part, verb, names, session)
             picture = verb.out / f"{part.posterior.provenance.task}.png"
             rows += [_row(part, rival, truth) for rival in part.rivals]
             _draw(picture, part, truth, rows[-len(part.rivals) :])
+            session.outputs([picture])
     table = {"rows": rows, "settings": _told(verb), "data_range": truth.peak, "voxels": int(truth.mask.sum())}
     text = json.dumps(table, indent=2, allow_nan=False) + "\n"
     write_file(verb.out / "table.json", lambda path: path.write_text(text, encoding="utf-8"))
+    session.outputs([verb.out / "table.json"])
     if verb.json:
         screen.document(table | {"out": verb.out})
         return
@@ -200,7 +203,7 @@ class _Clock:
 # ------------------------------------------------------------------------------------------------- what is left behind
 
 
-def _write(part: _Part, verb: Demo, names: Sequence[str]) -> None:
+def _write(part: _Part, verb: Demo, names: Sequence[str], session: Session) -> None:
     """The measured scan, the answer, and its spread when a name is there for it, as NIfTI with their records."""
     settings = {"level": part.level, "kind": "rician", "task": part.task}
     seed = verb.seed + int(names[0] == "thick")
@@ -209,7 +212,7 @@ def _write(part: _Part, verb: Demo, names: Sequence[str]) -> None:
     for name, volume in zip(names, volumes, strict=False):
         if volume is not None:
             provenance = record if volume is part.measured else part.posterior.provenance
-            write(volume, verb.out / f"{name}.nii.gz", provenance=provenance)
+            session.outputs(write(volume, verb.out / f"{name}.nii.gz", provenance=provenance))
 
 
 def _row(part: _Part, rival: _Rival, truth: _Truth) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from medidiff.anatomy import foreground, tissue_maximum
 from medidiff.cli.screen import Screen
+from medidiff.cli.session import Session
 from medidiff.cli.verbs import Evaluate
 from medidiff.errors import InputError
-from medidiff.io import read
 from medidiff.metrics import hfen, nrmse, psnr, ssim
 from medidiff.volume import Volume
 
@@ -21,21 +21,22 @@ __all__ = ["run"]
 _SAME_GRID_MM = 1e-3
 
 
-def run(verb: Evaluate) -> None:
+def run(verb: Evaluate, session: Session) -> None:
     """Score the result, and the input beside it, inside the tissue.
 
     Raises:
         InputError: a scan cannot be read, or lies on another grid than the reference.
     """
     screen = Screen(verb.json)
-    reference = read(verb.reference)
+    session.begin()
+    reference = session.read(verb.reference).volume
     truth = _one_channel(reference, verb.reference)
-    mask = _on_grid(verb.mask, reference) > 0 if verb.mask else foreground(truth)
+    mask = _on_grid(verb.mask, reference, session) > 0 if verb.mask else foreground(truth)
     peak = tissue_maximum(truth, mask)
     judged = {"input": verb.input} if verb.input else {}
     scores = {}
     for name, path in (judged | {"result": verb.result}).items():
-        scores[name] = scored(_on_grid(path, reference), truth, mask=mask, peak=peak)
+        scores[name] = scored(_on_grid(path, reference, session), truth, mask=mask, peak=peak)
     if verb.json:
         screen.document({"scores": scores, "voxels": int(mask.sum()), "data_range": peak})
         return
@@ -72,8 +73,8 @@ def _one_channel(volume: Volume, path: Path) -> NDArray[Any]:
     return data
 
 
-def _on_grid(path: Path, reference: Volume) -> NDArray[Any]:
-    volume = read(path)
+def _on_grid(path: Path, reference: Volume, session: Session) -> NDArray[Any]:
+    volume = session.read(path).volume
     apart = volume.geometry.distance_mm(reference.geometry)
     if apart > _SAME_GRID_MM:
         found = f"{apart:.4g} mm away from the reference" if np.isfinite(apart) else f"{volume.shape} voxels"

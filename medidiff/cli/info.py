@@ -3,47 +3,74 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
 
 from medidiff.cli.screen import Screen
+from medidiff.cli.session import Session
 from medidiff.cli.verbs import Info
-from medidiff.io import SeriesSummary, inspect
+from medidiff.errors import printable
+from medidiff.io import Contents, SeriesSummary, Skipped
 
 __all__ = ["run"]
 
+_COLUMNS = ("scan", "modality", "voxels", "spacing (mm)", "axes", "values", "files", "state")
+_SHOWN_FILES = 3  # names of each reason for leaving files out
 
-def run(verb: Info) -> None:
-    """Print the summary of every scan that a path holds; a scan that cannot be read is listed with its problem.
+
+def run(verb: Info, session: Session) -> None:
+    """Print every scan that a path holds; one that cannot be read is listed with its problem.
 
     Raises:
         InputError: nothing is there, or the format is unknown.
     """
     screen = Screen(verb.json)
-    contents = inspect(verb.path)
+    found = session.find(verb.path)
+    session.account.files(found, {})
+    contents = Contents(found.format, tuple(scan.summary for scan in found.scans), found.skipped)
     if verb.json:
-        screen.document(dataclasses.asdict(contents))
+        document = dataclasses.asdict(contents)
+        for number, series in enumerate(document["series"], 1):
+            series["scan"] = number
+        screen.document(document)
         return
-    for number, series in enumerate(contents.series):
-        print(f"{contents.format} scan {number + 1} of {len(contents.series)}")
-        screen.lines({f"  {name}": value for name, value in _facts(series).items()})
+    screen.columns(_COLUMNS, [_row(number, series) for number, series in enumerate(contents.series, 1)])
+    for number, series in enumerate(contents.series, 1):
+        facts = _facts(contents.format, series)
+        print(f"\nscan {number}")
+        screen.lines({f"  {name}": printable(str(value)) for name, value in facts.items()})
     if contents.skipped:
-        print(f"{len(contents.skipped)} files are no part of a scan")
-        screen.lines({f"  {skipped.file}": skipped.reason for skipped in contents.skipped})
+        count = len(contents.skipped)
+        print(f"\n{count} file{' is' if count == 1 else 's are'} no part of a scan")
+        screen.lines(_reasons(contents.skipped))
 
 
-def _facts(series: SeriesSummary) -> dict[str, object]:
-    facts: dict[str, object] = {"files": series.files, "modality": series.modality}
-    if series.units:
-        facts["units"] = series.units
+def _row(number: int, series: SeriesSummary) -> list[str]:
+    size = " x ".join(str(n) for n in series.shape) or "no regular grid"
+    spacing = " x ".join(f"{s:.4g}" for s in series.spacing_mm) or "-"
+    values = " ".join(part for part in (series.dtype, series.units) if part) or "-"
+    state = series.problem.split(":")[0] if series.problem else "can be read"
+    cells = (series.modality, size, spacing, series.orientation or "-", values, series.files, state)
+    return [str(number), *(printable(str(cell)) for cell in cells)]
+
+
+def _facts(format: str, series: SeriesSummary) -> dict[str, object]:
+    facts: dict[str, object] = {"format": format}
     if series.shape:
-        origin = ", ".join(f"{row[3]:.3f}" for row in series.affine[:3])
-        facts |= {
-            "voxels": " x ".join(str(n) for n in series.shape),
-            "spacing": " x ".join(f"{s:.4g}" for s in series.spacing_mm) + " mm",
-            "axes": series.orientation,
-            "first voxel": f"{origin} mm (RAS+)",
-            "type": series.dtype,
-        }
+        facts["first voxel"] = ", ".join(f"{row[3]:.3f}" for row in series.affine[:3]) + " mm (RAS+)"
     facts |= dict(series.details)
-    for number, sentence in enumerate(series.decisions):
-        facts[f"note {number + 1}"] = sentence
+    for number, sentence in enumerate(series.decisions, 1):
+        facts[f"note {number}"] = sentence
     return facts | ({"problem": series.problem} if series.problem else {})
+
+
+def _reasons(skipped: Sequence[Skipped]) -> dict[str, object]:
+    """How many files were left out for each reason, the most common first, with the names of some."""
+    files: dict[str, list[str]] = defaultdict(list)
+    for each in skipped:
+        files[printable(each.reason)].append(printable(each.file))
+    rows = sorted(files.items(), key=lambda row: -len(row[1]))
+    more = {reason: ", ..." if len(names) > _SHOWN_FILES else "" for reason, names in rows}
+    return {
+        f"  {len(names):>5}  {reason}": f"({', '.join(names[:_SHOWN_FILES])}{more[reason]})" for reason, names in rows
+    }

@@ -32,12 +32,14 @@ class Option:
             of a field without a default.
         flags: how the option is spelled; ``--field-name`` when empty.
         positional: whether the value stands without a flag.
+        group: title above the option in ``--help``; among the others when empty.
     """
 
     help: str
     metavar: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     positional: bool = False
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class _Argument:
         """The type of each value that the argument takes."""
         return typing.get_args(self.hint) if typing.get_origin(self.hint) is tuple else (self.hint,)
 
-    def add_to(self, parser: argparse.ArgumentParser) -> None:
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
         shown = "" if self.required or self.default is None else f" (default: {self.default})"
         if self.hint is bool:
             parser.add_argument(*self.flags, dest=self.name, action="store_true", help=self.option.help)
@@ -117,8 +119,12 @@ def parse(argv: Sequence[str], verbs: Mapping[str, type], *, version: str, epilo
         command = commands.add_parser(
             name, help=first, description=text, epilog=epilog, allow_abbrev=False, formatter_class=_Help
         )
+        groups: dict[str, argparse._ActionsContainer] = {"": command}
         for argument in _arguments(verb):
-            argument.add_to(command)
+            title = argument.option.group
+            if title not in groups:
+                groups[title] = command.add_argument_group(title)
+            argument.add_to(groups[title])
     _refuse_unknown(list(argv), verbs)
     typed = vars(root.parse_args(argv))
     verb = verbs[typed["verb"]]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from medidiff.cli.session import Session
 from medidiff.cli.verbs import Convert, Demo, Restoring, Train
 from medidiff.errors import OutputError, SettingsError
-from medidiff.io import sources
 from medidiff.io.files.atomic import output_errors, refuse_source
 from medidiff.io.files.formats import sniff, target_format
 from medidiff.io.sidecar import record_path, refuse_foreign_record
 
-__all__ = ["format_of", "run"]
+__all__ = ["format_of", "like_of", "run"]
 
 
-def run(verb: Convert | Restoring | Train | Demo) -> None:
+def run(verb: Convert | Restoring | Train | Demo, session: Session) -> None:
     """Check every place that a verb writes to.
 
     Raises:
@@ -24,25 +24,46 @@ def run(verb: Convert | Restoring | Train | Demo) -> None:
         OutputError: an output is the source, or cannot be written.
     """
     if isinstance(verb, Train | Demo):
-        _refuse_file(verb.out)
-        _refuse_closed(verb.out)
+        _refuse_folder(verb.out, session)
         return
-    files = sources(verb.source)
+    found = session.find(verb.source)
+    if isinstance(verb, Convert) and verb.all:
+        if verb.out.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha")):
+            mend = "Name a folder, or leave --all out and choose a scan with --scan N."
+            raise SettingsError(
+                "E-SETTING", f"a file name for all scans, {verb.out.name!r}", attribute="OUT", mend=mend
+            )
+        _refuse_folder(verb.out, session)
+        return
+    files = found.only(verb.scan, file=verb.source.name).files
     _refuse_shared(verb.outputs)
-    for path in verb.outputs.values():
-        kind = target_format(path, like=verb.source, format=format_of(verb, path))
+    like = like_of(verb)
+    kinds = [target_format(path, like=like, format=format_of(verb, path)) for path in verb.outputs.values()]
+    for kind, path in zip(kinds, verb.outputs.values(), strict=True):
         with output_errors(path.name):
             if kind == "dicom":
-                _refuse_series(path, verb.source)
+                _refuse_series(path, like)
             else:
                 refuse_source(path, files)
                 _refuse_record(path)
         _refuse_closed(path)
+    session.begin(later=kinds[0] == "dicom")
 
 
 def format_of(verb: Convert | Restoring, path: Path) -> str | None:
     """``--format`` is about OUT; another output that names a file says its format itself."""
     return None if path != verb.out and path.suffix else verb.format
+
+
+def like_of(verb: Convert | Restoring) -> Path:
+    """The source whose study a DICOM result joins."""
+    return (verb.like if isinstance(verb, Convert) else None) or verb.source
+
+
+def _refuse_folder(path: Path, session: Session) -> None:
+    _refuse_file(path)
+    _refuse_closed(path)
+    session.begin()
 
 
 def _refuse_shared(outputs: dict[str, Path]) -> None:

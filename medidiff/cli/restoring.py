@@ -10,9 +10,10 @@ from typing import Any
 from medidiff.cli.describe import geometry, shown
 from medidiff.cli.places import format_of
 from medidiff.cli.screen import Screen
+from medidiff.cli.session import Session, read_options
 from medidiff.cli.verbs import Restoring, Superresolve
 from medidiff.errors import SettingsError
-from medidiff.io import fingerprint, read, write
+from medidiff.io import Reading, write
 from medidiff.prior import Prior
 from medidiff.restore import Posterior, Settings, denoise, superresolve
 from medidiff.volume import Geometry, Volume
@@ -24,7 +25,7 @@ _WORDS = {"denoise": "denoised", "superresolve": "super-resolved"}
 _KINDS = {"spread": "standard deviation", "lower": "lower bound", "upper": "upper bound", "draw": "one draw"}
 
 
-def run(verb: Restoring) -> None:
+def run(verb: Restoring, session: Session) -> None:
     """Restore one scan.
 
     Raises:
@@ -35,17 +36,20 @@ def run(verb: Restoring) -> None:
     """
     screen = Screen(verb.json)
     settings = _settings(verb)
-    volume = read(verb.source)
+    reading = session.read(verb.source)
+    volume = reading.volume
     grid = _target(verb, volume.geometry)
-    settings["prior"] = Prior.load(verb.prior)
+    settings["prior"] = prior = Prior.load(verb.prior)
+    session.prior(prior.card.name, prior.card.weights_sha256)
     if verb.dry_run:
         _show_plan(verb, volume, grid, settings=settings, screen=screen)
         return
     started = time.monotonic()
     with screen.progress(verb_name(verb)) as report:
         settings["progress"] = lambda done, total: report(done, total, "")
-        posterior = _restored(verb, volume, settings)
-    files = _written(verb, posterior)
+        posterior = _restored(verb, reading, settings, session)
+    session.account.decisions(posterior.provenance.decisions)
+    files = _written(verb, posterior, session)
     _show_result(posterior, files, seconds=time.monotonic() - started, screen=screen)
 
 
@@ -69,17 +73,19 @@ def _settings(verb: Restoring) -> dict[str, Any]:
     return settings
 
 
-def _restored(verb: Restoring, volume: Volume, settings: dict[str, Any]) -> Posterior:
-    """The answer, its provenance naming the files that were read."""
+def _restored(verb: Restoring, reading: Reading, settings: dict[str, Any], session: Session) -> Posterior:
+    """The answer; its provenance tells the bytes that were read, and what the reader decided."""
     if isinstance(verb, Superresolve):
-        posterior = superresolve(volume, verb.spacing, **settings)
+        posterior = superresolve(reading.volume, verb.spacing, **settings)
     else:
-        posterior = denoise(volume, **settings)
-    provenance = dataclasses.replace(posterior.provenance, inputs=fingerprint(verb.source))
+        posterior = denoise(reading.volume, **settings)
+    made = posterior.provenance
+    decisions = (*session.account.told(reading.decisions), *made.decisions)
+    provenance = dataclasses.replace(made, inputs=reading.sha256, decisions=decisions)
     return dataclasses.replace(posterior, provenance=provenance)
 
 
-def _written(verb: Restoring, posterior: Posterior) -> dict[str, Path]:
+def _written(verb: Restoring, posterior: Posterior, session: Session) -> dict[str, Path]:
     volumes: dict[str, Volume | None] = {"mean": posterior.mean, "spread": posterior.std}
     if verb.interval is not None:
         volumes["lower"], volumes["upper"] = posterior.interval(verb.interval[0])
@@ -89,7 +95,9 @@ def _written(verb: Restoring, posterior: Posterior) -> dict[str, Path]:
     for name, path in verb.outputs.items():
         volume = volumes[name]
         assert volume is not None  # `_settings` refused what asks for draws without draws
-        files[name] = shown(_write(volume, path, verb=verb, name=name, posterior=posterior))
+        written = _write(volume, path, verb=verb, name=name, posterior=posterior)
+        session.outputs(written)
+        files[name] = shown(written)
     return files
 
 
@@ -101,7 +109,16 @@ def _write(volume: Volume, path: Path, *, verb: Restoring, name: str, posterior:
         description = f"medidiff {_WORDS[provenance.task]}, {_KINDS[name]}{share} (research use only)"
         provenance = dataclasses.replace(provenance, task=f"{provenance.task} {name}")
     form = format_of(verb, path)
-    return write(volume, path, like=verb.source, provenance=provenance, format=form, description=description)
+    return write(
+        volume,
+        path,
+        like=verb.source,
+        provenance=provenance,
+        format=form,
+        description=description,
+        options=read_options(verb),
+        kind="spread" if name == "spread" else "scan",
+    )
 
 
 def _show_plan(verb: Restoring, volume: Volume, grid: Geometry, *, settings: dict[str, Any], screen: Screen) -> None:

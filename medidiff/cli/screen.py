@@ -64,6 +64,12 @@ class Screen:
         for name, value in pairs.items():
             print(f"{name:<{width}}  {value}")
 
+    def columns(self, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print rows under the names of their columns, nothing cut off."""
+        widths = [max(len(row[n]) for row in (names, *rows)) for n in range(len(names))]
+        for row in (names, *rows):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> None:
         """Print a table, its first columns `words` and the others numbers; plain where there is no terminal."""
         drawn = sys.stdout.isatty()

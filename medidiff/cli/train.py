@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from medidiff.cli.screen import Report, Screen
+from medidiff.cli.session import Session
 from medidiff.cli.verbs import Train
 from medidiff.errors import SettingsError
 from medidiff.report import montage
@@ -27,7 +28,7 @@ _LOSS_STEPS = 50.0  # the loss shown is a running mean over about so many steps
 _SECONDS_BETWEEN_LINES = 60.0  # where there is no bar
 
 
-def run(verb: Train) -> None:
+def run(verb: Train, session: Session) -> None:
     """Train a prior, or go on with one; under ``torchrun`` only the first process tracks and shows.
 
     Raises:
@@ -50,6 +51,9 @@ def run(verb: Train) -> None:
             for event in _events(verb, process):
                 watch.take(event)
     watch.conclude()
+    if watch.finished is not None:
+        card = watch.finished.card
+        session.outputs([card.with_suffix(".safetensors"), card])
 
 
 def _device(verb: Train) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "Denoise",
     "Evaluate",
     "Info",
+    "Repairs",
     "Restoring",
     "Superresolve",
     "Train",
@@ -39,10 +40,51 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], Option("where to compute")]
 Seed = Annotated[int, Option("what all randomness is drawn from")]
 PriorName = Annotated[str, Option("a bundled prior's name, or the path of a prior's card (.json)")]
 Folder = Annotated[Path, Option("folder to write into", ("DIR",), ("-o", "--out"))]
+Record = Annotated[
+    Path | None, Option("where the record of the run goes, JSON lines; beside the output when left out", ("PATH",))
+]
+_REPAIRS = "repairs (each is off, and a scan that needs one is refused; what was done is recorded)"
+
+
+def _repair(help: str, *metavar: str) -> Option:
+    return Option(help, metavar, group=_REPAIRS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Info:
+class Repairs:
+    """How a scan is read that is not plainly right: the fields of `medidiff.io.ReadOptions`."""
+
+    scan: Annotated[
+        int, Option("which scan of the path, as 'medidiff info' numbers them; 0 for the only one", ("N",))
+    ] = 0
+    on_gap: Annotated[Literal["error", "resample"], _repair("missing slices: interpolate them and mark them")] = "error"
+    on_spacing: Annotated[
+        Literal["error", "resample"], _repair("uneven slice spacing: interpolate to the most common one")
+    ] = "error"
+    on_tilt: Annotated[
+        Literal["error", "shear", "resample"],
+        _repair("gantry tilt: keep the voxels on a sheared grid, or interpolate to a right-angled one"),
+    ] = "error"
+    on_nan: Annotated[Literal["error", "fill"], _repair("NaN and infinite voxels: put 0 and mark them")] = "error"
+    on_xform: Annotated[
+        Literal["error", "sform", "qform"], _repair("NIfTI whose two transforms disagree: which to believe")
+    ] = "error"
+    assume_affine: Annotated[
+        bool, _repair("no transform in the file: take the voxel sizes as they stand, RAS axes, the centre as origin")
+    ] = False
+    assume_spacing_mm: Annotated[
+        float | None, _repair("DICOM without positions: slices this far apart, by InstanceNumber", "MM")
+    ] = None
+    assume_rescale: Annotated[bool, _repair("CT or PET without RescaleSlope: keep stored values, without a unit")] = (
+        False
+    )
+    imager_spacing: Annotated[
+        bool, _repair("no PixelSpacing: take ImagerPixelSpacing, which is true at the detector")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Repairs):
     """Show what a file or folder holds, without anything that identifies the patient."""
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.info",)
@@ -51,13 +93,27 @@ class Info:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert:
-    """Write a scan in another format: the same voxels on the same grid."""
+class Convert(Repairs):
+    """Write a scan in another format: the same voxels on the same grid.
+
+    With --all, OUT is a folder that receives every scan of IN, as NIfTI unless --format says otherwise; scans that are
+    refused are listed and recorded, and the others are written.
+    """
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.convert")
     source: Source
     out: Output
-    format: Format = None
+    all: Annotated[bool, Option("write every scan of IN into the folder OUT, under names made of their numbers")] = (
+        False
+    )
+    like: Annotated[
+        Path | None, Option("the DICOM series whose study the result joins; IN itself when left out", ("SOURCE",))
+    ] = None
+    format: Annotated[
+        Literal["nifti", "dicom", "nrrd", "metaimage"] | None,
+        Option("what to write into a folder; as the source when left out"),
+    ] = None
+    record: Record = None
     dry_run: DryRun = False
     json: Json = False
 
@@ -68,7 +124,7 @@ class Convert:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restoring:
+class Restoring(Repairs):
     """What denoising and super-resolution share."""
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.restoring")
@@ -94,6 +150,7 @@ class Restoring:
     prior: PriorName = "fine-t1"
     device: Device = "auto"
     format: Format = None
+    record: Record = None
     dry_run: DryRun = False
     json: Json = False
 
@@ -168,7 +225,7 @@ class Demo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(Repairs):
     """Score a result against a reference on the same grid: PSNR, SSIM, NRMSE and HFEN in the tissue."""
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.evaluate",)
@@ -178,6 +235,7 @@ class Evaluate:
     mask: Annotated[
         Path | None, Option("where to score, voxels above 0; the reference's foreground when left out", ("PATH",))
     ] = None
+    record: Annotated[Path | None, Option("where the record of the run goes; none when left out", ("PATH",))] = None
     json: Json = False
 
 
@@ -200,6 +258,7 @@ class Deidentify:
         False
     )
     allow_burned_in: Annotated[bool, Option("also write images that say that text is burned into them")] = False
+    record: Record = None
     json: Json = False
 
 

@@ -1,0 +1,55 @@
+"""`info`: what a path holds."""
+
+from __future__ import annotations
+
+from pydicom import DataElement, config
+
+import medidiff.cli as cli
+from tests import dicom_cases
+from tests.cli_cases import SHAPE, document
+
+
+def test_info_is_json_and_text(ball_file, capsys):
+    (series,) = document(["info", ball_file], capsys)["series"]
+    assert series["shape"] == list(SHAPE)
+    assert cli.main(["info", str(ball_file)]) == 0
+    assert "20 x 18 x 16" in capsys.readouterr().out
+
+
+def test_info_lists_scans_problems_and_what_was_left_out(tmp_path, capsys):
+    dicom_cases.series(tmp_path / "a", modality="MR")
+    dicom_cases.series(tmp_path / "b", edit=lambda _, k: k != 2)
+    for number in range(5):
+        (tmp_path / f"note{number}.txt").write_text("text")
+    assert cli.main(["info", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    lines = [line.split() for line in shown.splitlines()]
+    assert [line[-1] for line in lines[1:3]] == ["read", "E-GAP"]
+    assert "problem" in shown
+    assert "--on-gap resample" in shown
+    assert "5 files are no part of a scan" in shown
+    assert "note2.txt, ..." in shown
+    assert "note3.txt" not in shown
+    told = document(["info", tmp_path], capsys)
+    assert [each["scan"] for each in told["series"]] == [1, 2]
+    assert len(told["skipped"]) == 5
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_repair_is_tried(tmp_path, capsys):
+    dicom_cases.series(tmp_path / "b", edit=lambda _, k: k != 2)
+    (series,) = document(["info", tmp_path / "b", "--on-gap", "resample"], capsys)["series"]
+    assert series["problem"] == ""
+    assert series["shape"] == list(dicom_cases.SHAPE)
+
+
+def test_header_text_cannot_break_a_line(tmp_path, capsys):
+    def evil(dataset, k):
+        dataset.add(DataElement("Modality", "CS", "MR\x1b[31m\nFORGED", validation_mode=config.IGNORE))
+
+    dicom_cases.series(tmp_path / "a", modality="MR", edit=evil)
+    (tmp_path / "new\nline\x1b[0m.txt").write_text("text")
+    assert cli.main(["info", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\nFORGED" not in shown

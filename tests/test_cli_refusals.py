@@ -1,0 +1,102 @@
+"""What the command line refuses: in one line, with an exit code, before anything is written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import medidiff.cli as cli
+import medidiff.cli.restoring as restoring
+from tests.cli_cases import document, everything, refused
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--noise-level", "0"), "--noise-level"),
+        (("--noise-level", "nan"), "--noise-level"),
+        (("--draws", "1"), "--draws"),
+        (("--steps", "0"), "--steps"),
+        (("--seed", "-1"), "--seed"),
+        (("--draws", "0", "--draw", "d.nii"), "--draws"),
+        (("--interval", "1.2", "l.nii", "u.nii"), "--interval"),
+        (("--spread", "OUT"), "one place"),
+        (("--format", "dicom"), "E-OUTFORMAT"),
+    ],
+)
+def test_settings_out_of_range_are_code_2(options, says, ball_file, card, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = str(tmp_path / "out.nii.gz")
+    words = [out if word == "OUT" else word for word in options]
+    assert says in refused(["denoise", ball_file, out, "--prior", card, *words], capsys, code=2)
+    assert not Path(out).exists()
+
+
+def test_a_coarser_grid_is_code_2_also_in_a_dry_run(ball_file, card, tmp_path, capsys):
+    words = ["superresolve", ball_file, tmp_path / "out.nii", "--spacing", 1, 1, 5, "--prior", card]
+    assert "coarser" in refused(words, capsys, code=2)
+    assert "coarser" in refused([*words, "--dry-run"], capsys, code=2)
+
+
+def test_what_cannot_be_read_is_code_4_and_nothing_to_read_is_code_8(card, tmp_path, capsys):
+    (tmp_path / "text.nii").write_text("no scan")
+    (tmp_path / "empty").mkdir()
+    cases = (("nothing.nii.gz", "E-MISSING", 4), ("text.nii", "E-FORMAT", 4), ("empty", "E-NOIMAGES", 8))
+    for name, fault, code in cases:
+        assert fault in refused(["convert", tmp_path / name, tmp_path / "out.nii"], capsys, code=code)
+        words = ["denoise", tmp_path / name, tmp_path / "out.nii", "--prior", card]
+        assert fault in refused(words, capsys, code=code)
+    assert "E-MISSING" in refused(["info", tmp_path / "nothing.nii.gz"], capsys, code=4)
+    assert document(["info", tmp_path / "text.nii"], capsys)["series"][0]["problem"].startswith("E-FORMAT")
+
+
+def test_no_such_prior_is_code_6(ball_file, tmp_path, capsys):
+    assert "E-PRIOR" in refused(["denoise", ball_file, tmp_path / "o.nii", "--prior", "nope"], capsys, code=6)
+
+
+def test_outputs_are_checked_before_a_prior_is_loaded(ball_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(restoring.Prior, "load", lambda *_: pytest.fail("a prior was loaded"))
+    (tmp_path / "file").write_text("")
+    foreign = tmp_path / "theirs.json"
+    foreign.write_text("{}")
+    before = everything(tmp_path)
+    assert "E-OVERWRITE" in refused(["denoise", ball_file, ball_file], capsys, code=5)
+    assert "E-OVERWRITE" in refused(["denoise", ball_file, tmp_path / "o.nii", "--spread", ball_file], capsys, code=5)
+    assert "E-OVERWRITE" in refused(["denoise", ball_file, tmp_path / "theirs.nii"], capsys, code=5)
+    assert "E-OUT" in refused(["denoise", ball_file, tmp_path / "file" / "o.nii"], capsys, code=5)
+    assert "E-OUT" in refused(["train", "recipe.toml", "-o", tmp_path / "file"], capsys, code=5)
+    assert everything(tmp_path) == before
+
+
+def test_a_closed_folder_is_code_5(ball_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    assert "cannot be written" in refused(["convert", ball_file, tmp_path / "o.nii"], capsys, code=5)
+
+
+def test_an_interrupt_is_130_and_a_bug_keeps_its_traceback(ball_file, monkeypatch, capsys):
+    def fail(error: type[BaseException]) -> None:
+        raise error
+
+    monkeypatch.setattr("medidiff.cli.info.run", lambda *_: fail(KeyboardInterrupt))
+    assert cli.main(["info", str(ball_file)]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setattr("medidiff.cli.info.run", lambda *_: fail(ZeroDivisionError))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["info", str(ball_file)])
+
+
+def test_nobody_reading_is_no_traceback(ball_file):
+    run = subprocess.Popen(
+        [sys.executable, "-m", "medidiff", "info", str(ball_file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    run.stdout.close()
+    assert (run.wait(60), run.stderr.read()) == (141, b"")
+    run.stderr.close()
+
+
+def test_a_name_cannot_colour_the_terminal(tmp_path, capsys):
+    said = refused(["info", tmp_path / "no\x1b[31m\r\nsuch\u202e.nii"], capsys, code=4)
+    assert said.rstrip("\n").isprintable()
