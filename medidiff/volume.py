@@ -20,6 +20,7 @@ from medidiff.errors import InputError, SettingsError
 
 __all__ = ["Geometry", "Provenance", "Volume"]
 
+_REACH_MM = 1e9  # a thousand kilometres, and the inverse of the smallest voxel: beyond, arithmetic fails before sense
 _SHEAR_LIMIT = 1e-4  # largest cosine between two voxel axes of an orthogonal grid
 
 
@@ -51,8 +52,10 @@ class Geometry:
             raise InputError("E-XFORM", "an affine that is not a finite 4x4 matrix", wanted="finite 4x4, in mm")
         if not np.array_equal(affine[3], (0.0, 0.0, 0.0, 1.0)):
             raise InputError("E-XFORM", "an affine whose last row is not 0 0 0 1")
+        if np.abs(affine).max() > _REACH_MM:
+            raise InputError("E-XFORM", "an affine that reaches absurdly far", wanted=f"at most {_REACH_MM:g} mm")
         norms = np.linalg.norm(affine[:3, :3], axis=0)
-        if norms.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / norms)) < 1e-6:
+        if norms.min() <= 1 / _REACH_MM or abs(np.linalg.det(affine[:3, :3] / norms)) < 1e-6:
             raise InputError("E-XFORM", "a singular affine", wanted="three independent voxel axes")
         affine.setflags(write=False)
         object.__setattr__(self, "shape", shape)

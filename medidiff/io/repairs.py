@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,68 @@ from scipy import ndimage
 from medidiff.errors import InputError
 from medidiff.io.files.checks import SHEAR_LIMIT, shear
 from medidiff.io.options import ReadOptions
+from medidiff.io.sidecar import labels
 from medidiff.volume import Geometry, Volume
 
-__all__ = ["constant_note", "filled_nonfinite", "orthogonal_grid", "refuse_unfaithful", "resampled"]
+__all__ = [
+    "filled_nonfinite",
+    "finished",
+    "orthogonal_grid",
+    "refuse_tilt",
+    "refuse_unfaithful",
+    "resampled",
+    "shear_degrees",
+]
 
 _GROWTH_LIMIT = 8.0  # times the voxels: an orthogonal box around a sheared grid that is mostly empty helps nobody
 _EDGE = 1e-6  # voxels: a place this little outside the grid is on its face
+
+
+def finished(
+    data: NDArray[Any], geometry: Geometry, path: Path, options: ReadOptions
+) -> tuple[Volume, tuple[str, ...]]:
+    """A scan from its real values and its grid, with what the options repair and what is worth a remark.
+
+    Args:
+        data: (I, J, K) writable array.
+        geometry: the grid as stored; sheared only if the options allow it.
+        path: its file; modality and units come from the JSON record beside it, when there is one.
+        options: `ReadOptions.on_nan` and `ReadOptions.on_tilt`.
+
+    Raises:
+        InputError: ``E-NONFINITE``, or ``E-SHEAR`` for a shear that is too strong.
+    """
+    data, filled, notes = filled_nonfinite(data, options, file=path.name)
+    volume = Volume(data, geometry, *labels(path), filled=filled)
+    notes += _constant_note(data)
+    if options.on_tilt == "resample" and shear(geometry) > SHEAR_LIMIT:
+        volume, more = resampled(volume)
+        notes += more
+    return volume, notes
+
+
+def refuse_tilt(geometry: Geometry, options: ReadOptions, *, file: str) -> tuple[str, ...]:
+    """Refuse a grid whose axes do not meet at right angles, unless the options say what to do with it.
+
+    Returns:
+        A decision, when it is kept as it is.
+
+    Raises:
+        InputError: ``E-SHEAR``, naming the angle and the options.
+    """
+    if shear(geometry) <= SHEAR_LIMIT or options.on_tilt == "resample":
+        return ()
+    found = f"voxel axes that are {shear_degrees(geometry):.2f} degrees from a right angle"
+    if options.on_tilt == "shear":
+        return (f"{found} were kept as stored (--on-tilt shear)",)
+    wanted = f"at most {np.degrees(np.arcsin(SHEAR_LIMIT)):.2f} degrees"
+    mend = "Pass --on-tilt resample for an orthogonal grid, or --on-tilt shear to keep the voxels on the sheared one."
+    raise InputError("E-SHEAR", found, wanted=wanted, mend=mend, file=file)
+
+
+def shear_degrees(geometry: Geometry) -> float:
+    """How far the worst pair of voxel axes is from a right angle."""
+    return float(np.degrees(np.arcsin(min(shear(geometry), 1.0))))
 
 
 def filled_nonfinite(
@@ -46,7 +103,7 @@ def filled_nonfinite(
         kinds = f"{int(np.isnan(data).sum())} NaN, {int(np.isinf(data).sum())} infinite"
         raise InputError(
             "E-NONFINITE",
-            f"{count} of {data.size} voxels are NaN or infinite ({kinds}), the first at {first}",
+            f"{count} voxels of {data.size} are NaN or infinite ({kinds}), the first at {first}",
             wanted="finite numbers",
             mend="Mend them at their source, or pass --on-nan fill to put 0 there and mark them as filled.",
             file=file,
@@ -64,7 +121,7 @@ def refuse_unfaithful(data: NDArray[Any], *, file: str) -> None:
             raise InputError("E-RANGE", f"integers up to {largest}", wanted="at most 2^53", mend=mend, file=file)
 
 
-def constant_note(data: NDArray[Any]) -> tuple[str, ...]:
+def _constant_note(data: NDArray[Any]) -> tuple[str, ...]:
     """A decision that says that all voxels hold one value; empty when they do not."""
     value = data.flat[0]
     if all((plane == value).all() for plane in data.T):
@@ -123,10 +180,9 @@ def resampled(volume: Volume) -> tuple[Volume, tuple[str, ...]]:
         for mask in (volume.padding, volume.filled)
     )
     padding = outside if padding is None else outside | padding
-    angle = float(np.degrees(np.arcsin(min(shear(volume.geometry), 1.0))))
     note = (
-        f"voxel axes {angle:.2f} degrees from a right angle: interpolated to an orthogonal grid of "
-        f"{'x'.join(str(n) for n in target.shape)} voxels, {int(outside.sum())} of them outside the scan "
+        f"voxel axes {shear_degrees(volume.geometry):.2f} degrees from a right angle: interpolated to a grid of right "
+        f"angles of {'x'.join(str(n) for n in target.shape)} voxels, {int(outside.sum())} of them outside the scan "
         "(--on-tilt resample)"
     )
     return dataclasses.replace(volume, data=data, geometry=target, padding=padding, filled=filled), (note,)

@@ -55,7 +55,7 @@ class Output:
         return [self.path, *([] if volume.filled is None else [self.mask]), self.record]
 
 
-def prepared(output: Output, volume: Volume, data: NDArray[Any]) -> None:
+def prepared(output: Output, volume: Volume) -> None:
     """Refuse what would go wrong at the end, and make the folder.
 
     Raises:

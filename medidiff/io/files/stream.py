@@ -27,6 +27,7 @@ from medidiff.io.files.checks import REFETCH, refuse_large
 
 __all__ = [
     "TAIL_LIMIT",
+    "Again",
     "Block",
     "Inflated",
     "Readable",
@@ -119,8 +120,8 @@ class Inflated:
         InputError: on reading, ``E-CRC`` for a damaged stream, ``E-TRUNC`` for one that ends too early.
     """
 
-    def __init__(self, source: Tracked, start: bytes = b"") -> None:
-        self._source, self._packed = source, start
+    def __init__(self, source: Readable, *, file: str) -> None:
+        self._source, self._file, self._packed = source, file, b""
         self._unpacker = zlib.decompressobj(wbits=47)  # zlib or gzip, as it comes
         self._begun = False
 
@@ -132,26 +133,27 @@ class Inflated:
             if not self._packed:
                 self._packed = self._source.read(_CHUNK)
             if not self._packed and not self._begun:
-                raise InputError("E-TRUNC", "no compressed bytes", mend=REFETCH, file=self._source.file)
+                raise InputError("E-TRUNC", "no compressed bytes", mend=REFETCH, file=self._file)
             try:
                 block = self._unpacker.decompress(self._packed, count)
             except zlib.error as error:
                 found = "the compressed stream is damaged (checksum or code)"
-                raise InputError("E-CRC", found, mend=REFETCH, file=self._source.file) from error
+                raise InputError("E-CRC", found, mend=REFETCH, file=self._file) from error
             ended = not self._packed and not block and not self._unpacker.eof
             self._packed, self._begun = self._unpacker.unconsumed_tail, True
             if ended:
-                raise InputError(
-                    "E-TRUNC", "the compressed stream ends too early", mend=REFETCH, file=self._source.file
-                )
+                raise InputError("E-TRUNC", "the compressed stream ends too early", mend=REFETCH, file=self._file)
             if block:
                 return block
 
     def _next_member(self) -> bool:
-        """Whether another gzip member follows; zeros may fill a file up, anything else is not part of the stream."""
+        """Whether another gzip member follows; zeros may fill a file up, anything else is damage."""
         rest = self._unpacker.unused_data or self._source.read(_CHUNK)
-        if not rest.startswith(b"\x1f"):
+        if not rest.strip(b"\0"):
             return False
+        if not rest.startswith(b"\x1f"):
+            found = "bytes behind the end of the compressed stream"
+            raise InputError("E-CRC", found, wanted="its end", mend=REFETCH, file=self._file)
         self._packed, self._unpacker, self._begun = rest, zlib.decompressobj(wbits=31), False
         return True
 
@@ -171,7 +173,7 @@ def unpacked(path: Path, stamp: tuple[int, int, int] | None = None) -> Iterator[
     """
     packed = _is_gzip(path)
     with Tracked(path, stamp) as source:
-        yield source, Inflated(source) if packed else source, packed
+        yield source, Inflated(source, file=path.name) if packed else source, packed
 
 
 def refuse_bomb(needed: int, *, held: int, packed: bool, file: str) -> None:
@@ -232,11 +234,11 @@ class Block:
         return math.prod(self.shape) * self.dtype.itemsize * self.every
 
 
-def voxels(stream: Readable, block: Block, *, file: str) -> NDArray[Any]:
+def voxels(stream: Readable, block: Block, *, file: str) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Take one array out of a stream, then read the stream to its end.
 
     Returns:
-        (I, J, K) in native byte order, first axis fastest in memory.
+        (I, J, K) in native byte order, first axis fastest in memory; and a decision when bytes were left over.
 
     Raises:
         InputError: ``E-TRUNC``, too few bytes; ``E-BOMB``, far more than declared; ``E-SIZE``, no memory for them.
@@ -251,11 +253,30 @@ def voxels(stream: Readable, block: Block, *, file: str) -> NDArray[Any]:
     done = _fill(stream, flat, block)
     if done < block.count:
         refuse_short(block.skip + done, block.skip + block.count + block.rest, file=file)
-    if (rest := _count_rest(stream, limit=block.rest + TAIL_LIMIT, file=file)) < block.rest:
+    rest = _count_rest(stream, limit=block.rest + TAIL_LIMIT, file=file)
+    if rest < block.rest:
         refuse_short(block.skip + block.count + rest, block.skip + block.count + block.rest, file=file)
     if not flat.dtype.isnative:
         flat = flat.byteswap(inplace=True).view(flat.dtype.newbyteorder("="))
-    return flat.reshape(block.shape, order="F")
+    notes = (f"{rest - block.rest} bytes behind the last voxel were ignored",) if rest > block.rest else ()
+    return flat.reshape(block.shape, order="F"), notes
+
+
+class Again:
+    """A stream of which some bytes were read already.
+
+    Args:
+        start: these bytes.
+        stream: the rest.
+    """
+
+    def __init__(self, start: bytes, stream: Readable) -> None:
+        self._start, self._stream = start, stream
+
+    def read(self, count: int) -> bytes:
+        """At most `count` bytes; none at the end."""
+        part, self._start = self._start[:count], self._start[count:]
+        return part or self._stream.read(count)
 
 
 def _fill(stream: Readable, flat: NDArray[Any], block: Block) -> int:

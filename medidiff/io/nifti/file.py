@@ -28,14 +28,14 @@ from numpy.typing import NDArray
 
 from medidiff.errors import InputError
 from medidiff.io.contents import SeriesSummary
-from medidiff.io.files.stream import Block, Readable, Tracked, refuse_bomb, unpacked, voxels
+from medidiff.io.files.stream import Again, Block, Readable, Tracked, refuse_bomb, unpacked, voxels
 from medidiff.io.nifti.grid import Grid, read_grid
 from medidiff.io.nifti.header import HEADER_BYTES, Layout, parsed, read_layout
 from medidiff.io.options import ReadOptions
 from medidiff.io.reading import Found, Reading, Scan
-from medidiff.io.repairs import constant_note, filled_nonfinite, refuse_unfaithful, resampled
+from medidiff.io.repairs import finished, refuse_unfaithful
 from medidiff.io.sidecar import exact_affine, labels
-from medidiff.volume import Geometry, Volume
+from medidiff.volume import Geometry
 
 __all__ = ["NiftiHeader", "find_nifti", "read_codes", "read_header", "read_nifti"]
 
@@ -148,8 +148,9 @@ def _checked(block: bytes, files: tuple[Path, ...], options: ReadOptions) -> Nif
     file, paired = files[0].name, len(files) > 1
     raw, forgiven = parsed(block, paired=paired, file=file)
     fields = raw.structarr
-    layout, noticed = read_layout(fields, paired=paired, file=file)
-    grid = read_grid(raw, layout.shape, options=options, file=file)
+    with np.errstate(all="ignore"):  # signalling NaN and numbers out of range are refused by rule, not warned of
+        layout, noticed = read_layout(fields, paired=paired, file=file)
+        grid = read_grid(raw, layout.shape, options=options, file=file)
     codes = int(fields["sform_code"]), int(fields["qform_code"])
     return NiftiHeader(layout, grid, codes, (*grid.decisions, *forgiven, *noticed))
 
@@ -196,25 +197,18 @@ def read_nifti(path: Path, options: ReadOptions, *, number: int = 0, stamps: _St
         InputError: the file breaks a rule above.
     """
     files = _pair(path)
-    header, stored, digests = _loaded(files, options, number=number, stamps=stamps or (None,) * len(files))
+    header, stored, digests, left = _loaded(files, options, number=number, stamps=stamps or (None,) * len(files))
     refuse_unfaithful(stored, file=path.name)
-    data, filled, notes = filled_nonfinite(_scaled(stored, header.layout), options, file=path.name)
     geometry, exact = exact_affine(path, header.geometry, transform=header.grid.transform)
-    modality, units = labels(path)
-    volume = Volume(data, geometry, modality, units, filled=filled)
-    notes = (*header.decisions, *exact, *notes, *constant_note(data))
-    if header.layout.volumes > 1:
-        notes = (f"volume {number + 1} of {header.layout.volumes}", *notes)
-    if header.grid.sheared and options.on_tilt == "resample":
-        volume, more = resampled(volume)
-        notes += more
-    return Reading(volume, files, digests, decisions=notes)
+    volume, notes = finished(_scaled(stored, header.layout), geometry, path, options)
+    part = (f"volume {number + 1} of {header.layout.volumes}",) if header.layout.volumes > 1 else ()
+    return Reading(volume, files, digests, decisions=(*part, *header.decisions, *exact, *left, *notes))
 
 
 def _loaded(
     files: tuple[Path, ...], options: ReadOptions, *, number: int, stamps: tuple[tuple[int, int, int] | None, ...]
-) -> tuple[NiftiHeader, NDArray[Any], tuple[str, ...]]:
-    """Header, stored voxels and the hash of each file, each read once."""
+) -> tuple[NiftiHeader, NDArray[Any], tuple[str, ...], tuple[str, ...]]:
+    """Header, stored voxels, the hash of each file, each read once, and what was noticed."""
     with unpacked(files[0], stamps[0]) as (source, stream, packed):
         start = _start(stream)
         header = _checked(start, files, options)
@@ -224,23 +218,14 @@ def _loaded(
         if len(files) == 1:
             _refuse_size(layout, source, packed=packed)
             where = Block(layout.dtype, layout.shape, skip=before, rest=behind)
-            return header, voxels(_Again(start, stream), where, file=source.file), (source.sha256(),)
+            stored, notes = voxels(Again(start, stream), where, file=source.file)
+            return header, stored, (source.sha256(),), notes
         first = source.sha256()
     with unpacked(files[1], stamps[1]) as (source, stream, packed):
         _refuse_size(layout, source, packed=packed)
         where = Block(layout.dtype, layout.shape, skip=before, rest=behind)
-        return header, voxels(stream, where, file=source.file), (first, source.sha256())
-
-
-class _Again:
-    """A stream whose first bytes were read already."""
-
-    def __init__(self, start: bytes, stream: Readable) -> None:
-        self._start, self._stream = start, stream
-
-    def read(self, count: int) -> bytes:
-        part, self._start = self._start[:count], self._start[count:]
-        return part or self._stream.read(count)
+        stored, notes = voxels(stream, where, file=source.file)
+        return header, stored, (first, source.sha256()), notes
 
 
 def _scaled(stored: NDArray[Any], layout: Layout) -> NDArray[Any]:

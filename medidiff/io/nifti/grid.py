@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import InputError
-from medidiff.io.files.checks import SHEAR_LIMIT, shear
 from medidiff.io.options import ReadOptions
+from medidiff.io.repairs import refuse_tilt
 from medidiff.volume import Geometry
 
-__all__ = ["Grid", "read_grid", "shear_degrees", "xform_tolerance_mm"]
+__all__ = ["Grid", "read_grid", "xform_tolerance_mm"]
 
 _UNITS = {0: ("an unknown unit", 1.0), 1: ("metres", 1000.0), 2: ("mm", 1.0), 3: ("microns", 0.001)}
 _SPACING_MM = (0.01, 50.0)  # of scans of people and animals; outside, a unit other than mm is a wrong code
@@ -37,15 +37,13 @@ class Grid:
     """Where the voxels lie, and how that was decided.
 
     Args:
-        geometry: the grid as stored; sheared when `sheared`.
+        geometry: the grid as stored; sheared only if the options allow it.
         transform: ``"sform"``, ``"qform"`` or ``"assumed"``.
-        sheared: whether the axes do not meet at right angles, which the options allow.
         decisions: as sentences.
     """
 
     geometry: Geometry
     transform: str
-    sheared: bool
     decisions: tuple[str, ...]
 
 
@@ -63,21 +61,13 @@ def read_grid(raw: Any, shape: tuple[int, int, int], *, options: ReadOptions, fi
     """
     pixdim, factor, notes = _spacing(raw.structarr, file=file)
     geometry, transform, more = _chosen(raw, shape, pixdim=pixdim, factor=factor, options=options, file=file)
-    sheared = shear(geometry) > SHEAR_LIMIT
-    if sheared and options.on_tilt == "shear":
-        more += (f"the voxel axes are {shear_degrees(geometry):.2f} degrees from a right angle, kept as stored",)
-    return Grid(geometry, transform, sheared, (*more, *notes))
+    return Grid(geometry, transform, (*more, *notes))
 
 
 def xform_tolerance_mm(geometry: Geometry) -> float:
     """How far sform and qform may lie apart at the farthest corner: 0.1 mm or 1.25e-3 of the grid's diagonal."""
     diagonal = np.linalg.norm(np.asarray(geometry.spacing_mm) * geometry.shape)
     return max(0.1, 1.25e-3 * float(diagonal))
-
-
-def shear_degrees(geometry: Geometry) -> float:
-    """How far the worst pair of voxel axes is from a right angle."""
-    return float(np.degrees(np.arcsin(min(shear(geometry), 1.0))))
 
 
 def _spacing(fields: NDArray[Any], *, file: str) -> tuple[NDArray[np.float64], float, tuple[str, ...]]:
@@ -118,9 +108,7 @@ def _chosen(
     wish = options.on_xform if options.on_xform in known else ""
     taken = wish or known[0]
     geometry = _grid(raw, shape, taken, factor=factor, file=file)
-    if shear(geometry) > SHEAR_LIMIT and options.on_tilt == "error":
-        _refuse_shear(geometry, file=file)
-    notes: tuple[str, ...] = (f"the grid is the {taken} (code {codes[taken]})",)
+    notes = (f"the grid is the {taken} (code {codes[taken]})", *refuse_tilt(geometry, options, file=file))
     for name in (name for name in known if name != taken):
         try:
             other = _grid(raw, shape, name, factor=factor, file=file)
@@ -170,8 +158,7 @@ def _qform(raw: Any) -> NDArray[np.float64]:
     raw = raw.copy()
     if raw["pixdim"][0] == 0:  # the standard reads 0 as 1
         raw["pixdim"][0] = 1
-    with np.errstate(all="ignore"):  # what overflows is refused as non-finite
-        return np.asarray(raw.get_qform(), dtype=np.float64)
+    return np.asarray(raw.get_qform(), dtype=np.float64)
 
 
 def _compared(taken: Geometry, other: Geometry, *, wish: str, file: str) -> tuple[str, ...]:
@@ -209,10 +196,3 @@ def _measured(sform: Geometry, pixdim: NDArray[np.float64], *, wish: str, file: 
         return (f"{found}: the sform was asked for (--on-xform)",)
     mend = "Repair the header, or pass --on-xform sform if the sform is right."
     raise InputError("E-XFORM", found, wanted="equal to 1 %", mend=mend, file=file, attribute="pixdim")
-
-
-def _refuse_shear(geometry: Geometry, *, file: str) -> None:
-    found = f"voxel axes that are {shear_degrees(geometry):.2f} degrees from a right angle"
-    wanted = f"at most {np.degrees(np.arcsin(SHEAR_LIMIT)):.2f} degrees"
-    mend = "Pass --on-tilt resample for an orthogonal grid, or --on-tilt shear to keep the voxels on the sheared one."
-    raise InputError("E-SHEAR", found, wanted=wanted, mend=mend, file=file, attribute="sform")

@@ -60,7 +60,7 @@ def write_nifti(
     output = Output(Path(path), Path(like) if like is not None else None)
     codes = _codes(output.like)
     data = stored_voxels(volume, file=output.path.name)
-    prepared(output, volume, data)
+    prepared(output, volume)
     _write(data, volume.geometry, output.path, codes=codes)
     if volume.filled is not None:
         _write(volume.filled.astype(np.uint8), volume.geometry, output.mask, codes=codes)

@@ -1,0 +1,1 @@
+"""NRRD and MetaImage headers: text in front of the voxels, read strictly."""
