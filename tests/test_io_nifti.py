@@ -193,7 +193,7 @@ def test_refused_with_its_code(tmp_path, name):
 
 
 def test_non_finite_voxels_are_counted(tmp_path):
-    with pytest.raises(InputError, match=r"2 voxels of 210 .* \(2, 3, 1\)"):
+    with pytest.raises(InputError, match=r"2 of 210 voxels .* \(2, 3, 1\)"):
         mio.read(BROKEN["NaN voxels"][1](tmp_path))
 
 

@@ -39,7 +39,7 @@ def test_nan_is_filled_and_marked_only_when_asked_for(tmp_path):
     file = nifti(tmp_path / "a.nii.gz", data=data)
     error = refusal(file)
     assert (error.code, "--on-nan fill" in error.mend) == ("E-NONFINITE", True)
-    assert "3 voxels of 210" in error.found
+    assert "3 of 210 voxels" in error.found
     reading = mio.read_scan(file, ReadOptions(on_nan="fill"))
     scan = reading.volume
     assert scan.filled is not None

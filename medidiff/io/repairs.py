@@ -103,7 +103,7 @@ def filled_nonfinite(
         kinds = f"{int(np.isnan(data).sum())} NaN, {int(np.isinf(data).sum())} infinite"
         raise InputError(
             "E-NONFINITE",
-            f"{count} voxels of {data.size} are NaN or infinite ({kinds}), the first at {first}",
+            f"{count} of {data.size} voxels are NaN or infinite ({kinds}), the first at {first}",
             wanted="finite numbers",
             mend="Mend them at their source, or pass --on-nan fill to put 0 there and mark them as filled.",
             file=file,
