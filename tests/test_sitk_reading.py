@@ -236,7 +236,7 @@ def test_compressed_voxels_are_checked(tmp_path, name, edit, pack):
     spoilt = packed[:-6] + bytes([packed[-6] ^ 1]) + packed[-5:]
     assert refusal(by_hand(tmp_path / name, edit, voxels=spoilt)).code == "E-CRC"
     assert refusal(by_hand(tmp_path / name, edit, voxels=pack(plain + bytes(2**25)))).code == "E-BOMB"
-    assert refusal(by_hand(tmp_path / name, edit, voxels=packed + b"more")).code == "E-CRC"
+    assert mio.read(by_hand(tmp_path / name, edit, voxels=packed + b"more")).shape == SHAPE
 
 
 @pytest.mark.parametrize("name", ["a.nhdr", "a.mhd"])

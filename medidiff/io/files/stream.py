@@ -147,13 +147,10 @@ class Inflated:
                 return block
 
     def _next_member(self) -> bool:
-        """Whether another gzip member follows; zeros may fill a file up, anything else is damage."""
+        """Whether another gzip member follows; what else follows is not part of the stream, as gzip itself has it."""
         rest = self._unpacker.unused_data or self._source.read(_CHUNK)
-        if not rest.strip(b"\0"):
+        if not rest.startswith(b"\x1f\x8b"):
             return False
-        if not rest.startswith(b"\x1f"):
-            found = "bytes behind the end of the compressed stream"
-            raise InputError("E-CRC", found, wanted="its end", mend=REFETCH, file=self._file)
         self._packed, self._unpacker, self._begun = rest, zlib.decompressobj(wbits=31), False
         return True
 
