@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from medidiff.diffusion.condition import Condition
 from medidiff.errors import PriorError
 from medidiff.prior import Card, Prior, build_denoiser
-from medidiff.prior import prior as module
+from medidiff.prior import weights as weights_module
 
 CARD = Card(
     name="tiny",
@@ -190,7 +190,7 @@ def test_the_bomb_is_a_bomb(tmp_path):
 
 
 def test_weights_beyond_all_measure_are_not_even_read(card_path, monkeypatch):
-    monkeypatch.setattr(module, "_LARGEST_BYTES", 1000)
+    monkeypatch.setattr(weights_module, "LARGEST_BYTES", 1000)
     with pytest.raises(PriorError, match="<= 1000"):
         Prior.load(card_path)
 
@@ -221,7 +221,8 @@ json_values = st.recursive(
 )
 cards = st.builds(
     Card,
-    **dict.fromkeys(("name", "summary", "modality", "licence", "data_fingerprint", "weights_sha256"), st.text()),
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
+    **dict.fromkeys(("summary", "modality", "licence", "data_fingerprint", "weights_sha256"), st.text()),
     **dict.fromkeys(("contrasts", "sources", "limits"), st.lists(st.text(), max_size=3).map(tuple)),
     **dict.fromkeys(("sigma_data", "sigma_detail"), st.floats(1e-6, 1e6)),
     channels=st.tuples(st.integers(1, 1024), st.integers(1, 1024)),

@@ -30,7 +30,9 @@ positive = st.floats(1e-6, 1e6)
 share = st.floats(0, 1)
 weight = st.floats(0, 1e3)
 count = st.integers(1, 10**6)
+width, depth = st.integers(1, 1024), st.integers(1, 64)
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=20)
+place = text.filter(lambda t: not t.startswith(("/", "\\")) and ":" not in t)  # no absolute path, no drive
 rising = st.tuples(positive, positive).map(sorted).map(tuple)
 factors = st.tuples(st.floats(1, 9), st.floats(1, 9)).map(sorted).map(tuple)
 scans = st.builds(Scans, pattern=text, licence=text, split=text, weight=positive)
@@ -39,7 +41,7 @@ recipes = st.builds(
     name=st.from_regex(r"[a-z0-9][a-z0-9-]{0,39}", fullmatch=True),
     summary=text,
     seed=st.integers(0, 2**62),
-    data=st.builds(DataRecipe, sources=st.lists(scans, min_size=1, max_size=3).map(tuple), root=text, split=text),
+    data=st.builds(DataRecipe, sources=st.lists(scans, min_size=1, max_size=3).map(tuple), root=text, split=place),
     degradation=st.builds(
         DegradationRanges,
         **dict.fromkeys(("denoise", "thick", "coarse"), weight),
@@ -51,14 +53,15 @@ recipes = st.builds(
     ),
     model=st.builds(
         ModelRecipe,
-        channels=st.tuples(count, count),
-        blocks=st.tuples(count, count, count),
+        channels=st.tuples(width, width),
+        blocks=st.tuples(depth, depth, depth),
         sigma_data=positive,
         sigma_detail=positive,
     ),
     fit=st.builds(
         FitRecipe,
-        **dict.fromkeys(("images", "batch", "warmup"), count),
+        **dict.fromkeys(("images", "warmup"), count),
+        batch=st.integers(1, 4096),
         **dict.fromkeys(("rate", "clip", "ema"), positive),
         **dict.fromkeys(("cooldown", "posterior_mean"), share),
         patch=st.integers(2, 99).map(lambda n: 4 * n),

@@ -41,8 +41,8 @@ class Card:
         weights_sha256: of the weights file.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    name: str
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     summary: str
     modality: str
     contrasts: tuple[str, ...]
@@ -75,5 +75,5 @@ class Card:
             return TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            entry = ".".join(str(part) for part in first["loc"])
-            raise PriorError("E-CARD", first["msg"], file=file, attribute=entry) from error
+            entry = ".".join(str(part) for part in first["loc"])[:80]
+            raise PriorError("E-CARD", first["msg"][:200], file=file, attribute=entry) from error

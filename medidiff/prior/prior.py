@@ -11,19 +11,19 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from medidiff.diffusion.backbone import Backbone, BackboneShape
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.errors import PriorError
 from medidiff.prior.card import Card
+from medidiff.prior.weights import read_weights
 
 __all__ = ["BUNDLED", "DEFAULT_PRIOR", "Prior"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 DEFAULT_PRIOR = "fine-t1"
-_LARGEST_BYTES = 256 * 2**20
+_LARGEST_CARD = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Prior:
             PriorError: no such prior, or one that is broken or does not match its card.
         """
         card_path = _card_path(source)
-        card = Card.from_json(card_path.read_text(encoding="utf-8"), file=card_path.name)
-        weights = _checked_weights(card_path.with_suffix(".safetensors"), card)
+        card = _read_card(card_path)
+        weights = read_weights(card_path.with_suffix(".safetensors"), sha256=card.weights_sha256)
         with torch.device("meta"):  # shapes only: a card must not be able to fill the memory
             wanted = {name: tensor.shape for name, tensor in build_denoiser(card).backbone.state_dict().items()}
         found = {name: tensor.shape for name, tensor in weights.items()}
         if wanted != found:
             odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
             raise PriorError(
-                "E-WEIGHTS", f"{len(odd)} tensors unlike the card's network, first {odd[0]}", file=card.name
+                "E-WEIGHTS", f"{len(odd)} tensors unlike the card's network, first {odd[0][:80]}", file=card.name
             )
         denoiser = build_denoiser(card)
         denoiser.backbone.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -101,26 +101,15 @@ def _card_path(source: str | Path) -> Path:
     raise PriorError("E-PRIOR", f"no prior '{Path(source).name}'", mend=f"Name a file, or one of: {names}.")
 
 
-def _checked_weights(path: Path, card: Card) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise PriorError("E-PRIOR", "the weights beside the card are missing", file=path.name)
-    if path.stat().st_size > _LARGEST_BYTES:
-        raise PriorError("E-WEIGHTS", f"{path.stat().st_size} bytes", wanted=f"<= {_LARGEST_BYTES}", file=path.name)
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != card.weights_sha256:
-        raise PriorError(
-            "E-WEIGHTS", "weights whose SHA-256 is not the card's", file=path.name, mend="Fetch both again."
-        )
+def _read_card(path: Path) -> Card:
+    with path.open("rb") as file:
+        text = file.read(_LARGEST_CARD + 1)
+    if len(text) > _LARGEST_CARD:
+        raise PriorError("E-CARD", f"over {_LARGEST_CARD} bytes", mend="Fetch it again.", file=path.name)
     try:
-        weights = load(data)
-    except SafetensorError as error:
-        raise PriorError("E-WEIGHTS", "not a safetensors file", file=path.name) from error
-    broken = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise PriorError(
-            "E-WEIGHTS", f"{len(broken)} tensors with non-finite numbers, first {broken[0]}", file=path.name
-        )
-    return weights
+        return Card.from_json(text.decode("utf-8"), file=path.name)
+    except UnicodeDecodeError as error:
+        raise PriorError("E-CARD", "not UTF-8 text", mend="Fetch it again.", file=path.name) from error
 
 
 def _replace(path: Path, data: bytes) -> None:

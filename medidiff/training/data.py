@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,13 @@ from torch import Tensor
 from medidiff.anatomy import foreground
 from medidiff.diffusion.condition import Condition
 from medidiff.diffusion.denoiser import diffuse
-from medidiff.errors import SettingsError
+from medidiff.errors import InputError, SettingsError
 from medidiff.io import read
+from medidiff.io.files.names import inside
 from medidiff.prepare import fit_intensity
 from medidiff.training.chance import Chance
 from medidiff.training.degrade import measure, random_view
-from medidiff.training.recipe import DataRecipe, Recipe
+from medidiff.training.recipe import DataRecipe, Recipe, read_toml
 
 __all__ = ["Batch", "Patches", "Scan", "find_scans", "load_scan"]
 
@@ -62,6 +62,7 @@ def find_scans(recipe: DataRecipe, *, folder: Path, root: Path | None, part: str
 
     Raises:
         SettingsError: a file or a table of the split is missing.
+        InputError: a name leads out of the data folder.
     """
     root = folder / recipe.root if root is None else root
     split = _read_split(folder / recipe.split) if recipe.split else {}
@@ -69,10 +70,9 @@ def find_scans(recipe: DataRecipe, *, folder: Path, root: Path | None, part: str
     for source in recipe.sources:
         if source.split and part not in split.get(source.split, {}):
             raise SettingsError("E-SPLIT", f"no list '{part}' in table '{source.split}'", file=recipe.split)
-        names = (
-            [source.pattern.format(subject=s) for s in split[source.split][part]] if source.split else [source.pattern]
-        )
-        found += [(root / name, source.weight / len(names)) for name in names]
+        subjects = split[source.split][part] if source.split else [""]
+        names = [source.pattern.replace("{subject}", subject) for subject in subjects]
+        found += [(inside(root, name, error=InputError), source.weight / len(names)) for name in names]
     missing = [path.name for path, _ in found if not path.is_file()]
     if missing:
         raise SettingsError(
@@ -85,11 +85,19 @@ def find_scans(recipe: DataRecipe, *, folder: Path, root: Path | None, part: str
 
 def _read_split(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        split = read_toml(path)
     except OSError as error:
         raise SettingsError("E-SPLIT", "no such split, or it cannot be read", file=path.name) from error
-    except ValueError as error:
-        raise SettingsError("E-SPLIT", f"not TOML: {error}", file=path.name) from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError("E-SPLIT", "not TOML", file=path.name) from error
+    for name, table in split.items():
+        lists = table.values() if isinstance(table, dict) else [None]
+        if not all(isinstance(each, list) and all(isinstance(s, str) for s in each) for each in lists):
+            wanted = "tables of lists of subjects"
+            raise SettingsError(
+                "E-SPLIT", "an entry of another kind", wanted=wanted, file=path.name, attribute=name[:80]
+            )
+    return split
 
 
 def load_scan(path: Path) -> Scan:

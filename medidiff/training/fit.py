@@ -14,7 +14,7 @@ from medidiff.diffusion.backbone import Backbone, BackboneShape
 from medidiff.diffusion.denoiser import Preconditioned, restoration_loss
 from medidiff.errors import PriorError
 from medidiff.training.data import Batch, Patches
-from medidiff.training.muon import Muon
+from medidiff.training.muon import MOMENTS, Muon
 from medidiff.training.recipe import FitRecipe, Recipe
 
 __all__ = ["FitState", "Step", "fit", "learning_rate"]
@@ -106,10 +106,20 @@ class FitState:
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.images = int(state["images"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            self._check()
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise PriorError(
                 "E-CHECKPOINT", "a checkpoint of another network", mend="Train into another folder."
             ) from error
+
+    def _check(self) -> None:
+        """Refuse what no run of ours would have left: moments of another shape, a negative number of images."""
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if (isinstance(value, Tensor) and value.shape != parameter.shape) or name not in MOMENTS:
+                    raise ValueError
+        if self.images < 0 or any(group.keys() != {"params", "lr"} for group in self.optimizer.param_groups):
+            raise ValueError
 
 
 def _is_block(name: str) -> bool:

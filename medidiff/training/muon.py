@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = ["Muon", "orthogonal"]
+__all__ = ["MOMENTS", "Muon", "orthogonal"]
 
+MOMENTS = frozenset({"momentum", "first", "second", "steps"})  # what is kept for a parameter
 _MOMENTUM = 0.95
 _BETAS = (0.9, 0.99)
 _EPSILON = 1e-8

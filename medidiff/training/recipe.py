@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -24,6 +24,7 @@ __all__ = [
     "Scans",
     "ValidationRecipe",
     "read_recipe",
+    "read_toml",
 ]
 
 
@@ -33,14 +34,24 @@ def _rising(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
+def _relative(path: str) -> str:
+    if "\0" in path or Path(path).is_absolute() or PureWindowsPath(path).anchor:
+        raise ValueError("a path relative to the recipe is wanted")
+    return path
+
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Factor = Annotated[float, Field(ge=1, allow_inf_nan=False, strict=True)]
-Count = Annotated[int, Field(ge=1, strict=True)]
+Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+Width = Annotated[int, Field(ge=1, le=1024, strict=True)]
+Depth = Annotated[int, Field(ge=1, le=64, strict=True)]
+Text = Annotated[str, Field(max_length=1000)]
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 FactorRange = Annotated[tuple[Factor, Factor], AfterValidator(_rising)]
 _STRICT = ConfigDict(extra="forbid")
+_LARGEST_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +66,9 @@ class Scans:
     """
 
     __pydantic_config__ = _STRICT
-    pattern: str
-    licence: str
-    split: str = ""
+    pattern: Text
+    licence: Text
+    split: Text = ""
     weight: Positive = 1.0
 
 
@@ -72,9 +83,9 @@ class DataRecipe:
     """
 
     __pydantic_config__ = _STRICT
-    sources: Annotated[tuple[Scans, ...], Field(min_length=1)]
-    root: str = "."
-    split: str = ""
+    sources: Annotated[tuple[Scans, ...], Field(min_length=1, max_length=10_000)]
+    root: Text = "."
+    split: Annotated[Text, AfterValidator(_relative)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +140,8 @@ class ModelRecipe:
     """
 
     __pydantic_config__ = _STRICT
-    channels: tuple[Count, Count] = (48, 96)
-    blocks: tuple[Count, Count, Count] = (2, 3, 2)
+    channels: tuple[Width, Width] = (48, 96)
+    blocks: tuple[Depth, Depth, Depth] = (2, 3, 2)
     sigma_data: Positive = 0.35
     sigma_detail: Positive = 0.12
 
@@ -154,8 +165,8 @@ class FitRecipe:
 
     __pydantic_config__ = _STRICT
     images: Count
-    batch: Count = 2
-    patch: Annotated[int, Field(ge=8, multiple_of=4, strict=True)] = 40
+    batch: Annotated[int, Field(ge=1, le=4096, strict=True)] = 2
+    patch: Annotated[int, Field(ge=8, le=512, multiple_of=4, strict=True)] = 40
     rate: Positive = 1e-3
     warmup: Count = 400
     cooldown: Share = 0.3
@@ -178,8 +189,8 @@ class ValidationRecipe:
 
     __pydantic_config__ = _STRICT
     every: Count = 2000
-    levels: tuple[Positive, ...] = (0.03, 0.09, 0.15)
-    crop: Annotated[int, Field(ge=16, multiple_of=4, strict=True)] = 64
+    levels: Annotated[tuple[Positive, ...], Field(max_length=32)] = (0.03, 0.09, 0.15)
+    crop: Annotated[int, Field(ge=16, le=1024, multiple_of=4, strict=True)] = 64
     scans: Count = 2
 
 
@@ -205,14 +216,14 @@ class Recipe:
 
     __pydantic_config__ = _STRICT
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-    summary: str
+    summary: Text
     data: DataRecipe
     fit: FitRecipe
     modality: Literal["MR", "CT", "PT"] = "MR"
-    contrasts: tuple[str, ...] = ()
-    licence: str = "Apache-2.0"
-    start: str = ""
-    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    contrasts: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
+    licence: Text = "Apache-2.0"
+    start: Annotated[Text, AfterValidator(_relative)] = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     degradation: DegradationRanges = field(default_factory=DegradationRanges)
     model: ModelRecipe = field(default_factory=ModelRecipe)
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
@@ -229,14 +240,30 @@ def read_recipe(path: Path) -> Recipe:
         SettingsError: the file is missing, is not TOML, or an entry is unknown, of the wrong type or out of range.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        return TypeAdapter(Recipe).validate_python(read_toml(path))
     except OSError as error:
         raise SettingsError("E-RECIPE", "no such recipe, or it cannot be read", file=path.name) from error
-    try:
-        return TypeAdapter(Recipe).validate_python(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError("E-RECIPE", f"not TOML: {error}", file=path.name) from error
     except ValidationError as error:
         first = error.errors()[0]
-        entry = ".".join(str(part) for part in first["loc"])
-        raise SettingsError("E-RECIPE", first["msg"], file=path.name, attribute=entry) from error
+        entry = ".".join(str(part) for part in first["loc"])[:80]
+        raise SettingsError("E-RECIPE", first["msg"][:200], file=path.name, attribute=entry) from error
+    except (ValueError, RecursionError) as error:
+        found = f"not TOML: {error}" if isinstance(error, tomllib.TOMLDecodeError) else "not TOML that makes sense"
+        raise SettingsError("E-RECIPE", found[:200], file=path.name) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a small TOML file.
+
+    Raises:
+        OSError: it is not there, no regular file, or cannot be read.
+        ValueError: it is no TOML, or larger than any recipe.
+        RecursionError: it is nested without end.
+    """
+    if not path.is_file():
+        raise FileNotFoundError
+    with path.open("rb") as file:
+        text = file.read(_LARGEST_BYTES + 1)
+    if len(text) > _LARGEST_BYTES:
+        raise ValueError("more than any recipe needs")
+    return tomllib.loads(text.decode("utf-8"))

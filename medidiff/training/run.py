@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import pickle
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
-from medidiff.errors import PriorError, SettingsError
+from medidiff.errors import SettingsError
 from medidiff.prior import Card, Prior
+from medidiff.training.checkpoint import read_checkpoint
 from medidiff.training.checks import denoise_scores
 from medidiff.training.data import Patches, Scan, find_scans, load_scan
 from medidiff.training.fit import FitState, Step, fit
@@ -133,26 +133,25 @@ def _resume(state: FitState, recipe: Recipe, out: Path, *, fingerprint: str) -> 
     path = out / CHECKPOINT
     if not path.is_file():
         return
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        same, numbers = saved["recipe"] == _identity(recipe), saved["state"]
-        same_data = saved["data"] == fingerprint
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise PriorError(
-            "E-CHECKPOINT", "a checkpoint that cannot be read", file=path.name, mend="Remove it."
-        ) from error
+    saved = read_checkpoint(path)
+    same = saved["recipe"] in (_identity(recipe), _told(recipe))  # version 0.1 kept the text before it kept the hash
+    same_data = saved["data"] == fingerprint
     if not same:
         raise SettingsError("E-RUN", "the folder holds the run of another recipe", mend="Train into another folder.")
     if not same_data:
         found, mend = "the folder holds a run on other scans", "Train into another folder, or give the same data."
         raise SettingsError("E-RUN", found, attribute="--data", mend=mend)
-    state.load_state_dict(numbers)
+    state.load_state_dict(saved["state"])
 
 
 def _identity(recipe: Recipe) -> str:
-    """What must not change between two calls of one run: all but how long it is to be."""
-    length_free = dataclasses.replace(recipe.fit, images=1, cooldown=0.0)
-    return repr(dataclasses.replace(recipe, fit=length_free))
+    """A hash of what must not change between two calls of one run; the text itself holds names of scans."""
+    return hashlib.sha256(_told(recipe).encode()).hexdigest()
+
+
+def _told(recipe: Recipe) -> str:
+    """All of a recipe but how long the run is to be."""
+    return repr(dataclasses.replace(recipe, fit=dataclasses.replace(recipe.fit, images=1, cooldown=0.0)))
 
 
 def _save(state: FitState, recipe: Recipe, out: Path, *, fingerprint: str) -> None:
