@@ -247,7 +247,9 @@ class Deidentify:
     """
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.deidentify",)
-    source: Annotated[Path, Option("a DICOM file, or a folder of them", ("IN",), positional=True)]
+    source: Annotated[
+        Path, Option("a DICOM file, a folder or an archive of them, or a pattern", ("IN",), positional=True)
+    ]
     out: Annotated[Path, Option("a new or empty folder", ("OUT",), positional=True)]
     key: Annotated[Path, Option("file with the secret that UIDs, pseudonyms and date shifts are made from", ("FILE",))]
     new_key: Annotated[bool, Option("make the key file first")] = False

@@ -6,9 +6,7 @@ key (`medidiff.io.dicom.pseudonyms`). Pixels stay as they are; what hides behind
 
 from __future__ import annotations
 
-import os
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from medidiff.io.dicom.pseudonyms import Key, new_key, read_key
 from medidiff.io.files.atomic import staging_folder, write_file
 from medidiff.io.files.checks import REFETCH
 from medidiff.io.files.names import inside, safe_label
+from medidiff.io.files.walk import gather
 
 __all__ = ["Deidentified", "DeidentifyOptions", "Key", "deidentify", "new_key", "read_key"]
 
@@ -62,7 +61,7 @@ def deidentify(
     """Write every DICOM object of a file or folder anew, without anything that identifies the patient.
 
     Args:
-        source: a DICOM file, or a folder that is searched with its sub-folders.
+        source: a DICOM file, a folder that is searched with its sub-folders, an archive, or a glob pattern.
         out: a new or empty folder outside the source; one folder a series, with names made from the key.
         key: from `new_key` or `read_key`; the same key keeps two runs of one patient together.
         options: what of the basic profile is relaxed.
@@ -72,12 +71,12 @@ def deidentify(
         OutputError: the folder holds something (``E-EXISTS``), lies inside the source, or cannot be written.
     """
     source, out, options = Path(source), Path(out), options or DeidentifyOptions()
-    if not source.exists():
-        raise InputError("E-MISSING", "no such file or folder", mend="Check the path.", file=source.name)
+    gathered = gather(source)
     _refuse_place(source, out)
     task = _Task(key, options)
+    task.skipped += [Skipped(safe_label(each.file), each.reason) for each in gathered.skipped]
     with staging_folder(out) as stage:
-        for file in _files(source):
+        for file in gathered.files:
             task.take(file, stage)
         if not task.files:
             raise task.first or InputError(
@@ -94,16 +93,6 @@ def _refuse_place(source: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         mend = "Choose a new folder, so that cleaned and other files never mix."
         raise OutputError("E-EXISTS", "something stands in the output folder", file=out.name, mend=mend)
-
-
-def _files(source: Path) -> Iterator[Path]:
-    if not source.is_dir():
-        yield source
-        return
-    for folder, children, names in os.walk(source):
-        children.sort()
-        yield from (Path(folder) / name for name in sorted(names))
-        yield from (Path(folder) / name for name in children if (Path(folder) / name).is_symlink())
 
 
 class _Task:
@@ -180,8 +169,6 @@ def _read(file: Path, label: str) -> FileDataset | None:
     Raises:
         InputError: it is one, but cannot be parsed, or is too large.
     """
-    if file.is_symlink() or not file.is_file():
-        return None
     try:
         with file.open("rb") as stream:
             start = stream.read(4096)
