@@ -197,6 +197,8 @@ def _write_dicom(
     if like is None or sniff(like) != "dicom":
         mend = "Name the DICOM series that the scan comes from, or write NIfTI."
         raise SettingsError("E-LIKE", "DICOM output without a DICOM source", wanted="a source series", mend=mend)
-    from medidiff.io.dicom.write import write_dicom
-
-    return write_dicom(volume, path, like=like, provenance=provenance, description=description, options=options)
+    if kind == "spread":
+        from medidiff.io.dicom.parametric import write_spread as write_it
+    else:
+        from medidiff.io.dicom.write import write_dicom as write_it
+    return write_it(volume, path, like=like, provenance=provenance, description=description, options=options)

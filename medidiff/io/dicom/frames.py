@@ -35,6 +35,7 @@ _CLOCK = (  # what may tell the volumes of one file apart, the surest first
     ("FrameContentSequence", "FrameAcquisitionDateTime"),
     ("FrameContentSequence", "FrameReferenceDateTime"),
 )
+_UCUM = {"[hnsf'U]": "HU", "Bq/ml": "BQML", "g/ml{SUVbw}": "GML", "%": "PCNT"}  # the units that CT and PET images name
 
 
 def frames_of(header: Header) -> list[Header]:
@@ -82,7 +83,9 @@ def _frame(header: Header, number: int, *, groups: Sequence[Dataset]) -> Header:
         thickness_mm=item("PixelMeasuresSequence").number("SliceThickness"),
         between_mm=item("PixelMeasuresSequence").number("SpacingBetweenSlices"),
         rescale=rescale_of(item("PixelValueTransformationSequence")),
-        units=header.units or item("PixelValueTransformationSequence").text("RescaleType"),
+        units=header.units
+        or _coded_unit(item("RealWorldValueMappingSequence"))
+        or item("PixelValueTransformationSequence").text("RescaleType"),
         stack=item("FrameContentSequence").text("StackID"),
         clock=(*clock, ("DiffusionGradientOrientation", _gradient(item("MRDiffusionSequence")))),
     )
@@ -92,3 +95,9 @@ def _gradient(diffusion: Values) -> str:
     found = diffusion.stored("DiffusionGradientDirectionSequence")
     inside = Values(diffusion.file, dataset=found[0]) if found else None
     return "" if inside is None else inside.text("DiffusionGradientOrientation")
+
+
+def _coded_unit(mapping: Values) -> str:
+    """The unit that a real world value mapping codes, in the words of classic images; empty for another."""
+    codes = mapping.stored("MeasurementUnitsCodeSequence")
+    return _UCUM.get(Values(mapping.file, dataset=codes[0]).text("CodeValue"), "") if codes else ""

@@ -49,6 +49,7 @@ _ENHANCED = {
     "1.2.840.10008.5.1.4.1.1.4.4": "MR",
     "1.2.840.10008.5.1.4.1.1.128.1": "PT",
 }
+_PARAMETRIC = "1.2.840.10008.5.1.4.1.1.30"  # in floats; one of integers is left aside
 _DICOM_ROOT = "1.2.840.10008."
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # looked at only to say what is wrong with it
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -94,6 +95,7 @@ class Header:
         frames: number of frames in the file; 1 for a classic image.
         frame: which of them this is, from 0; None for a classic image or a multi-frame file as a whole.
         enhanced: whether it is a multi-frame object of the enhanced kind.
+        floating: whether its pixels are float32, as those of a parametric map.
         photometric: e.g. ``"MONOCHROME2"``.
         bits: bits allocated, stored, highest bit, and 1 when signed.
         position_mm: ImagePositionPatient in LPS; None when missing.
@@ -127,6 +129,7 @@ class Header:
     frames: int = 1
     frame: int | None = None
     enhanced: bool = False
+    floating: bool = False
     photometric: str = ""
     bits: tuple[int, int, int, int] = (16, 16, 15, 0)
     position_mm: tuple[float, ...] | None = None
@@ -235,6 +238,8 @@ def _parse(file: Path, found: Outline) -> Header | Skipped:
     values = Values(file.name, found.values, big=found.big)
     named = {values.text("SOPClassUID"), values.text("MediaStorageSOPClassUID")} - {""}
     images = {uid for uid in named if uid in _CLASSES or uid in _ENHANCED or uid == _SECONDARY}
+    if named == {_PARAMETRIC} and not values.text("BitsStored"):
+        images = set(named)
     if not images and named and all(_is_other_class(uid) for uid in named):
         return Skipped(file.name, _other_kind(named.pop()))
     if len(named) != 1 or not images:
@@ -275,6 +280,8 @@ def _other_kind(uid: str) -> str:
 
 def _values(known: Header, values: Values) -> Header:
     bits = [values.integer(n) or 0 for n in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")]
+    floating = known.sop_class == _PARAMETRIC
+    bits = [bits[0], 32, 31, 0] if floating else bits
     frames = values.integer("NumberOfFrames") if values.text("NumberOfFrames") else 1
     number = values.number("InstanceNumber")
     return replace(
@@ -284,7 +291,8 @@ def _values(known: Header, values: Values) -> Header:
         image_type=tuple(values.text("ImageType").upper().split("\\")),
         shape=(values.integer("Rows") or 0, values.integer("Columns") or 0),
         frames=frames or 0,
-        enhanced=known.sop_class in _ENHANCED,
+        enhanced=known.sop_class in _ENHANCED or floating,
+        floating=floating,
         photometric=values.text("PhotometricInterpretation"),
         bits=(bits[0], bits[1], bits[2], bits[3]),
         position_mm=values.decimals("ImagePositionPatient", count=3),
@@ -364,6 +372,7 @@ def _fault(header: Header, values: Values, found: Outline) -> InputError | None:
         (samples not in (None, 1) or not header.photometric.startswith("MONO"), "E-COLOUR", "pixels that are not grey"),
         (size > _LARGEST_FRAME * header.frames, "E-SIZE", f"{pixels} declared in a file of {header.size} bytes"),
         (native and size > held, "E-TRUNC", f"{held} bytes of pixels where the header declares {size}"),
+        (header.floating and allocated != 32, "E-DTYPE", "a parametric map that is not in float32"),
         (allocated not in (8, 16, 32), "E-DTYPE", bits),
         (not 1 <= stored <= allocated or header.bits[2] != stored - 1, "E-DTYPE", bits),
         (lut, "E-BADRESCALE", "a modality look-up table instead of slope and intercept"),

@@ -11,7 +11,7 @@ from medidiff.io.dicom.modules import decimal, kept_of
 from medidiff.io.dicom.pet import add_pet
 from medidiff.io.dicom.pixels import units
 from medidiff.io.dicom.plan import Plan, Stored
-from medidiff.io.dicom.references import add_sources
+from medidiff.io.dicom.references import add_sources, reference_series
 from medidiff.io.dicom.source import SAME_GRID_MM
 from medidiff.io.dicom.stack import LPS_TO_RAS
 from medidiff.io.files.checks import SHEAR_LIMIT, shear
@@ -26,7 +26,9 @@ def image_of(plan: Plan, k: int) -> Dataset:
     image = kept_of(header, sop_class=source.sop_class)
     image.update(plan.common)
     image.SOPInstanceUID, image.InstanceNumber = generate_uid(), k + 1
-    add_sources(image, source.contributing(plan.geometry, k), preserved=plan.preserved)
+    contributing = source.contributing(plan.geometry, k)
+    add_sources(image, contributing, preserved=plan.preserved)
+    reference_series(image, contributing)
     _type(image, plan)
     if source.modality == "PT":
         add_pet(image, units=units(source.images[0]), slices=plan.geometry.shape[2], index=k)

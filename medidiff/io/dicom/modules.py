@@ -18,7 +18,7 @@ from pydicom.valuerep import DSfloat, validate_value
 
 from medidiff.io.dicom.headers import quietly
 
-__all__ = ["CLASSIC", "CT", "MR", "PT", "code", "copied", "decimal", "kept_of"]
+__all__ = ["CLASSIC", "CT", "MR", "PATIENT_AND_STUDY", "PT", "code", "copied", "decimal", "kept_of"]
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -71,6 +71,7 @@ _PET_ISOTOPE = (
 _PET_IMAGE = (
     "FrameReferenceTime ActualFrameDuration DecayFactor DoseCalibrationFactor ScatterFractionFactor DeadTimeFactor"
 )
+PATIENT_AND_STUDY = f"{_PATIENT} {_STUDY}".split()
 _COMMON = f"{_PATIENT} {_STUDY} {_SERIES} {_FRAME} {_EQUIPMENT} {_IMAGE}"
 _KEPT = {
     MR: f"{_COMMON} {_MR_IMAGE}".split(),
@@ -85,6 +86,23 @@ _EMPTY = {
     MR: f"{_OFTEN_MISSING} ScanOptions MRAcquisitionType EchoTime EchoTrainLength RepetitionTime".split(),
     CT: f"{_OFTEN_MISSING} KVP".split(),
     PT: f"{_OFTEN_MISSING} AcquisitionDate AcquisitionTime CorrectedImage CollimatorType ActualFrameDuration".split(),
+}
+_ENUMERATED = {  # the only values that the Standard allows; another is left behind
+    "PatientSex": "M F O",
+    "PatientSexNeutered": "ALTERED UNALTERED",
+    "PatientIdentityRemoved": "YES NO",
+    "LongitudinalTemporalInformationModified": "UNMODIFIED MODIFIED REMOVED",
+    "Laterality": "R L",
+    "BurnedInAnnotation": "YES NO",
+    "RecognizableVisualFeatures": "YES NO",
+    "LossyImageCompression": "00 01",
+    "ScanningSequence": "SE IR GR EP RM",
+    "MRAcquisitionType": "2D 3D",
+    "AngioFlag": "Y N",
+    "InPlanePhaseEncodingDirection": "ROW COL",
+    "RotationDirection": "CW CC",
+    "CountsSource": "EMISSION TRANSMISSION",
+    "DecayCorrection": "NONE START ADMIN",
 }
 _WITHOUT_SIDES = (
     "HEAD BRAIN SKULL FACE NECK CHEST HEART THORAX ABDOMEN LIVER PANCREAS SPLEEN PELVIS BLADDER PROSTATE UTERUS SPINE"
@@ -134,6 +152,8 @@ def copied(source: Dataset, keyword: str) -> DataElement | None:
             parts = [decimal(float(part)) for part in parts]
         elif vr == "IS":
             parts = [round(float(part)) for part in parts]
+        if keyword in _ENUMERATED and not {str(part) for part in parts} <= set(_ENUMERATED[keyword].split()):
+            return None
         for part in parts:
             validate_value(vr, str(part) if vr not in ("US", "UL", "FD", "FL", "SS") else part, RAISE)
         return DataElement(tag, vr, parts if len(parts) > 1 else parts[0])

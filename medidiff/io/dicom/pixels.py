@@ -38,6 +38,8 @@ def data_type(headers: Sequence[Header], *, blended: bool = False) -> np.dtype[A
         blended: whether values are interpolated between pixels.
     """
     scales = [header.rescale or (1.0, 0.0) for header in headers]
+    if headers[0].floating:
+        return np.dtype(np.float32)
     if blended or any(slope != 1 or not intercept.is_integer() for slope, intercept in scales):
         return np.dtype(np.float32 if max(h.bits[1] for h in headers) <= _FLOAT32_BITS else np.float64)
     lows, highs = zip(*(_stored_range(header) for header in headers), strict=True)
@@ -61,6 +63,8 @@ def stored_values(cells: NDArray[Any], header: Header) -> NDArray[Any]:
     """
     allocated, stored, _, signed = header.bits
     cells = cells.astype(f"u{allocated // 8}", copy=False)
+    if header.floating:
+        return np.asarray(cells.view(np.float32))
     spare = allocated - stored
     if not signed:
         return cells & np.array(2**stored - 1, cells.dtype) if spare else cells
@@ -76,7 +80,7 @@ def padding_of(cells: NDArray[Any], values: NDArray[Any], header: Header) -> NDA
         values: what `stored_values` made of them.
         header: of the image.
     """
-    if not header.padding:
+    if not header.padding or header.floating:
         return None
     allocated, signed = header.bits[0], header.bits[3]
     patterns = [pattern & (2**allocated - 1) for pattern in header.padding]

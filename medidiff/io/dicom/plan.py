@@ -162,11 +162,12 @@ def series_wide(source: Source, *, provenance: Provenance, description: str) -> 
     return common
 
 
-def _series_number(first: Dataset) -> int | None:
+def _series_number(first: Dataset) -> int:
+    """1000 above the source's, so that results stand behind the scans in every list."""
     try:
         return int(first.SeriesNumber) % 1_000_000 + 1000
     except (AttributeError, TypeError, ValueError):
-        return None
+        return 1000
 
 
 def _series_description(first: Dataset, ending: str) -> str:

@@ -23,7 +23,7 @@ from medidiff.io.dicom.headers import NATIVE_SYNTAXES, Header, quietly, read_dat
 from medidiff.io.dicom.pixels import data_type, units
 from medidiff.io.dicom.split import Part, split
 from medidiff.io.dicom.stack import Stack
-from medidiff.io.files.checks import REFETCH
+from medidiff.io.files.checks import REFETCH, refuse_nonfinite
 from medidiff.io.files.walk import gather
 from medidiff.io.options import ReadOptions
 from medidiff.io.reading import Found, Reading, Scan
@@ -112,7 +112,10 @@ def read_stack(stack: Stack) -> tuple[Volume, tuple[str, ...]]:
             held, words = _pixels(raw, first)
             for number in numbers:
                 assembly.add(number, decoder.cells(held, stack.slices[number], words=words))
-    return assembly.volume(), tuple(digests)
+    volume = assembly.volume()
+    if stack.slices[0].floating:
+        refuse_nonfinite(volume.data, file=stack.slices[0].file.name)
+    return volume, tuple(digests)
 
 
 def _bytes(header: Header) -> bytes:
@@ -140,7 +143,8 @@ def _pixels(raw: bytes, header: Header) -> tuple[bytes | memoryview, bool]:
     if header.syntax == DeflatedExplicitVRLittleEndian:
         try:
             dataset = read_dataset(BytesIO(raw), pixels=True)
-            return dataset.get_item("PixelData").value or b"", True
+            keyword = "FloatPixelData" if header.floating else "PixelData"
+            return dataset.get_item(keyword).value or b"", True
         except InputError:
             raise
         except Exception as error:  # pydicom raises nearly anything on damaged bytes
@@ -159,9 +163,10 @@ def details_of(header: Header) -> dict[str, str]:
     """Technical values of an image, as text; none of them identifies the patient."""
     with quietly():
         kind, syntax = UID(header.sop_class), UID(header.syntax)
+    stored = f"{header.bits[1]} of {header.bits[0]}{', signed' if header.bits[3] else ''}"
     return {
         "kind": kind.name if kind.name != kind else "unknown",
         "transfer syntax": syntax.name if syntax.name != syntax else "unknown",
-        "bits stored": f"{header.bits[1]} of {header.bits[0]}{', signed' if header.bits[3] else ''}",
+        "bits stored": "float32" if header.floating else stored,
         "photometric": header.photometric,
     }

@@ -11,7 +11,7 @@ from medidiff.io.dicom.headers import Header
 from medidiff.io.dicom.modules import code
 from medidiff.volume import Provenance
 
-__all__ = ["add_derivation", "add_equipment", "add_sources"]
+__all__ = ["add_derivation", "add_equipment", "add_sources", "reference_series"]
 
 _SOURCE = ("121322", "DCM", "Source image for image processing operation")
 
@@ -29,7 +29,7 @@ def add_derivation(image: Dataset, provenance: Provenance, *, regridded: bool) -
 
 
 def add_sources(image: Dataset, sources: Sequence[Header], *, preserved: bool) -> None:
-    """Name the images that an image is made from, frames by their numbers, and the series that they belong to.
+    """Name the images that an image is made from, frames by their numbers.
 
     Args:
         image: the new image.
@@ -47,9 +47,14 @@ def add_sources(image: Dataset, sources: Sequence[Header], *, preserved: bool) -
     for item in image.SourceImageSequence:
         item.PurposeOfReferenceCodeSequence = [code(*_SOURCE)]
         item.SpatialLocationsPreserved = "YES" if preserved else "NO"
+
+
+def reference_series(image: Dataset, sources: Sequence[Header]) -> None:
+    """Common Instance Reference, C.12.2: the series of the images that an object refers to, each image once."""
+    classes = {header.sop_uid: header.sop_class for header in sources}
     series = Dataset()
     series.SeriesInstanceUID = sources[0].series_uid
-    series.ReferencedInstanceSequence = [_reference(classes[uid], uid, []) for uid in frames]
+    series.ReferencedInstanceSequence = [_reference(kind, uid, []) for uid, kind in classes.items()]
     image.ReferencedSeriesSequence = [series]
 
 

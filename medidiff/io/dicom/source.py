@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medidiff.io.dicom.flatten import classic_view
-from medidiff.io.dicom.headers import Header, read_dataset
+from medidiff.io.dicom.headers import Header, read_dataset, scan
 from medidiff.io.dicom.modules import CLASSIC
-from medidiff.io.dicom.split import find_stack
+from medidiff.io.dicom.split import find_stack, split
 from medidiff.io.dicom.stack import LPS_TO_RAS
+from medidiff.io.files.walk import Gathered, gather
 from medidiff.io.options import ReadOptions
 from medidiff.volume import Geometry
 
@@ -33,11 +34,15 @@ class Source:
     Args:
         images: headers of classic images or frames, ascending along the slice normal.
         geometry: the grid that the scan is read on.
+        plain: whether each image lies on it as it is, so that nothing was interpolated.
+        gathered: holds the members of an archive, which live as long as this does.
         cached: reads the header of a file, the last one from memory.
     """
 
     images: tuple[Header, ...]
     geometry: Geometry
+    plain: bool = True
+    gathered: Gathered | None = None
     cached: Any = field(default_factory=lambda: lru_cache(maxsize=2)(partial(read_dataset, pixels=False)))
 
     @property
@@ -71,7 +76,9 @@ class Source:
 
     def is_grid(self, geometry: Geometry) -> bool:
         """Whether a grid is the scan's own, image for image."""
-        return geometry.shape[2] == len(self.images) and geometry.distance_mm(self.geometry) <= SAME_GRID_MM
+        if not self.plain or geometry.shape[2] != len(self.images):
+            return False
+        return geometry.distance_mm(self.geometry) <= SAME_GRID_MM
 
     def nearest(self, geometry: Geometry, k: int) -> Header:
         """The image nearest to the middle of slice k of a grid."""
@@ -108,5 +115,9 @@ def find_source(path: Path, options: ReadOptions | None = None) -> Source:
     Raises:
         InputError: as reading it.
     """
-    stack = find_stack(path, options)
-    return Source(tuple(stack.slices), stack.geometry)
+    options, gathered = options or ReadOptions(), gather(path)
+    parts = split(scan(gathered.files)[0], options)
+    several = len(parts) > 1 and not options.scan
+    stack = find_stack(path, options) if several or not 0 <= options.scan <= len(parts) or not parts else None
+    stack = stack or parts[max(options.scan, 1) - 1].stacked()
+    return Source(tuple(stack.slices), stack.geometry, stack.course.is_plain, gathered)

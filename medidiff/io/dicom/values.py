@@ -52,7 +52,8 @@ class Values:
         if tag not in self.dataset:
             return None
         element = self.dataset.get_item(tag)
-        return element.value if isinstance(element, RawDataElement) else self.dataset[tag].value
+        raw = isinstance(element, RawDataElement) and not (isinstance(key, str) and dictionary_VR(key) == "SQ")
+        return element.value if raw and element is not None else self.dataset[tag].value
 
     def text(self, key: str | int, *, kind: str = "") -> str:
         """A short value as text, several joined by backslashes; empty when missing.

@@ -50,7 +50,8 @@ def verify_geometry(folder: Path, geometry: Geometry, *, name: str) -> None:
     """
     scans = find_dicom(gather(folder).files, ReadOptions(on_tilt="shear")).scans
     if len(scans) != 1 or not scans[0].summary.affine:
-        raise _differs(f"{len(scans)} scans, or one that is refused", name)
+        refusal = "".join(scan.summary.problem.split(":")[0] for scan in scans[:1])
+        raise _differs(f"{len(scans)} scans{', refused as ' + refusal if refusal else ''}", name)
     try:
         again = Geometry(_three(scans[0].summary.shape), np.array(scans[0].summary.affine))
     except InputError as error:

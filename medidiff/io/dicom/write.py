@@ -127,9 +127,10 @@ def refuse_volume(volume: Volume, source: Source, *, file: str) -> None:
     Raises:
         OutputError: by kind, unit, channels, size, geometry or values.
     """
-    if source.modality not in CLASSIC:
-        found = f"a source of modality {source.modality}"
-        raise OutputError("E-SOPCLASS", found, wanted="CT, MR or PET", mend="Write NIfTI.", file=file)
+    if source.modality not in CLASSIC or source.images[0].floating:
+        kind = "a parametric map" if source.images[0].floating else f"a series of modality {source.modality}"
+        wanted, mend = "CT, MR or PET images", "Write NIfTI, or name the series that the scan comes from."
+        raise OutputError("E-SOPCLASS", f"{kind} as the source", wanted=wanted, mend=mend, file=file)
     unit = units(source.images[0])
     if volume.modality not in ("OT", source.modality) or volume.units not in ("", unit):
         found = f"{volume.modality} values in {volume.units or 'arbitrary units'}"
