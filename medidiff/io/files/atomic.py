@@ -175,6 +175,8 @@ def write_file(
             os.fsync(folder)
         finally:
             partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the same file, unless the folder was exchanged meanwhile
+                os.unlink(partial.name, dir_fd=folder)
 
 
 def _verified(partial: Path, verify: Callable[[Path], None], *, file: str) -> None:
