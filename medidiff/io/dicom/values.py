@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -20,12 +21,18 @@ __all__ = ["Values", "tag_of"]
 _BINARY = {"FD": "d", "FL": "f", "US": "H", "SS": "h", "UL": "L", "SL": "l"}
 
 
+@cache
 def tag_of(keyword: str) -> int:
     """The tag of a standard attribute."""
     tag = tag_for_keyword(keyword)
     if tag is None:
         raise KeyError(keyword)
     return int(tag)
+
+
+@cache
+def _kind_of(keyword: str) -> str:
+    return dictionary_VR(keyword)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ class Values:
         """
         value = self.stored(key)
         if isinstance(value, bytes):
-            code = _BINARY.get(kind or (dictionary_VR(key) if isinstance(key, str) else ""), "")
+            code = _BINARY.get(kind or (_kind_of(key) if isinstance(key, str) else ""), "")
             if code and len(value) % struct.calcsize(f"<{code}") == 0 and not _is_text(value):
                 count = len(value) // struct.calcsize(f"<{code}")
                 return "\\".join(f"{v:.9g}" for v in struct.unpack(f"{'>' if self.big else '<'}{count}{code}", value))
@@ -76,7 +83,7 @@ class Values:
     def integer(self, keyword: str) -> int | None:
         """A binary or decimal integer; None when missing or no integer."""
         value = self.stored(keyword)
-        if isinstance(value, bytes) and len(value) in (2, 4) and dictionary_VR(keyword) != "IS":
+        if isinstance(value, bytes) and len(value) in (2, 4) and _kind_of(keyword) != "IS":
             return int.from_bytes(value, "big" if self.big else "little")
         if isinstance(value, int):
             return value

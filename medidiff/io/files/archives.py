@@ -18,7 +18,7 @@ from medidiff.io.contents import Skipped
 from medidiff.io.files.checks import REFETCH
 from medidiff.io.files.limits import MAX_MEMBERS, refuse_bomb
 
-__all__ = ["Unpacked", "is_archive", "unpack"]
+__all__ = ["Unpacked", "is_archive", "starts_archive", "unpack"]
 
 _BLOCK = 2**20  # bytes
 _LONGEST = 200  # bytes of a name
@@ -50,10 +50,14 @@ class Unpacked:
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip, tar or gzipped tar archive, told by its first bytes."""
     try:
-        with path.open("rb") as stream:
-            start = stream.read(4096)
+        with path.open("rb", buffering=0) as stream:
+            return starts_archive(stream.read(4096))
     except OSError:
         return False
+
+
+def starts_archive(start: bytes) -> bool:
+    """Whether the first 4096 bytes of a file are those of an archive."""
     if start[:2] == _GZIP:
         try:
             start = zlib.decompressobj(wbits=31).decompress(start, 512)

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 from medidiff.errors import InputError, SettingsError
-from medidiff.io.files.archives import is_archive
+from medidiff.io.files.archives import starts_archive
 from medidiff.io.files.walk import gather
 
 __all__ = ["kind_of", "sniff", "target_format"]
@@ -39,11 +39,15 @@ def sniff(path: str | Path) -> str:
 
 def kind_of(file: Path) -> str:
     """Format of one of many files: as `sniff`, or ``"archive"``, or empty for anything else; nothing is raised."""
-    if is_archive(file):
-        return "archive"
     try:
-        start = _first_bytes(file)
+        with file.open("rb", buffering=0) as stream:
+            start = stream.read(4096)
+        if starts_archive(start):
+            return "archive"
+        start = _inflated(start, file)
         return _by_content(start) or (_by_name(file) if start else "")
+    except OSError:
+        return ""
     except InputError:
         return "nifti" if file.name.lower().endswith(".nii.gz") else ""
 
@@ -54,6 +58,10 @@ def _first_bytes(path: Path) -> bytes:
             start = stream.read(4096)
     except OSError as error:
         raise InputError("E-READ", error.strerror or "the system refuses to read it", file=path.name) from error
+    return _inflated(start, path)
+
+
+def _inflated(start: bytes, path: Path) -> bytes:
     if start[:2] != b"\x1f\x8b":
         return start
     try:
