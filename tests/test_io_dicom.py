@@ -360,7 +360,11 @@ def test_dynamic_series(tmp_path):
         uid = "1.2.3.4"
         edit = _set(SeriesInstanceUID=uid, FrameOfReferenceUID=uid, TemporalPositionIdentifier=str(time))
         cases.series(tmp_path / str(time), modality="MR", edit=edit)
-    assert "TemporalPositionIdentifier" in refused(tmp_path, "E-4D")
+    refused(tmp_path, "E-MULTISERIES")
+    for number in (1, 2, 3):
+        reading = mio.read_scan(tmp_path, mio.ReadOptions(scan=number))
+        assert cases.ramp_error(reading.volume, cases.truth()) < 1e-9
+        assert f"TemporalPositionIdentifier {number - 1}" in " ".join(reading.decisions)
 
 
 def test_same_uid_with_other_content(tmp_path):

@@ -40,14 +40,14 @@ def find_dicom(files: Sequence[Path], options: ReadOptions) -> Found:
         options: which repairs are allowed.
     """
     headers, skipped = scan(files)
-    scans, left_out = [], list(skipped)
-    for part in split(headers, options):
+    scans = []
+    parts, left_out = split(headers, options)
+    for part in parts:
         if part.stack is None:
             scans.append(_refused(part))
         else:
-            left_out += part.stack.skipped
             scans.append(Scan(_summary(part.stack), tuple(part.stack.files), partial(_read, part.stack)))
-    return Found("dicom", tuple(scans), tuple(left_out))
+    return Found("dicom", tuple(scans), (*skipped, *left_out))
 
 
 def _refused(part: Part) -> Scan:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medidiff.errors import InputError
 from medidiff.io.contents import Skipped
@@ -15,12 +16,14 @@ from medidiff.io.dicom.frames import frames_of
 from medidiff.io.dicom.headers import Header, scan
 from medidiff.io.dicom.slices import prepare_slices
 from medidiff.io.dicom.stack import Stack, regular_stack
+from medidiff.io.dicom.volumes import VolumeOf, normal_of, places_of, volumes_of
 from medidiff.io.files.atomic import sha256
 from medidiff.io.files.walk import gather
 from medidiff.io.options import ReadOptions
 
 __all__ = ["Part", "find_stack", "split"]
 
+_SCOUT_DEGREES = 5.0  # a localiser is turned by more against the stack
 _TOLERANCE = 1e-4  # of cosines, and of pixel spacings relative to each other
 _RESEND = "Send the series again from the archive."
 
@@ -59,7 +62,7 @@ def find_stack(path: Path, options: ReadOptions | None = None) -> Stack:
     options = options or ReadOptions()
     gathered = gather(path)
     headers, skipped = scan(gathered.files)
-    parts = split(headers, options)
+    parts, _ = split(headers, options)
     if not parts:
         raise InputError(
             "E-NOIMAGES",
@@ -87,42 +90,97 @@ def _describe(group: Sequence[Header]) -> str:
     return f"{first.modality} {first.shape[0]}x{first.shape[1]}, {len(group)} files from {first.name}"
 
 
-def split(headers: Sequence[Header], options: ReadOptions | None = None) -> list[Part]:
-    """Every scan that some headers make up, in a stable order; one that cannot be read carries its problem."""
-    return [_part(group, options or ReadOptions()) for group in _by_series(headers)]
+def split(headers: Sequence[Header], options: ReadOptions | None = None) -> tuple[list[Part], list[Skipped]]:
+    """Every scan that some headers make up, in a stable order; one that cannot be read carries its problem.
+
+    Returns:
+        The scans, and the files that belong to none of them.
+    """
+    parts, left_out = [], []
+    for group in _by_series(headers):
+        found, aside = _series(group, options or ReadOptions())
+        parts += found
+        left_out += aside
+    return parts, left_out
 
 
-def _part(group: Sequence[Header], options: ReadOptions) -> Part:
-    try:
-        return Part(tuple(group), _stack(group, options))
-    except InputError as problem:
-        return Part(tuple(group), problem=problem)
-
-
-def _stack(group: Sequence[Header], options: ReadOptions) -> Stack:
+def _series(group: Sequence[Header], options: ReadOptions) -> tuple[list[Part], list[Skipped]]:
     left_out: list[Skipped] = []
-    kept = _without_copies(_without_localisers(group, left_out), left_out)
-    for header in kept:
+    try:
+        images = _images(_without_copies(_without_localisers(group, left_out), left_out))
+        _check_alike(images, _SERIES_RULES)
+        images, repairs = prepare_slices(images, options)
+        stacks = _stacks(images, left_out)
+    except InputError as problem:
+        return [Part(tuple(group), problem=problem)], []
+    decisions = [f"{s.file}: {s.reason}" for s in left_out] + repairs
+    if len(stacks) > 1:
+        decisions.append(f"one of {len(stacks)} stacks of its series, which differ in orientation or StackID")
+    return [part for stack in stacks for part in _parts(stack, left_out, options, decisions)], left_out
+
+
+def _parts(
+    headers: Sequence[Header], left_out: Sequence[Skipped], options: ReadOptions, decisions: Sequence[str]
+) -> Iterator[Part]:
+    """The volumes of one stack, each held to the rules of a regular one."""
+    try:
+        _check_alike(headers, _STACK_RULES)
+        _check_pixel_spacing(headers)
+        placed = all(header.position_mm is not None for header in headers)
+        volumes = volumes_of(headers) if placed and len(headers) > 1 else [VolumeOf(tuple(headers))]
+    except InputError as problem:
+        yield Part(tuple(headers), problem=problem)
+        return
+    for volume in volumes:
+        said = [*decisions, volume.sentence(len(volumes))] if volume.label else list(decisions)
+        try:
+            yield Part(volume.headers, regular_stack(volume.headers, left_out, options=options, decisions=said))
+        except InputError as problem:
+            yield Part(volume.headers, problem=problem)
+
+
+def _images(headers: Sequence[Header]) -> list[Header]:
+    """Classic images and frames; the first fault of any of them is raised."""
+    for header in headers:
         if header.fault is not None:
             raise header.fault
-    kept = [part for header in kept for part in frames_of(header)]
-    _check_alike(kept)
-    kept, repairs = prepare_slices(kept, options)
-    kept = _main_orientation(kept, left_out)
-    decisions = [f"{s.file}: {s.reason}" for s in left_out] + repairs
-    return regular_stack(kept, left_out, options=options, decisions=decisions)
+    _check_concatenations(headers)
+    return [part for header in headers for part in frames_of(header)]
+
+
+def _check_concatenations(headers: Sequence[Header]) -> None:
+    """Refuse a multi-frame image of which a part is missing."""
+    groups: dict[str, list[Header]] = defaultdict(list)
+    for header in headers:
+        if header.parts is not None:
+            groups[header.parts[0]].append(header)
+    for group in groups.values():
+        numbers = {header.parts[1] for header in group if header.parts}
+        total = max(max(header.parts[2] for header in group if header.parts), *numbers, 1)
+        lost = sorted(set(range(1, total + 1)) - numbers)
+        if lost:
+            found, wanted = f"part {lost[0]} of {total} of a multi-frame image is missing", f"{total} files"
+            raise InputError("E-GAP", found, wanted=wanted, mend=_RESEND, file=group[0].file.name)
 
 
 def _by_series(headers: Sequence[Header]) -> list[list[Header]]:
-    """Headers by series, in order of their first file; a file whose series is unknown joins the only other one."""
+    """Headers by series, in order of their first file.
+
+    A file too damaged to tell its series may belong to any series of its folder, so it is held against each of them;
+    left aside, it would make one of them shorter without a word.
+    """
     groups: dict[str, list[Header]] = defaultdict(list)
     for header in headers:
         groups[header.series_uid].append(header)
-    unknown = groups.pop("", [])
-    images = list(groups.values())
-    if unknown and len(images) == 1:
-        return [images[0] + unknown]
-    return [*images, unknown] if unknown else images
+    unknown, series = groups.pop("", []), list(groups.values())
+    if unknown and not series:
+        return [unknown]
+    homes = [{header.file.parent for header in group} for group in series]
+    for header in unknown:
+        near = [group for group, folders in zip(series, homes, strict=True) if header.file.parent in folders]
+        for group in near or series:
+            group.append(header)
+    return series
 
 
 def _without_localisers(headers: Sequence[Header], left_out: list[Skipped]) -> list[Header]:
@@ -139,57 +197,137 @@ def _without_copies(headers: Sequence[Header], left_out: list[Skipped]) -> list[
         first = kept.setdefault(header.sop_uid or str(header.file), header)
         if first is header:
             continue
-        if sha256(first.file) != sha256(header.file):
+        if sha256(first.file) == sha256(header.file):
+            left_out.append(Skipped(header.name, f"an identical copy of {first.name}"))
+        elif _same_image(first, header):
+            left_out.append(Skipped(header.name, f"the image of {first.name} again, with other remarks in its header"))
+        else:
             raise InputError(
                 "E-DUPPOS",
                 f"{first.name} and {header.name} claim to be the same image and differ",
+                wanted="one file for an image",
                 mend="Keep the right one.",
                 attribute="SOPInstanceUID",
             )
-        left_out.append(Skipped(header.name, f"an identical copy of {first.name}"))
     return list(kept.values())
 
 
-def _check_alike(headers: Sequence[Header]) -> None:
-    """Refuse a series whose slices differ in what makes them one scan."""
-    rules: tuple[tuple[str, str, Callable[[Header], Hashable]], ...] = (
-        ("E-MIXMODALITY", "Modality", lambda h: (h.modality, h.sop_class)),
-        ("E-FOR", "FrameOfReferenceUID", lambda h: h.frame_uid),
-        ("E-SHAPE", "Rows, Columns", lambda h: h.shape),
-        ("E-MIXPHOTOMETRIC", "PhotometricInterpretation", lambda h: h.photometric),
-        ("E-MIXUNITS", "Units, RescaleType", lambda h: h.units),
-    )
+def _same_image(one: Header, two: Header) -> bool:
+    """Whether two files hold the same pixels at the same place, by the same rules."""
+    if one.stored is None or two.stored is None or one.syntax == DeflatedExplicitVRLittleEndian or one.fault:
+        return False
+    if replace(two, file=one.file, size=one.size, stored=one.stored) != one or one.stored[1] != two.stored[1]:
+        return False
+    return _pixel_bytes(one.file, one.stored) == _pixel_bytes(two.file, two.stored)
+
+
+def _pixel_bytes(file: Path, stored: tuple[int, int]) -> bytes:
+    with file.open("rb") as stream:
+        stream.seek(stored[0])
+        return stream.read(stored[1])
+
+
+_Rules = tuple[tuple[str, str, Callable[[Header], Hashable]], ...]
+_SERIES_RULES: _Rules = (
+    ("E-MIXMODALITY", "Modality", lambda h: (h.modality, h.sop_class)),
+    ("E-FOR", "FrameOfReferenceUID", lambda h: h.frame_uid),
+)
+_STACK_RULES: _Rules = (
+    ("E-SHAPE", "Rows, Columns", lambda h: h.shape),
+    ("E-MIXPHOTOMETRIC", "PhotometricInterpretation", lambda h: h.photometric),
+    ("E-MIXUNITS", "Units, RescaleType", lambda h: h.units),
+)
+
+
+def _check_alike(headers: Sequence[Header], rules: _Rules) -> None:
+    """Refuse images that differ in what makes them one scan."""
     for code, attribute, key in rules:
         groups: dict[Hashable, list[Header]] = defaultdict(list)
         for header in headers:
             groups[key(header)].append(header)
         if len(groups) > 1:
             parts = sorted(groups.values(), key=len, reverse=True)
-            found = f"{len(parts)} kinds: " + ", ".join(f"{len(p)} images like {p[0].name}" for p in parts[:4])
-            raise InputError(code, found, wanted="one kind", mend="Separate the kinds.", attribute=attribute)
+            found = f"{len(parts)} kinds: " + ", ".join(_like(p, code) for p in parts[:4])
+            mend = "Put each kind into a folder of its own."
+            raise InputError(code, found, wanted="one kind", mend=mend, attribute=attribute)
 
 
-def _main_orientation(headers: Sequence[Header], left_out: list[Skipped]) -> list[Header]:
-    """The slices of the one orientation that forms a stack; single images of another are set aside."""
+def _like(headers: Sequence[Header], code: str) -> str:
+    first = headers[0]
+    kind = f" of {first.shape[0]} x {first.shape[1]} pixels" if code == "E-SHAPE" else ""
+    kind = f" {first.modality}" if code == "E-MIXMODALITY" and first.modality in ("CT", "MR", "PT") else kind
+    count = f"{len(headers)} images" if len(headers) > 1 else "1 image"
+    return f"{count}{kind} like {first.name}" if len(headers) > 1 else f"{count}{kind}, {first.name}"
+
+
+def _check_pixel_spacing(headers: Sequence[Header]) -> None:
+    sizes = np.array([h.spacing_mm for h in headers])
+    if (np.ptp(sizes, axis=0) > _TOLERANCE * sizes.min(axis=0)).any():
+        kinds = Counter(h.spacing_mm or () for h in headers).most_common(4)
+        first = {kind: next(h.name for h in headers if h.spacing_mm == kind) for kind, _ in kinds}
+        listed = ", ".join(f"{' x '.join(f'{v:g}' for v in s)} mm in {n} images like {first[s]}" for s, n in kinds)
+        found = f"{len(kinds)} pixel sizes: {listed}"
+        mend = "Put each size into a folder of its own, or send the series again from the archive."
+        raise InputError("E-MIXSPACING", found, wanted="one", mend=mend, attribute="PixelSpacing")
+
+
+def _stacks(headers: Sequence[Header], left_out: list[Skipped]) -> list[list[Header]]:
+    """Images by orientation and StackID; a single place of another orientation is set aside."""
     groups: list[list[Header]] = []
     for header in headers:
         near = [g for g in groups if _same_orientation(g[0], header)]
         near[0].append(header) if near else groups.append([header])
-    stacks = [g for g in groups if len(g) > 1]
-    if len(groups) > 1 and len(stacks) != 1:
-        found = f"{len(groups)} slice orientations: " + ", ".join(f"{len(g)} like {g[0].name}" for g in groups[:4])
-        mend = "Put each orientation into a folder of its own."
-        raise InputError("E-ORIENTATION", found, wanted="one", mend=mend, attribute="ImageOrientationPatient")
-    main = stacks[0] if stacks else groups[0]
-    left_out += [Skipped(h.name, "a single image of another orientation") for g in groups if g is not main for h in g]
-    sizes = np.array([h.spacing_mm for h in main])
-    if (np.ptp(sizes, axis=0) > _TOLERANCE * sizes.min(axis=0)).any():
-        kinds = Counter(h.spacing_mm for h in main).most_common(4)
-        found = f"{len(kinds)} pixel spacings: " + ", ".join(f"{s} mm in {n} images" for s, n in kinds)
-        raise InputError("E-MIXSPACING", found, wanted="one", mend=_RESEND, attribute="PixelSpacing")
-    return main
+    if len(groups) == 1 or any(h.position_mm is None for h in headers):
+        return _by_stack(groups[0]) if len(groups) == 1 else groups
+    stacks = [g for g in groups if max(places_of(g)) > 0]
+    lone = [h for g in groups if max(places_of(g)) == 0 for h in g]
+    if not stacks:
+        found, mend = (
+            f"{len(headers)} images of {len(groups)} orientations",
+            "Give the whole series, not single slices.",
+        )
+        raise InputError("E-2D", found, wanted="parallel slices", mend=mend, file=headers[0].name)
+    for header in lone:
+        for stack in stacks:
+            _refuse_turned(header, stack)
+        left_out.append(Skipped(header.name, "a single image of another orientation"))
+    return [part for stack in stacks for part in _by_stack(stack)]
 
 
 def _same_orientation(one: Header, other: Header) -> bool:
     apart = np.subtract(one.orientation or (), other.orientation or ())
     return bool(np.abs(apart).max() <= _TOLERANCE)
+
+
+def _by_stack(headers: list[Header]) -> list[list[Header]]:
+    """Frames by their StackID, where that makes stacks and not single places."""
+    groups: dict[str, list[Header]] = defaultdict(list)
+    for header in headers:
+        groups[header.stack].append(header)
+    whole = len(groups) > 1 and all(g[0].position_mm is not None and max(places_of(g)) > 0 for g in groups.values())
+    return list(groups.values()) if whole else [headers]
+
+
+def _refuse_turned(header: Header, stack: Sequence[Header]) -> None:
+    """Refuse to set aside what looks like a slice of the stack: hardly turned, or where its next slice would be."""
+    first = stack[0]
+    axes = (np.reshape(np.asarray(h.orientation, dtype=np.float64), (2, 3)) for h in (header, first))
+    angle = float(np.degrees(np.arccos(np.clip((next(axes) * next(axes)).sum(axis=1), -1, 1)).max()))
+    positions = np.array([h.position_mm for h in stack], dtype=np.float64)
+    positions = positions[np.argsort(positions @ normal_of(first))]
+    steps = np.diff(positions, axis=0)
+    step = np.median(steps[np.linalg.norm(steps, axis=1) > 0.01], axis=0)
+    number = float((np.asarray(header.position_mm) - positions[0]) @ step / (step @ step))
+    off = np.linalg.norm(np.asarray(header.position_mm) - positions[0] - round(number) * step)
+    free = np.linalg.norm(positions - np.asarray(header.position_mm), axis=1).min() > 0.5 * np.linalg.norm(step)
+    follows = bool(free and off < 0.05 * np.linalg.norm(step) and -1.5 < number < len({*places_of(stack)}) + 0.5)
+    if angle > _SCOUT_DEGREES and not follows:
+        return
+    raise InputError(
+        "E-ORIENTATION",
+        f"turned by {angle:.3g} degrees against the {len(stack)} images like {first.name}, where a slice would lie",
+        wanted="one orientation, or a localiser away from the stack",
+        mend="Fetch the image again from the archive, or move it away if it is no part of the scan.",
+        file=header.name,
+        attribute="ImageOrientationPatient",
+    )

@@ -131,4 +131,5 @@ def _broken(code: str, found: str, *, wanted: str, attribute: str, file: str) ->
 
 
 def _is_text(value: bytes) -> bool:
-    return all(32 <= byte < 127 for byte in value.rstrip(b"\0"))
+    text = value.rstrip(b"\0")
+    return bool(text) and all(32 <= byte < 127 for byte in text)
