@@ -471,7 +471,7 @@ def test_series_becomes_nifti(tmp_path):
     assert again.geometry.distance_mm(cases.truth(cases.OBLIQUE)) < 1e-4
     assert (again.modality, again.units) == ("CT", "HU")
     assert not any(secret in files[1].read_text() for secret in cases.SECRETS)
-    assert tuple(find_stack(tmp_path / "in").files) == mio.sources(tmp_path / "in")
+    assert tuple(find_stack(tmp_path / "in")[0].files) == mio.sources(tmp_path / "in")
 
 
 def test_refusals_are_input_errors():

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medidiff.io.dicom.flatten import classic_view
-from medidiff.io.dicom.headers import Header, read_dataset, scan
+from medidiff.io.dicom.headers import Header, read_dataset
 from medidiff.io.dicom.modules import CLASSIC
-from medidiff.io.dicom.split import find_stack, split
+from medidiff.io.dicom.split import find_stack
 from medidiff.io.dicom.stack import LPS_TO_RAS
-from medidiff.io.files.walk import Gathered, gather
+from medidiff.io.files.walk import Gathered
 from medidiff.io.options import ReadOptions
 from medidiff.volume import Geometry
 
@@ -115,9 +115,5 @@ def find_source(path: Path, options: ReadOptions | None = None) -> Source:
     Raises:
         InputError: as reading it.
     """
-    options, gathered = options or ReadOptions(), gather(path)
-    parts = split(scan(gathered.files)[0], options)
-    several = len(parts) > 1 and not options.scan
-    stack = find_stack(path, options) if several or not 0 <= options.scan <= len(parts) or not parts else None
-    stack = stack or parts[max(options.scan, 1) - 1].stacked()
+    stack, gathered = find_stack(path, options)
     return Source(tuple(stack.slices), stack.geometry, stack.course.is_plain, gathered)

@@ -18,7 +18,7 @@ from medidiff.io.dicom.slices import prepare_slices
 from medidiff.io.dicom.stack import Stack, regular_stack
 from medidiff.io.dicom.volumes import VolumeOf, normal_of, places_of, volumes_of
 from medidiff.io.files.atomic import sha256
-from medidiff.io.files.walk import gather
+from medidiff.io.files.walk import Gathered, gather
 from medidiff.io.options import ReadOptions
 
 __all__ = ["Part", "find_stack", "split"]
@@ -53,8 +53,8 @@ class Part:
         return self.stack
 
 
-def find_stack(path: Path, options: ReadOptions | None = None) -> Stack:
-    """The one scan that a file or folder holds, or the one that the options name.
+def find_stack(path: Path, options: ReadOptions | None = None) -> tuple[Stack, Gathered]:
+    """The one scan that a path holds, or the one that the options name; and what keeps its files in being.
 
     Raises:
         InputError: there is none, there are several, or it is not a regular stack.
@@ -82,7 +82,7 @@ def find_stack(path: Path, options: ReadOptions | None = None) -> Stack:
             mend="Choose one by its number, or put each into a folder of its own.",
             file=path.name,
         )
-    return parts[max(options.scan, 1) - 1].stacked()
+    return parts[max(options.scan, 1) - 1].stacked(), gathered
 
 
 def _describe(group: Sequence[Header]) -> str:
