@@ -163,12 +163,16 @@ def superresolve(volume: Volume, spacing: Sequence[float], **settings: Any) -> P
 def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str, settings: Settings) -> Posterior:
     """Answer `p(x | y)` for a scan y that sees the grid `target` through `operator`.
 
+    A scan of one value is passed through as it is, and the provenance says so.
+
     Raises:
         InputError: more than one channel, no tissue, or voxels that are not finite.
         PriorError: no such prior, or an answer that is not finite.
     """
     if volume.data.shape[0] != 1:
         raise InputError("E-4D", f"{volume.data.shape[0]} channels", wanted="one", mend="Restore them one by one.")
+    if (volume.data == volume.data.flat[0]).all():
+        return _passed_through(volume, target, task, settings=settings)
     scale = fit_intensity(volume)
     device = settings.place()
     y = torch.from_numpy(scale.apply(volume.data))[None].to(device)
@@ -188,6 +192,18 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
         volume, target, task, settings=settings, prior=prior, level=level * scale.gain, decisions=decisions
     )
     return Posterior(volumes[0], spread, tuple(volumes[1:]), record)
+
+
+def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Settings) -> Posterior:
+    """The answer to a scan of one value: the same value everywhere, without a prior, which has nothing to say to it."""
+    value = volume.data.flat[0].item()
+    if not math.isfinite(value):
+        raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
+    mean = Volume(np.full(target.shape, value, np.float32), target, volume.modality, volume.units)
+    decisions = [f"the scan is constant: every voxel is {value:g}; it was passed through and no prior was applied"]
+    record = _provenance(volume, target, task, settings=settings, prior=None, level=0.0, decisions=decisions)
+    spread = mean.with_data(np.zeros_like(mean.data)) if settings.draws else None
+    return Posterior(mean, spread, (mean,) * settings.draws, record)
 
 
 def _sees(target: Geometry, source: Geometry) -> Separable:
@@ -283,7 +299,14 @@ def _spread(draws: Sequence[Tensor], scale: IntensityScale, like: Volume) -> Vol
 
 
 def _provenance(
-    volume: Volume, target: Geometry, task: str, *, settings: Settings, prior: Prior, level: float, decisions: list[str]
+    volume: Volume,
+    target: Geometry,
+    task: str,
+    *,
+    settings: Settings,
+    prior: Prior | None,
+    level: float,
+    decisions: list[str],
 ) -> Provenance:
     return Provenance(
         task=task,
@@ -297,7 +320,7 @@ def _provenance(
             "spacing_mm": list(target.spacing_mm),
             "tile": settings.tile,
         },
-        prior={"name": prior.card.name, "sha256": prior.card.weights_sha256},
+        prior={} if prior is None else {"name": prior.card.name, "sha256": prior.card.weights_sha256},
         seed=settings.seed,
         environment={
             "python": platform.python_version(),
