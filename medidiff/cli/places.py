@@ -79,7 +79,7 @@ def _refuse_series(path: Path, source: Path) -> None:
         raise SettingsError("E-LIKE", "DICOM output without a DICOM source", attribute="--format", mend=mend)
     _refuse_file(path)
     home = (source if source.is_dir() else source.parent).resolve()
-    if home in (path.resolve(), *path.resolve().parents):
+    if path.resolve() == home or (source.is_dir() and home in path.resolve().parents):
         mend = "Choose a folder outside the source series."
         raise OutputError("E-OVERWRITE", "the output folder is the source's or inside it", file=path.name, mend=mend)
     if path.is_dir() and any(_is_dicom(file) for file in path.iterdir()):

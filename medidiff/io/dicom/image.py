@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -64,9 +66,16 @@ def _plane(image: Dataset, plan: Plan, k: int) -> None:
     if plan.source.modality == "MR":
         image.SpacingBetweenSlices = decimal(step)
     image.ImagePositionPatient = [decimal(value) for value in position]
-    image.ImageOrientationPatient = [decimal(value) for value in (*row, *column)]
+    near = plan.nearest(k)
+    image.ImageOrientationPatient = [decimal(value) for value in _as_stored((*row, *column), near.orientation)]
     image.SliceLocation = decimal(float(np.dot(normal, position)))
-    image.PixelSpacing = [decimal(down), decimal(across)]
+    image.PixelSpacing = [decimal(value) for value in _as_stored((down, across), near.spacing_mm)]
+
+
+def _as_stored(values: Sequence[float], source: Sequence[float] | None) -> Sequence[float]:
+    """The source's own digits where they mean the same, without the last digits that arithmetic has touched."""
+    same = source is not None and np.allclose(values, source, rtol=0, atol=1e-10)
+    return source if same and source is not None else values
 
 
 def _pixels(image: Dataset, plan: Plan, stored: Stored) -> None:

@@ -127,7 +127,7 @@ def kept_of(source: Dataset, *, sop_class: str) -> Dataset:
     for keyword in _EMPTY[sop_class]:
         if keyword not in kept:
             setattr(kept, keyword, None)
-    _close_gaps(kept, sop_class)
+    _close_gaps(kept, sop_class, str(source.get("SeriesInstanceUID") or ""))
     kept.SpecificCharacterSet = "ISO_IR 192"
     kept.SOPClassUID = sop_class
     return kept
@@ -170,12 +170,14 @@ def _copied_item(item: Dataset) -> Dataset:
     return kept
 
 
-def _close_gaps(kept: Dataset, sop_class: str) -> None:
-    """Give what the Standard requires and many anonymised series lack, without claiming anything."""
-    if not kept.get("FrameOfReferenceUID"):
-        kept.FrameOfReferenceUID = generate_uid()
-    if not kept.get("StudyInstanceUID"):
-        kept.StudyInstanceUID = generate_uid()
+def _close_gaps(kept: Dataset, sop_class: str, series: str) -> None:
+    """Give what the Standard requires and many anonymised series lack, without claiming anything.
+
+    A frame of reference that is missing follows from the series, so that all that is derived from it shares one.
+    """
+    for keyword in ("FrameOfReferenceUID", "StudyInstanceUID"):
+        if not kept.get(keyword):
+            setattr(kept, keyword, generate_uid(entropy_srcs=[keyword, series]))
     if not kept.get("BodyPartExamined"):
         kept.pop("BodyPartExamined", None)
     if "Laterality" not in kept and kept.get("BodyPartExamined") not in _UNPAIRED:

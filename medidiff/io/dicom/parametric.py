@@ -27,7 +27,7 @@ from medidiff.io.dicom.source import Source, find_source
 from medidiff.io.dicom.stack import LPS_TO_RAS
 from medidiff.io.dicom.verify import verify_geometry
 from medidiff.io.dicom.write import RECORD, refuse_place, refuse_volume, save
-from medidiff.io.files.atomic import staging_folder
+from medidiff.io.files.atomic import refuse_full, staging_folder
 from medidiff.io.files.checks import refuse_shear
 from medidiff.io.options import ReadOptions
 from medidiff.io.sidecar import write_record
@@ -97,6 +97,7 @@ def write_spread(
     layout = laid_like(volume, source.geometry)
     image = _map(layout, source, provenance=provenance, description=description)
     with staging_folder(path) as stage:
+        refuse_full(stage, volume.data.size * 4, file=path.name)
         save(image, stage / _FILE)
         _verify(stage / _FILE, layout, name=path.name)
         record = dataclasses.replace(provenance, decisions=(*provenance.decisions, *_decisions(volume)))

@@ -24,6 +24,7 @@ from medidiff.volume import Geometry, Provenance, Volume
 __all__ = ["Plan", "Stored", "plan_series", "series_wide"]
 
 _UNDECIDED = Storage(())
+_ROUNDED_MM = 1e-4  # what a NIfTI header in float32 leaves of a position; nearer, the source's own is meant
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +124,8 @@ def plan_series(volume: Volume, source: Source, *, provenance: Provenance, descr
         description: of the series; the source's own and the task when empty.
     """
     layout = laid_like(volume, source.geometry)
+    if source.is_grid(layout.geometry) and layout.geometry.distance_mm(source.geometry) <= _ROUNDED_MM:
+        layout = replace(layout, geometry=source.geometry)
     count = layout.geometry.shape[2]
     likely, paddings = [], []
     for k in range(count):

@@ -24,7 +24,7 @@ from medidiff.volume import Geometry
 __all__ = ["SAME_GRID_MM", "Source", "find_source"]
 
 SAME_GRID_MM = 1e-3
-_REACH = 0.999  # of the slice distance: an image as far away as the next one has no share in a point
+_NEAR = 1e-3  # of the slice distance: a slab that begins so near to an image needs none beyond it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,18 +91,20 @@ class Source:
     def contributing(self, geometry: Geometry, k: int) -> Sequence[Header]:
         """The images that slice k of a grid is made from.
 
-        On the scan's own grid the one in its place, on another all that overlap the slab of the slice or lie within one
-        slice distance of it, as every interpolation between neighbours uses them.
+        On the scan's own grid the one in its place, on another all that lie in the slab of the slice, and the next one
+        on either side of it, as every interpolation between neighbours uses them.
         """
         if self.is_grid(geometry):
             return (self.images[k],)
-        last = np.array(geometry.shape[:2]) - 1
-        slab = [(i, j, k + half) for i in (0, last[0]) for j in (0, last[1]) for half in (-0.5, 0.5)]
+        ends = np.array(geometry.shape[:2]) - 1
+        slab = [(i, j, k + half) for i in (0, ends[0]) for j in (0, ends[1]) for half in (-0.5, 0.5)]
         over = _lps(geometry.world(np.array(slab))) @ self.normal
-        heights = self.heights()
-        reach = _REACH * float(np.diff(heights).max(initial=0.0))
-        near = (heights > over.min() - reach) & (heights < over.max() + reach)
-        return [self.images[i] for i in np.flatnonzero(near)] or [self.nearest(geometry, k)]
+        heights, near = self.heights(), _NEAR * self.geometry.spacing_mm[2]
+        below = np.flatnonzero(heights <= over.min() + near)
+        above = np.flatnonzero(heights >= over.max() - near)
+        first = int(below[-1]) if len(below) else 0
+        last = int(above[0]) if len(above) else len(heights) - 1
+        return self.images[first : last + 1]
 
 
 def _lps(ras: NDArray[np.float64]) -> NDArray[np.float64]:

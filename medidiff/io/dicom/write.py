@@ -28,7 +28,7 @@ from medidiff.io.dicom.pixels import units
 from medidiff.io.dicom.plan import Plan, plan_series
 from medidiff.io.dicom.source import Source, find_source
 from medidiff.io.dicom.verify import verify_series
-from medidiff.io.files.atomic import output_errors, staging_folder
+from medidiff.io.files.atomic import output_errors, refuse_full, staging_folder
 from medidiff.io.files.checks import SHEAR_LIMIT, refuse_nonfinite, refuse_shear, refuse_thin, shear
 from medidiff.io.options import ReadOptions
 from medidiff.io.sidecar import refuse_foreign_record, write_record
@@ -75,6 +75,7 @@ def write_dicom(
     count = plan.geometry.shape[2]
     names = [f"IM{k + 1:0{max(4, len(str(count)))}d}.dcm" for k in range(count)]
     with staging_folder(path) as stage:
+        refuse_full(stage, volume.data.size * 2, file=path.name)
         for k, name in enumerate(names):
             with quietly():
                 save(image_of(plan, k), stage / name)
@@ -103,8 +104,8 @@ def refuse_place(path: Path, like: Path, provenance: Provenance) -> None:
         mend = "Write NIfTI; a synthetic scan has no place in a patient's study."
         raise SettingsError("E-SYNTHETIC", "a synthetic scan and a DICOM source", mend=mend)
     with output_errors(path.name):
-        home = (like if like.is_dir() else like.parent).resolve()
-        if path.resolve() == home or home in path.resolve().parents:
+        home, place = (like if like.is_dir() else like.parent).resolve(), path.resolve()
+        if place == home or (like.is_dir() and home in place.parents):
             found, mend = "the output folder is the source's or inside it", "Choose a folder outside the source series."
             raise OutputError("E-OVERWRITE", found, mend=mend, file=path.name)
         if path.exists() and not path.is_dir():
