@@ -96,7 +96,16 @@ _TEXTS = {  # keyword: what is planted there; numbers, dates and UIDs are identi
 }
 PLANTED = {name: text for name, text in _TEXTS.items() if text and name != "PatientSex"}
 _ELSEWHERE = (  # planted by hand below
-    *("PLANTPRIVATE", "PLANTCREATOR", "PLANTOVERLAY", "PLANTOVERLAYBITS", "PLANTICON", "PLANTCURVE", "PLANTPADDING"),
+    *(
+        "PLANTTYPE",
+        "PLANTPRIVATE",
+        "PLANTCREATOR",
+        "PLANTOVERLAY",
+        "PLANTOVERLAYBITS",
+        "PLANTICON",
+        "PLANTCURVE",
+        "PLANTPADDING",
+    ),
     *("PLANTTRAILING", "PLANTPREAMBLE", "PLANTMETAAE", "PLANTMETAPRIV", "PLANTNESTED", "PLANTDEEP", "PLANTUNKNOWN"),
     *("PLANTRETIRED", "PLANTCODE", "PLANTSIGNATURE", "PLANTPDF", "PLANTLUT", "1.2.826.0.1.9999.77.8", "PLANTSENDER"),
     "1.2.826.0.1.9999.77.9",
@@ -119,6 +128,7 @@ def plant(ds: Dataset) -> Dataset:
         warnings.simplefilter("ignore")
         for name, text in PLANTED.items():
             setattr(ds, name, text)
+    ds.ImageType = [*ds.ImageType, "PLANTTYPE"]
     ds.PatientSex, ds.PatientAge, ds.PatientWeight, ds.PatientSize = "F", "081Y", "71.5", "1.68"
     ds.add_new(0x00290010, "LO", "PLANTCREATOR")
     ds.add_new(0x00291010, "LT", "PLANTPRIVATE")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medidiff.errors import InputError
@@ -44,7 +44,7 @@ class Scan:
 
     summary: SeriesSummary
     files: tuple[Path, ...]
-    load: Callable[[], Reading]
+    load: Callable[[], Reading] = field(repr=False)  # it holds header values, which no log may show
 
 
 @dataclass(frozen=True, slots=True)

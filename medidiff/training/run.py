@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed
 
 from medidiff.errors import SettingsError
+from medidiff.io.files.names import safe_pattern
 from medidiff.prior import Card, Prior
 from medidiff.training.checkpoint import read_checkpoint
 from medidiff.training.checks import denoise_scores
@@ -88,7 +89,7 @@ def train(
     start = _begin(state, recipe, recipe_path.parent)
     _resume(state, recipe, out, fingerprint=fingerprint)
     first = not distributed.is_initialized() or distributed.get_rank() == 0
-    yield Started(recipe, state.images, len(scans), fingerprint)
+    yield Started(_published(recipe), state.images, len(scans), fingerprint)
     scores: dict[str, float] = {}
     saved = time.monotonic()
     for step in fit(state, Patches(scans, weights, recipe), recipe.fit):
@@ -101,11 +102,19 @@ def train(
             yield Validated(step.images, scores, pictures)
         if first and (last or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS):
             # The prior first: a run killed between the two goes on from the older checkpoint and writes both again.
-            Prior(state.average, _card(recipe, step.images, fingerprint, scores, start=start)).save(out)
+            Prior(state.average, _card(_published(recipe), step.images, fingerprint, scores, start=start)).save(out)
             _save(state, recipe, out, fingerprint=fingerprint)
             saved = time.monotonic()
     if first:
         yield Finished(state.images, out / f"{recipe.name}.json")
+
+
+def _published(recipe: Recipe) -> Recipe:
+    """The recipe as cards and logs may show it: people name files and folders after patients."""
+    data = recipe.data
+    sources = tuple(dataclasses.replace(source, pattern=safe_pattern(source.pattern)) for source in data.sources)
+    shown = {name: safe_pattern(value) for name, value in (("root", data.root), ("split", data.split))}
+    return dataclasses.replace(recipe, data=dataclasses.replace(data, sources=sources, **shown))
 
 
 def _begin(state: FitState, recipe: Recipe, folder: Path) -> Card | None:

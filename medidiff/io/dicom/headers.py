@@ -32,6 +32,7 @@ from medidiff.io.contents import Skipped
 from medidiff.io.dicom.elements import Outline, Window, is_dicom, outline, plain_bytes
 from medidiff.io.dicom.tags import CLOCK, META, PRIVATE, WANTED
 from medidiff.io.dicom.values import Values, tag_of
+from medidiff.io.dicom.vocabulary import technical
 from medidiff.io.files.checks import REFETCH
 
 __all__ = ["NATIVE_SYNTAXES", "Header", "Tile", "is_dicom", "quietly", "read_dataset", "rescale_of", "scan"]
@@ -287,19 +288,19 @@ def _values(known: Header, values: Values) -> Header:
     return replace(
         known,
         frame_uid=values.text("FrameOfReferenceUID"),
-        modality=values.text("Modality") or known.modality,
+        modality=_word(values.text("Modality")) or known.modality,
         image_type=tuple(values.text("ImageType").upper().split("\\")),
         shape=(values.integer("Rows") or 0, values.integer("Columns") or 0),
         frames=frames or 0,
         enhanced=known.sop_class in _ENHANCED or floating,
         floating=floating,
-        photometric=values.text("PhotometricInterpretation"),
+        photometric=_word(values.text("PhotometricInterpretation")),
         bits=(bits[0], bits[1], bits[2], bits[3]),
         position_mm=values.decimals("ImagePositionPatient", count=3),
         orientation=values.decimals("ImageOrientationPatient", count=6),
         spacing_mm=values.decimals("PixelSpacing", count=2),
         rescale=rescale_of(values),
-        units=values.text("Units") or values.text("RescaleType"),
+        units=_word(values.text("Units") or values.text("RescaleType")),
         clock=_clock(values),
         imager_spacing_mm=values.decimals("ImagerPixelSpacing", count=2),
         thickness_mm=values.number("SliceThickness"),
@@ -308,6 +309,11 @@ def _values(known: Header, values: Values) -> Header:
         padding=_padding(values),
         parts=_concatenation(values),
     )
+
+
+def _word(text: str) -> str:
+    """A value that may be shown; anybody can write a name where a technical word belongs."""
+    return text if technical(text) else ""
 
 
 def rescale_of(values: Values) -> tuple[float, float] | None:

@@ -12,6 +12,7 @@ from typing import Any
 __all__ = ["known_code", "technical"]
 
 _DICOM = """
+    ml g s kg cm cm2 bq mbq kbq propcnts propcps 1cm conc umolmin umolminml stddev
     original derived primary secondary axial localizer other mixed none yes no u l r b unknown reformatted average
     max min minip maxip projection mpr resampled volume monochrome monochrome1 monochrome2 color rgb ybr palette
     full 422 420 partial ict rct identity inverse int float magnitude phase real imaginary complex static dynamic

@@ -12,7 +12,7 @@ from pathlib import Path, PureWindowsPath
 
 from medidiff.errors import MedidiffError, OutputError, printable
 
-__all__ = ["inside", "output_name", "safe_label"]
+__all__ = ["inside", "output_name", "safe_label", "safe_pattern"]
 
 _ENDING = re.compile(
     r"\.(nii|nii\.gz|hdr|img|nrrd|nhdr|mha|mhd|raw|dcm|dicom|ima|zip|tar|tar\.gz|tgz|gz|json|jsonl|toml|yaml|yml|csv|tsv"
@@ -25,7 +25,7 @@ _WORDS = (
     "|pt|t1w|t2w|t1|t2|pdw|pd|flair|mprage|dwi|dti|adc|swi|tof|bold|epi|b0|ax|axial|tra|cor|coronal|sag|sagittal|brain"
     "|head|lung|chest|abdomen|knee|spine|sub|ses|run|acq|echo|part|space|desc|anat|func|mask|seg|lesion|labels?|noisy"
     "|clean|denoised|superresolved|sharp|reference|result|output|mean|spread|std|lower|upper|draw|test|input|report"
-    "|record|dicomdir|thumbs|store|readme"
+    "|record|dicomdir|thumbs|store|readme|shared|data|datasets?|scans|split|train|validation|ds\\d{6}"
 )
 _TOKEN = re.compile(rf"(?:{_WORDS})?(\d{{0,8}})", re.IGNORECASE)
 _MOST_NUMBERS = 2  # three could be a date
@@ -68,6 +68,21 @@ def _cut(pattern: re.Pattern[str], text: str) -> tuple[str, str]:
     """What stands before the place where a pattern fits, and what fits there; the whole text and nothing else."""
     match = pattern.search(text)
     return (text[: match.start()], text[match.start() :]) if match else (text, "")
+
+
+def safe_pattern(pattern: str) -> str:
+    """A relative path with placeholders as it may be written down: each part as `safe_label` has it.
+
+    Example:
+        >>> safe_pattern("../data/{subject}/anat/{subject}_T1w.nii.gz")
+        '../data/{subject}/anat/{subject}_T1w.nii.gz'
+    """
+    parts = re.split(r"[/\\]", pattern)
+    neutral = (re.sub(r"\{[a-z]+\}", "sub", part) for part in parts)
+    return "/".join(
+        part if part in ("", ".", "..") or safe_label(word) == word else safe_label(part)
+        for part, word in zip(parts, neutral, strict=True)
+    )
 
 
 def output_name(text: str, *, ending: str = "") -> str:
