@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,3 +191,12 @@ sys.exit(cli.main(["convert", {str(ball_file)!r}, {str(tmp_path / "out" / "o.nii
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["o.record.jsonl"]
     (run,) = read_record(tmp_path / "out" / "o.record.jsonl")
     assert (run.exit_code, run.lines[-1]["ended"]) == (code, "interrupted")
+
+
+def test_an_archive_becomes_a_series_beside_it(tmp_path, capsys):
+    dicom_cases.series(tmp_path / "study")
+    archive = Path(shutil.make_archive(str(tmp_path / "scan"), "zip", tmp_path / "study"))
+    document(["convert", archive, tmp_path / "derived", "--format", "dicom"], capsys)
+    assert dicom_cases.ramp_error(read(tmp_path / "derived"), dicom_cases.truth()) < 1e-3
+    document(["convert", tmp_path / "study" / "*.dcm", tmp_path / "o.nii"], capsys)
+    assert dicom_cases.ramp_error(read(tmp_path / "o.nii"), dicom_cases.truth()) < 1e-3

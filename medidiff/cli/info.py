@@ -10,7 +10,7 @@ from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
 from medidiff.cli.verbs import Info
 from medidiff.errors import printable
-from medidiff.io import Contents, SeriesSummary, Skipped
+from medidiff.io import Contents, Scan, SeriesSummary, Skipped
 
 __all__ = ["run"]
 
@@ -35,8 +35,8 @@ def run(verb: Info, session: Session) -> None:
         screen.document(document)
         return
     screen.columns(_COLUMNS, [_row(number, series) for number, series in enumerate(contents.series, 1)])
-    for number, series in enumerate(contents.series, 1):
-        facts = _facts(contents.format, series)
+    for number, scan in enumerate(found.scans, 1):
+        facts = _facts(found.format, scan)
         print(f"\nscan {number}")
         screen.lines({f"  {name}": printable(str(value)) for name, value in facts.items()})
     if contents.skipped:
@@ -54,8 +54,11 @@ def _row(number: int, series: SeriesSummary) -> list[str]:
     return [str(number), *(printable(str(cell)) for cell in cells)]
 
 
-def _facts(format: str, series: SeriesSummary) -> dict[str, object]:
+def _facts(format: str, scan: Scan) -> dict[str, object]:
+    series = scan.summary
     facts: dict[str, object] = {"format": format}
+    if scan.files:
+        facts["first file"] = scan.files[0].name
     if series.shape:
         facts["first voxel"] = ", ".join(f"{row[3]:.3f}" for row in series.affine[:3]) + " mm (RAS+)"
     facts |= dict(series.details)

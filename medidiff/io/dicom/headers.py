@@ -370,12 +370,15 @@ def _fault(header: Header, values: Values, found: Outline) -> InputError | None:
     native = header.syntax in NATIVE_SYNTAXES and header.stored is not None
     pixels = f"{header.shape[0]} x {header.shape[1]} pixels in {header.frames} frames, {size / 2**30:.1f} GiB"
     bits = f"{allocated} bits allocated, {stored} stored, the highest at {header.bits[2]}"
+    colour = (
+        f"{samples or 1} number(s) a pixel, {'in colour' if header.photometric in _COLOURS else 'of an unknown kind'}"
+    )
     lut = tag_of("ModalityLUTSequence") in found.present
     rules = (
         (not header.series_uid or not header.sop_uid, "E-TRUNC", "a header without SOP or series instance UID"),
         (min(*header.shape, allocated) == 0, "E-TRUNC", "a header without Rows, Columns or BitsAllocated"),
         (header.frames < 1, "E-MULTIFRAME", "a NumberOfFrames that is no number above 0"),
-        (samples not in (None, 1) or not header.photometric.startswith("MONO"), "E-COLOUR", "pixels that are not grey"),
+        (samples not in (None, 1) or not header.photometric.startswith("MONO"), "E-COLOUR", colour),
         (size > _LARGEST_FRAME * header.frames, "E-SIZE", f"{pixels} declared in a file of {header.size} bytes"),
         (native and size > held, "E-TRUNC", f"{held} bytes of pixels where the header declares {size}"),
         (header.floating and allocated != 32, "E-DTYPE", "a parametric map that is not in float32"),
@@ -390,6 +393,7 @@ def _fault(header: Header, values: Values, found: Outline) -> InputError | None:
     return None
 
 
+_COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 _MENDS = {
     "E-COLOUR": "Give the grey images that the colours were made from.",
     "E-MULTIFRAME": "Export the series again as single-frame or enhanced images.",

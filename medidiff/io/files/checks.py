@@ -23,7 +23,7 @@ __all__ = [
 
 MAX_BYTES = 2**35  # 32 GiB of stored voxels: eight times a 1024x1024x2048 CT, far below what a broken header declares
 SHEAR_LIMIT = 1e-3  # largest cosine between two voxel axes, 0.06 degrees: rounded header decimals, never a gantry tilt
-REFETCH = "Fetch the file again."
+REFETCH = "Fetch the file again from its source; if that one is the same, export it anew."
 
 
 def shear(geometry: Geometry) -> float:

@@ -173,7 +173,10 @@ def _dtype(fields: NDArray[Any], *, file: str) -> np.dtype[Any]:
     words = {"E-COMPLEX": "complex numbers", "E-COLOUR": "colours"}
     kind = _REFUSED.get(code, "E-DTYPE")
     found = f"datatype {code}" + (f", {words[kind]}" if kind in words else "")
-    mend = "Convert it to one real number a voxel, such as the magnitude."
+    mend = {
+        "E-COMPLEX": "Save the magnitude (and the phase) as files of real numbers.",
+        "E-COLOUR": "Give the grey image that the colours were made from.",
+    }.get(kind, "Save it as integers or floats with the program that wrote it.")
     wanted = "real integers or floats up to 64 bits"
     raise InputError(kind, found, wanted=wanted, mend=mend, file=file, attribute="datatype")
 
