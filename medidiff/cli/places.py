@@ -69,7 +69,8 @@ def _refuse_folder(path: Path, session: Session) -> None:
 def _refuse_shared(outputs: dict[str, Path]) -> None:
     records = [record_path(path).resolve() for path in outputs.values()]
     if len(set(records)) < len(records):
-        found = f"two of {', '.join(outputs)} would be written to one place"
+        names = ", ".join("OUT" if name in ("mean", "scan") else name for name in outputs)
+        found = f"two of the outputs {names} would be written to one place"
         raise SettingsError("E-SETTING", found, mend="Give each output its own name.")
 
 

@@ -160,7 +160,8 @@ def _target(verb: Restoring, source: Geometry) -> Geometry:
     for axis, (wanted, held) in enumerate(zip(verb.spacing, source.spacing_mm, strict=True)):
         if wanted > held * _FINER:
             found = f"{wanted:.4g} mm along axis {axis}, coarser than the scan"
-            raise SettingsError("E-TARGET", found, wanted=f"at most {held:.4g} mm", attribute="--spacing")
+            mend = f"Give {held:.4g} to keep the scan's own size along this axis."
+            raise SettingsError("E-TARGET", found, wanted=f"at most {held:.4g} mm", mend=mend, attribute="--spacing")
     return source.with_spacing(verb.spacing)
 
 

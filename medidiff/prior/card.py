@@ -76,4 +76,5 @@ class Card:
         except ValidationError as error:
             first = error.errors()[0]
             entry = ".".join(str(part) for part in first["loc"])[:80]
-            raise PriorError("E-CARD", first["msg"][:200], file=file, attribute=entry) from error
+            mend = "Fetch the card again, together with its weights; it is not meant to be edited."
+            raise PriorError("E-CARD", first["msg"][:200], mend=mend, file=file, attribute=entry) from error

@@ -97,7 +97,7 @@ def _card_path(source: str | Path) -> Path:
     path = Path(source).with_suffix(".json")
     if path.is_file():
         return path
-    names = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.json")))
+    names = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors")))
     raise PriorError("E-PRIOR", f"no prior '{Path(source).name}'", mend=f"Name a file, or one of: {names}.")
 
 

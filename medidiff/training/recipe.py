@@ -242,11 +242,14 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return TypeAdapter(Recipe).validate_python(read_toml(path))
     except OSError as error:
-        raise SettingsError("E-RECIPE", "no such recipe, or it cannot be read", file=path.name) from error
+        raise SettingsError(
+            "E-RECIPE", "no such recipe, or it cannot be read", mend="Check the path.", file=path.name
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         entry = ".".join(str(part) for part in first["loc"])[:80]
-        raise SettingsError("E-RECIPE", first["msg"][:200], file=path.name, attribute=entry) from error
+        mend = "Correct this entry; pipelines/recipes holds recipes that work."
+        raise SettingsError("E-RECIPE", first["msg"][:200], mend=mend, file=path.name, attribute=entry) from error
     except (ValueError, RecursionError) as error:
         found = f"not TOML: {error}" if isinstance(error, tomllib.TOMLDecodeError) else "not TOML that makes sense"
         raise SettingsError("E-RECIPE", found[:200], file=path.name) from error

@@ -108,14 +108,18 @@ def target_format(path: Path, *, like: Path | None, format: str | None) -> str:
     if format not in (None, "nifti", "dicom", "nrrd", "metaimage"):
         raise SettingsError("E-OUTFORMAT", f"format {format!r}", wanted="nifti or dicom", attribute="format")
     if ending is None and name.endswith(_NOT_WRITTEN):
-        raise SettingsError("E-OUTFORMAT", f"output name {path.name!r}", wanted=wanted)
+        mend = "For DICOM name a folder; for everything else take one of these endings."
+        raise SettingsError("E-OUTFORMAT", f"output name {path.name!r}", wanted=wanted, mend=mend)
     if ending is not None:
         if format not in (None, ending):
-            raise SettingsError("E-OUTFORMAT", f"format {format} and the name {path.name!r}", wanted="one of the two")
+            found, mend = f"format {format} and the name {path.name!r}", "DICOM is written into a folder; name one."
+            mend = mend if format == "dicom" else "Leave the format out, or change the ending."
+            raise SettingsError("E-OUTFORMAT", found, wanted="a name that fits the format", mend=mend)
         return ending
     if format in ("nifti", "dicom"):
         return str(format)
     if format is None and like is not None and sniff(like) == "dicom":
         return "dicom"
-    mend = "Name a file, or say format nifti or dicom."
-    raise SettingsError("E-OUTFORMAT", f"the folder {path.name!r} and no format", wanted=wanted, mend=mend)
+    mend = f"Name a file such as {path.name}.nii.gz, or choose --format nifti or --format dicom for a folder."
+    found = f"the folder {path.name!r} and {f'format {format}' if format else 'no format'}"
+    raise SettingsError("E-OUTFORMAT", found, wanted=wanted, mend=mend)
