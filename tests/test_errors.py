@@ -87,11 +87,34 @@ def _chosen(code: ast.expr, outer: ast.AST, tree: ast.AST) -> bool:
         return False
     if codes_in(outer):
         return True
+    if _is_from_a_table(code.id, outer, tree):
+        return True
     places = [a.arg for a in outer.args.args] if isinstance(outer, ast.FunctionDef) else []
     if code.id not in places:
         return False
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == outer.name]
     return bool(calls) and all(codes_in(call) or any(isinstance(a, ast.Starred) for a in call.args) for call in calls)
+
+
+def _is_from_a_table(name: str, outer: ast.AST, tree: ast.AST) -> bool:
+    """Whether a variable runs over a parameter for which each caller hands in a table of the module with codes."""
+    loops = [
+        n for n in ast.walk(outer) if isinstance(n, ast.For) and name in ast.unparse(n.target).strip("()").split(", ")
+    ]
+    if (
+        not loops
+        or not isinstance(outer, ast.FunctionDef)
+        or ast.unparse(loops[0].iter) not in [a.arg for a in outer.args.args]
+    ):
+        return False
+    tables = {
+        ast.unparse(target)
+        for node in ast.iter_child_nodes(tree)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and codes_in(node.value)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    }
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == outer.name]
+    return bool(calls) and all(tables & {ast.unparse(argument) for argument in call.args} for call in calls)
 
 
 def not_in_the_catalogue(package: Mapping[str, str]) -> list[str]:
@@ -192,6 +215,10 @@ BROKEN = {
     "a computed code": (without_a_code, "raise InputError('E-' + kind, 'x')"),
     "a variable code": (without_a_code, "def f(code):\n    raise InputError(code, 'x')"),
     "a code from elsewhere": (without_a_code, "def f(code):\n    raise InputError(code, 'x')\nf(other())"),
+    "a table without codes": (
+        without_a_code,
+        "T = (1,)\ndef f(rows):\n    for code in rows:\n        raise InputError(code, 'x')\nf(T)",
+    ),
     "no code": (without_a_code, "raise OutputError()"),
     "a variable class": (without_a_code, "def f(kind: type[MedidiffError]):\n    raise kind(text)"),
     "an unknown code": (not_in_the_catalogue, "raise InputError('E-NEWFAULT', 'x')"),
@@ -208,6 +235,11 @@ def chosen(n):
 def handed(code, found):
     return InputError(code, found)
 handed('E-TRUNC', 'x')
+TABLE = (('E-GAP', 1),)
+def looped(rows):
+    for code, number in rows:
+        raise InputError(code, 'x')
+looped(TABLE)
 def passed(error):
     raise InputError(error.code, error.found)
 def either(error: type[MedidiffError]):

@@ -239,6 +239,15 @@ _STACK_RULES: _Rules = (
 )
 
 
+_KINDS = {
+    "E-MIXMODALITY": "kinds of images",
+    "E-FOR": "coordinate systems (frames of reference)",
+    "E-SHAPE": "image sizes",
+    "E-MIXPHOTOMETRIC": "meanings of bright and dark",
+    "E-MIXUNITS": "units of the values",
+}
+
+
 def _check_alike(headers: Sequence[Header], rules: _Rules) -> None:
     """Refuse images that differ in what makes them one scan."""
     for code, attribute, key in rules:
@@ -247,9 +256,9 @@ def _check_alike(headers: Sequence[Header], rules: _Rules) -> None:
             groups[key(header)].append(header)
         if len(groups) > 1:
             parts = sorted(groups.values(), key=len, reverse=True)
-            found = f"{len(parts)} kinds: " + ", ".join(_like(p, code) for p in parts[:4])
-            mend = "Put each kind into a folder of its own."
-            raise InputError(code, found, wanted="one kind", mend=mend, attribute=attribute)
+            found = f"{len(parts)} {_KINDS[code]} in one series: " + ", ".join(_like(p, code) for p in parts[:4])
+            mend = "Put the images of each into a folder of its own, or send the series again from the archive."
+            raise InputError(code, found, wanted="the same in all images", mend=mend, attribute=attribute)
 
 
 def _like(headers: Sequence[Header], code: str) -> str:
