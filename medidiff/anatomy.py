@@ -21,7 +21,7 @@ _CEILING = 99.5  # percentile: a few bright vessels or fat voxels must not stret
 _TISSUE_PERCENTILE = 99.0
 
 
-def foreground(image: ArrayLike) -> NDArray[np.bool_]:
+def foreground(image: ArrayLike, *, measured: ArrayLike | None = None) -> NDArray[np.bool_]:
     """The largest connected piece of tissue in a scan, without holes.
 
     Otsu's threshold (IEEE Trans. SMC 9:62, 1979, eq. 18) on the smoothed scan, the largest component that touches over
@@ -31,6 +31,7 @@ def foreground(image: ArrayLike) -> NDArray[np.bool_]:
 
     Args:
         image: (I, J, K) finite real numbers, any unit, tissue brighter than what surrounds it.
+        measured: (I, J, K), true where the numbers may decide on the threshold; None for everywhere.
 
     Returns:
         (I, J, K) mask, true in tissue, never empty.
@@ -45,12 +46,16 @@ def foreground(image: ArrayLike) -> NDArray[np.bool_]:
         (True, False)
     """
     volume = _volume(image)
+    where = np.ones(volume.shape, dtype=bool) if measured is None else np.asarray(measured, dtype=bool)
+    if where.shape != volume.shape or not where.any():
+        found = f"mask of shape {where.shape}, {int(where.sum())} voxels"
+        raise InputError("E-MASK", found, wanted=f"{volume.shape}")
     # Clipped before smoothing: one wild voxel would otherwise become a bright blob.
-    clipped = np.minimum(volume, np.percentile(volume, _CEILING))
+    clipped = np.minimum(volume, np.percentile(volume[where], _CEILING))
     smooth = ndimage.gaussian_filter(clipped, _SMOOTHING_VOXELS, truncate=3.0)
     if smooth.min() >= smooth.max():
         raise InputError("E-FLAT", "a scan whose voxels all have one value", wanted="tissue and background")
-    return _filled(_closed(_largest(smooth > _otsu(smooth))))
+    return _filled(_closed(_largest(smooth > _otsu(smooth[where]))))
 
 
 def tissue_maximum(image: ArrayLike, mask: ArrayLike) -> float:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.diffusion import (
@@ -34,7 +35,7 @@ from medidiff.diffusion import (
 from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.physics import Separable, identity, sampling
 from medidiff.physics.estimate import estimate_noise
-from medidiff.prepare import IntensityScale, fit_intensity
+from medidiff.prepare import IntensityScale, fit_intensity, put_back, readable, without_padding
 from medidiff.prior import DEFAULT_PRIOR, Prior
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
@@ -164,6 +165,7 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
     """Answer `p(x | y)` for a scan y that sees the grid `target` through `operator`.
 
     A scan of one value is passed through as it is, and the provenance says so.
+    Padding has no effect on the answer and keeps the scan's values in it; what a repair has filled in stays marked.
 
     Raises:
         InputError: more than one channel, no tissue, or voxels that are not finite.
@@ -171,13 +173,14 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
     """
     if volume.data.shape[0] != 1:
         raise InputError("E-4D", f"{volume.data.shape[0]} channels", wanted="one", mend="Restore them one by one.")
-    if (volume.data == volume.data.flat[0]).all():
+    measured = without_padding(volume)
+    if (measured == measured.flat[0]).all():
         return _passed_through(volume, target, task, settings=settings)
     scale = fit_intensity(volume)
     device = settings.place()
-    y = torch.from_numpy(scale.apply(volume.data))[None].to(device)
+    y = torch.from_numpy(scale.apply(measured))[None].to(device)
     prior = _on_device(settings.prior, device)
-    level, decisions = _noise_level(y, scale, settings, prior)
+    level, decisions = _noise_level(y, scale, settings, prior, measured=readable(volume))
     condition = observe(y, operator, level)
     denoiser = Turned(_tiled(prior, condition, settings), worst_last(operator, target.shape))
     with torch.no_grad():
@@ -188,6 +191,8 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
         raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")
     volumes = [Volume(scale.undo(x[0].numpy()), target, volume.modality, volume.units) for x in answers]
     spread = _spread(answers[1:], scale, volumes[0])
+    volumes = [put_back(answer, volume) for answer in volumes]
+    spread = None if spread is None else put_back(spread, volume, values=False)
     record = _provenance(
         volume, target, task, settings=settings, prior=prior, level=level * scale.gain, decisions=decisions
     )
@@ -196,10 +201,10 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
 
 def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Settings) -> Posterior:
     """The answer to a scan of one value: the same value everywhere, without a prior, which has nothing to say to it."""
-    value = volume.data.flat[0].item()
+    value = without_padding(volume).flat[0].item()
     if not math.isfinite(value):
         raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
-    mean = Volume(np.full(target.shape, value, np.float32), target, volume.modality, volume.units)
+    mean = put_back(Volume(np.full(target.shape, value, np.float32), target, volume.modality, volume.units), volume)
     decisions = [f"the scan is constant: every voxel is {value:g}; it was passed through and no prior was applied"]
     record = _provenance(volume, target, task, settings=settings, prior=None, level=0.0, decisions=decisions)
     spread = mean.with_data(np.zeros_like(mean.data)) if settings.draws else None
@@ -233,13 +238,15 @@ def _on_device(prior: str | Prior, device: torch.device) -> Prior:
     return prior
 
 
-def _noise_level(y: Tensor, scale: IntensityScale, settings: Settings, prior: Prior) -> tuple[float, list[str]]:
+def _noise_level(
+    y: Tensor, scale: IntensityScale, settings: Settings, prior: Prior, *, measured: NDArray[np.bool_] | None
+) -> tuple[float, list[str]]:
     """σ_y at network scale, within what the prior has practised, and what was decided on the way."""
     decisions: list[str] = []
     if settings.noise_level is not None:
         level = settings.noise_level / scale.gain
     else:
-        level = estimate_noise(y[0, 0].cpu(), kind=settings.noise)
+        level = estimate_noise(y[0, 0].cpu(), kind=settings.noise, measured=measured)
         decisions.append(f"noise level {level * scale.gain:.4g} estimated from the scan ({settings.noise})")
     low, high = prior.card.noise
     told = min(max(level, low), high)

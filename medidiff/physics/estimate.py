@@ -44,7 +44,7 @@ _BLOCK = 8  # voxels along each side of the blocks a map is built from
 _MEDIAN_OF_NORMAL = 0.6744897501960817  # median of |z|, z standard normal
 
 
-def estimate_noise(image: Image, *, kind: _Kind = "rician") -> float:
+def estimate_noise(image: Image, *, kind: _Kind = "rician", measured: _Mask | None = None) -> float:
     """Standard deviation of the white noise in a scan, found from the scan alone.
 
     For ``"rician"`` it is the level of the two Gaussian channels before the magnitude was taken. The background
@@ -54,6 +54,8 @@ def estimate_noise(image: Image, *, kind: _Kind = "rician") -> float:
     Args:
         image: (I, J, K) one channel in any unit; an axis of fewer than three voxels is not filtered.
         kind: law of the noise, ``"rician"`` for magnitude MR, ``"gaussian"`` for signed data and CT.
+        measured: (I, J, K), true where the scanner measured; nothing is read within two voxels of the rest. None for
+            everywhere.
 
     Returns:
         The level in image units; 0.0 for a volume without noise, constant volumes included.
@@ -70,12 +72,14 @@ def estimate_noise(image: Image, *, kind: _Kind = "rician") -> float:
     """
     voxels = _checked(image, kind)
     signal, residual = _signal(voxels), _residual(voxels)
-    where = _readable(voxels, signal)
+    where = _readable(voxels, signal, measured)
     level = _level(residual[where], signal[where] if kind == "rician" else None)
     return math.sqrt(max(level**2 - _step(voxels[where]) ** 2 / 12, 0.0))
 
 
-def estimate_noise_map(image: Image, *, kind: _Kind = "rician", smoothness_voxels: float = 16.0) -> torch.Tensor:
+def estimate_noise_map(
+    image: Image, *, kind: _Kind = "rician", smoothness_voxels: float = 16.0, measured: _Mask | None = None
+) -> torch.Tensor:
     """Level of the noise at every voxel, where it varies slowly (parallel imaging, intensity correction, CT).
 
     Blocks of voxels are read like the whole scan in `estimate_noise`, then smoothed over their neighbours with the
@@ -85,6 +89,7 @@ def estimate_noise_map(image: Image, *, kind: _Kind = "rician", smoothness_voxel
         image: (I, J, K) one channel in any unit.
         kind: law of the noise, as in `estimate_noise`.
         smoothness_voxels: standard deviation in voxels of the Gaussian that smooths the map, above 0.
+        measured: as in `estimate_noise`.
 
     Returns:
         (I, J, K) float32 levels in image units, on the device of the image.
@@ -100,7 +105,7 @@ def estimate_noise_map(image: Image, *, kind: _Kind = "rician", smoothness_voxel
     voxels = _checked(image, kind)
     device = image.device if isinstance(image, torch.Tensor) else torch.device("cpu")
     signal, residual = _signal(voxels), _residual(voxels)
-    where = _readable(voxels, signal)
+    where = _readable(voxels, signal, measured)
     overall = _level(residual[where], signal[where] if kind == "rician" else None)
     level = np.full(voxels.shape, overall, dtype=np.float32)
     size, quantum = np.full_like(level, np.nan), _step(voxels[where]) ** 2 / 12
@@ -152,9 +157,13 @@ def _long_axes(voxels: NDArray[Any]) -> list[int]:
     return [axis for axis in range(3) if voxels.shape[axis] >= 3]
 
 
-def _readable(voxels: _Array, signal: _Array) -> _Mask:
+def _readable(voxels: _Array, signal: _Array, measured: _Mask | None) -> _Mask:
     """Voxels whose residual is noise: inside, bright and flat, the first two or one only where a scan has too few."""
     inside = ~_near_background(voxels)
+    if measured is not None:
+        if measured.shape != voxels.shape:
+            raise InputError("E-MASK", f"a mask of shape {measured.shape}", wanted=f"{voxels.shape}")
+        inside &= ndimage.minimum_filter(measured.view(np.uint8), 5, mode="nearest") > 0
     for axis in _long_axes(voxels):
         np.moveaxis(inside, axis, 0)[[0, -1]] = False
     bright = inside & (signal > _tissue_threshold(signal[inside])) if inside.any() else inside

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from medidiff.anatomy import foreground, tissue_maximum
 from medidiff.errors import InputError
+from medidiff.prepare.masks import readable, without_padding
 from medidiff.volume import Volume
 
 __all__ = ["IntensityScale", "fit_intensity"]
@@ -42,14 +43,18 @@ def fit_intensity(volume: Volume) -> IntensityScale:
     """The scale on which this scan's tissue reaches about 1.
 
     CT has a scale of its own, Hounsfield units, which is kept: -1024 HU becomes 0 and 1024 HU becomes 1. Everything
-    else has arbitrary units: 0 stays 0 and the 99th percentile of the tissue becomes 1.
+    else has arbitrary units: 0 stays 0 and the 99th percentile of the tissue becomes 1. Padding and what a repair has
+    filled in have no say.
 
     Raises:
         InputError: the scan is constant or shows no tissue.
     """
     if volume.modality == "CT":
         return IntensityScale(_HU_AIR, _HU_SPAN)
-    image = volume.data[0]
+    image, where = without_padding(volume)[0], readable(volume)
     if not np.isfinite(image).all():
         raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
-    return IntensityScale(0.0, float(tissue_maximum(image, foreground(image))))
+    tissue = foreground(image, measured=where)
+    if where is not None and (tissue & where).any():
+        tissue &= where
+    return IntensityScale(0.0, float(tissue_maximum(image, tissue)))
