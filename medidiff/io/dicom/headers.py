@@ -232,7 +232,8 @@ def _found_syntax(dataset: FileDataset) -> UID:
 
 
 def _faulty(file: Path, code: str, found: str) -> Header:
-    return Header(file=file, fault=InputError(code, found, mend=REFETCH, file=file.name))
+    mend = "Fetch the file again, or move it away if it is no part of the scan."
+    return Header(file=file, fault=InputError(code, found, mend=mend, file=file.name))
 
 
 def _parse(file: Path, found: Outline) -> Header | Skipped:
@@ -244,6 +245,8 @@ def _parse(file: Path, found: Outline) -> Header | Skipped:
     if not images and named and all(_is_other_class(uid) for uid in named):
         return Skipped(file.name, _other_kind(named.pop()))
     if len(named) != 1 or not images:
+        if found.pixels is None and found.needed > found.size:
+            return Header(file=file, fault=_cut(file, found))
         return _faulty(file, "E-TRUNC", "a damaged header that does not tell what the file is")
     sop_class = images.pop()
     known = Header(
@@ -259,7 +262,8 @@ def _parse(file: Path, found: Outline) -> Header | Skipped:
     fault = _damage(known, found)
     try:
         header = _values(known, values)
-        fault = _fault(header, values, found) or fault
+        if found.pixels is not None or found.needed <= found.size:  # else it is cut in its header, and that is why
+            fault = _fault(header, values, found) or fault
     except InputError as broken:
         return replace(known, fault=fault or broken)
     return header if fault is None else replace(header, fault=fault)
@@ -350,14 +354,19 @@ def _padding(values: Values) -> tuple[int, ...]:
     return tuple(found)
 
 
+def _cut(file: Path, found: Outline) -> InputError:
+    place = "in its header" if found.pixels is None else "in its pixels"
+    text, wanted = f"{found.size} bytes, the file is cut {place}", f"at least {found.needed} bytes"
+    mend = "Fetch the file again, or move it away if it is no part of the scan."
+    return InputError("E-TRUNC", text, wanted=wanted, mend=mend, file=file.name)
+
+
 def _damage(header: Header, found: Outline) -> InputError | None:
     """Why the bytes of a file are not all there."""
     if found.pixels is not None and (header.syntax in NATIVE_SYNTAXES or found.needed <= found.size):
         return None
     if found.needed > found.size:
-        place = "in its header" if found.pixels is None else "in its pixels"
-        text, wanted = f"{found.size} bytes, the file is cut {place}", f"at least {found.needed} bytes"
-        return InputError("E-TRUNC", text, wanted=wanted, mend=REFETCH, file=header.file.name)
+        return _cut(header.file, found)
     wanted = "pixel data at the end of the file"
     return InputError("E-TRUNC", f"{found.size} bytes without pixels", wanted=wanted, mend=REFETCH, file=header.name)
 
