@@ -80,6 +80,7 @@ def enhanced(file: Path, modality: str, *, axes: tuple = cases.AXIAL) -> Path:
     top = "ImagePositionPatient ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept RescaleType KVP"
     for name in f"{top} RepetitionTime EchoTime EchoTrainLength ScanningSequence SequenceVariant ScanOptions".split():
         ds.pop(name, None)
+    ds.ImageType = ["ORIGINAL", "PRIMARY", {"CT": "VOLUME", "MR": "T1", "PT": "STATIC"}[modality], "NONE"]
     if modality == "MR":
         ds.EchoPulseSequence, ds.InversionRecovery, ds.ResonantNucleus = "GRADIENT", "YES", "1H"
         ds.Spoiling, ds.PulseSequenceName, ds.MagneticFieldStrength = "RF", "mprage", 3.0

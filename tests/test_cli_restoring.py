@@ -93,3 +93,16 @@ def test_a_dicom_series_becomes_a_series_and_no_name_leaves_it(card, tmp_path, c
     for secret in dicom_cases.SECRETS:
         assert secret not in said + records
     assert any(b"SECRET^NAME" in path.read_bytes() for path in out.glob("*.dcm"))  # the study's own series keeps it
+
+
+def test_the_spread_of_a_dicom_series_is_a_parametric_map_of_its_study(card, tmp_path, capsys):
+    source, out, spread = tmp_path / "study", tmp_path / "derived", tmp_path / "spread"
+    dicom_cases.series(source, modality="MR")
+    words = ["--noise-level", "5", "--prior", card, "--draws", "2", "--steps", "1"]
+    assert cli.main(["denoise", str(source), str(out), "--spread", str(spread), *words]) == 0
+    assert [path.name for path in sorted(spread.iterdir())] == ["PM0001.dcm", "provenance.json"]
+    again = read(spread)
+    assert again.geometry.distance_mm(read(source).geometry) < 1e-6
+    assert again.data.dtype == np.float32
+    assert again.data.min() >= 0
+    assert json.loads((spread / "provenance.json").read_text())["Provenance"]["task"] == "denoise spread"

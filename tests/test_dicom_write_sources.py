@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import zipfile
 from pathlib import Path
 
 import dicom_cases as cases
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -179,6 +181,52 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch, stop):
     with pytest.raises((KeyboardInterrupt, MemoryError, OSError, OutputError)):
         mio.write(scan, tmp_path / "out", like=tmp_path / "in")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+# -- from an enhanced or mosaic object to classic images ---------------------------------------------------------------
+
+
+def test_what_a_classic_image_says_of_an_enhanced_mr(tmp_path):
+    folder = source(tmp_path / "in", "enhanced MR")
+    files = mio.write(mio.read(folder), tmp_path / "out", like=folder)
+    new = pydicom.dcmread(files[1])
+    assert new.SOPClassUID == cases.CLASSES["MR"]
+    assert list(new.ImageType) == ["DERIVED", "SECONDARY", "T1"]
+    assert (new.RepetitionTime, new.EchoTime, new.InversionTime, new.FlipAngle) == (2300, 2.98, 900, 9)
+    assert (list(new.ScanningSequence), new.SequenceVariant, new.ImagedNucleus) == (["GR", "IR"], "SP", "1H")
+    assert (new.SequenceName, new.InPlanePhaseEncodingDirection, new.AcquisitionNumber) == ("mprage", "COL", 4)
+    assert (new.AcquisitionDate, new.AcquisitionTime) == ("20200101", "120002.5")
+    assert "PerFrameFunctionalGroupsSequence" not in new
+
+
+def test_what_a_classic_image_says_of_an_enhanced_pet(tmp_path):
+    folder = source(tmp_path / "in", "enhanced PT")
+    files = mio.write(mio.read(folder), tmp_path / "out", like=folder)
+    new = pydicom.dcmread(files[0])
+    assert (list(new.CorrectedImage), new.DecayCorrection, new.Units) == (["DECY", "ATTN"], "START", "BQML")
+    assert (new.SeriesDate, new.SeriesTime) == ("20200101", "115500")  # what decay is corrected to
+    dose = new.RadiopharmaceuticalInformationSequence[0]
+    assert (dose.RadiopharmaceuticalStartTime, dose.RadionuclideTotalDose) == ("110000", 370000000)
+    assert [int(pydicom.dcmread(file).ImageIndex) for file in files[:-1]] == [1, 2, 3, 4, 5]
+    assert new.NumberOfSlices == 5
+
+
+@pytest.mark.parametrize("name", ["siemens_dwi_1000.dcm.gz", "philips_mprage.dcm.gz"])
+def test_a_mosaic_and_an_enhanced_file_of_two_makers(tmp_path, name):
+    packed = Path(nibabel.__file__).parent / "nicom" / "tests" / "data" / name
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "one.dcm").write_bytes(gzip.decompress(packed.read_bytes()))
+    origin = pydicom.dcmread(tmp_path / "in" / "one.dcm", stop_before_pixels=True)
+    scan = mio.read(tmp_path / "in")
+    files = mio.write(scan, tmp_path / "out", like=tmp_path / "in")
+    again = mio.read(tmp_path / "out")
+    assert np.array_equal(again.data, scan.data)
+    assert again.geometry.distance_mm(scan.geometry) < 1e-6
+    assert validate(files[::16]) == []
+    for k, file in enumerate(files[:-1]):
+        (item,) = pydicom.dcmread(file, stop_before_pixels=True).SourceImageSequence
+        assert item.ReferencedSOPInstanceUID == origin.SOPInstanceUID
+        assert ("ReferencedFrameNumber" in item) == ("NumberOfFrames" in origin), k
 
 
 # -- real series -------------------------------------------------------------------------------------------------------

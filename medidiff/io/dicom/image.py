@@ -43,14 +43,16 @@ def image_of(plan: Plan, k: int) -> Dataset:
 
 
 def _type(image: Dataset, plan: Plan) -> None:
-    """ImageType: the third value, what kind of picture it is, stays.
+    """ImageType: the third value, the kind of picture, stays; in CT an enhanced image has another word for AXIAL.
 
     The second value of a PET image is PRIMARY whatever it went through (C.8.9.4.1.1), and it needs no third.
     """
-    third = list(plan.source.images[0].image_type[2:3])
-    fallback = {"CT": ["AXIAL"], "MR": ["OTHER"], "PT": []}[plan.source.modality]
-    second = "PRIMARY" if plan.source.modality == "PT" else "SECONDARY"
-    image.ImageType = ["DERIVED", second, *(third or fallback)]
+    third, modality = [value for value in plan.source.images[0].image_type[2:3] if value], plan.source.modality
+    if modality == "CT" and third != ["LOCALIZER"]:
+        third = ["AXIAL"]
+    if modality == "MR" and not third:
+        third = ["OTHER"]
+    image.ImageType = ["DERIVED", "PRIMARY" if modality == "PT" else "SECONDARY", *third]
 
 
 def _plane(image: Dataset, plan: Plan, k: int) -> None:
