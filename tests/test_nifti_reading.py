@@ -205,6 +205,21 @@ def test_both_halves_of_a_pair_are_one_scan(tmp_path):
         (tmp_path / "away").rename(half)
 
 
+def test_a_pair_in_a_folder_is_one_scan(tmp_path):
+    files = pair(tmp_path)
+    assert [scan.files for scan in mio.find(tmp_path).scans] == [files]
+    files[0].rename(tmp_path / "b.hdr")
+    assert [scan.summary.problem[:6] for scan in mio.find(tmp_path).scans] == ["E-PAIR", "E-PAIR"]
+
+
+@pytest.mark.parametrize("value", [2, 8])
+def test_voxels_that_look_like_dicom(tmp_path, value):
+    image = nib.Nifti1Pair(np.full(SHAPE, value, np.int16), grid().affine)
+    for name in ("a.img", "b.img.gz"):
+        nib.save(image, tmp_path / name)
+        assert (mio.read(tmp_path / name).data == value).all()
+
+
 def test_analyze_is_refused_for_its_sides(tmp_path):
     nib.save(nib.AnalyzeImage(ramp().astype(np.int16), np.diag((1, 1, 1, 1))), tmp_path / "a.img")
     for name in ("a.hdr", "a.img"):

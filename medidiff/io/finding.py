@@ -72,6 +72,8 @@ def _reader(kind: str) -> Callable[[Path, ReadOptions], Found]:
 def _find_many(gathered: Gathered, options: ReadOptions) -> Found:
     kinds = {file: kind_of(file) for file in gathered.files}
     others = {file: _reader(kind)(file, options).scans for file, kind in kinds.items() if kind in _WORDS}
+    second = {file for file, scans in others.items() for scan in scans if scan.files[0] != file in scan.files}
+    others = {file: scans for file, scans in others.items() if file not in second}  # a pair is one scan, not two
     claimed = {file for scans in others.values() for scan in scans for file in scan.files} | set(others)
     archives = [file for file, kind in kinds.items() if kind == "archive"]
     dicom, images = _dicom([file for file in kinds if file not in claimed and kinds[file] != "archive"], options)

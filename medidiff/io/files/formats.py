@@ -12,6 +12,7 @@ from medidiff.io.files.walk import gather
 __all__ = ["kind_of", "sniff", "target_format"]
 
 _ENDINGS = {".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".mha": "metaimage"}
+_PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")  # of NIfTI in two files; voxels alone look like anything
 _NOT_WRITTEN = (".hdr", ".img", ".mhd", ".nhdr", ".dcm", ".gz", ".zip", ".json", ".png", ".jpg", ".mgz")
 
 
@@ -34,7 +35,7 @@ def sniff(path: str | Path) -> str:
     start = _first_bytes(path)
     if not start:
         raise InputError("E-EMPTY", "a file without any bytes", mend="Fetch the file again.", file=path.name)
-    return _by_content(start) or _by_name(path)
+    return _by_content(start, path) or _by_name(path)
 
 
 def kind_of(file: Path) -> str:
@@ -45,7 +46,7 @@ def kind_of(file: Path) -> str:
         if starts_archive(start):
             return "archive"
         start = _inflated(start, file)
-        return _by_content(start) or (_by_name(file) if start else "")
+        return _by_content(start, file) or (_by_name(file) if start else "")
     except OSError:
         return ""
     except InputError:
@@ -70,10 +71,11 @@ def _inflated(start: bytes, path: Path) -> bytes:
         raise InputError("E-CRC", "the gzip stream is damaged", mend="Fetch it again.", file=path.name) from error
 
 
-def _by_content(start: bytes) -> str:
+def _by_content(start: bytes, path: Path) -> str:
     if start[344:348] in (b"n+1\0", b"ni1\0") or start[4:8] in (b"n+2\0", b"ni2\0"):
         return "nifti"
-    if start[128:132] == b"DICM" or start[:2] in (b"\x08\0", b"\x02\0"):
+    bare = start[:2] in (b"\x08\0", b"\x02\0") and not path.name.lower().endswith(_PAIR)  # or voxels of 8 and 2
+    if start[128:132] == b"DICM" or bare:
         return "dicom"
     if start.startswith(b"NRRD000"):
         return "nrrd"
@@ -83,7 +85,7 @@ def _by_content(start: bytes) -> str:
 def _by_name(path: Path) -> str:
     """The reader that can say best what is wrong with a file of unknown content."""
     name = path.name.lower()
-    if name.endswith((".nii", ".nii.gz", ".hdr", ".img")):
+    if name.endswith((".nii", ".nii.gz", *_PAIR)):
         return "nifti"
     if name.endswith((".dcm", ".ima")):
         return "dicom"
