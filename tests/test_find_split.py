@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import dicom_cases as cases
@@ -206,6 +207,74 @@ def test_three_single_images_are_no_stack(tmp_path):
 
     cases.series(tmp_path, edit=edit, slices=range(3))
     assert "3 orientations" in problem(tmp_path, "E-2D")
+
+
+# -- enhanced files ----------------------------------------------------------------------------------------------------
+
+
+def _frames(times: int, mark: Callable[[Dataset, int], None]) -> Callable[[Dataset], None]:
+    """Several volumes in one enhanced file: volume n lies `LATER` above the ramp, and `mark(group, n)` labels it."""
+
+    def edit(ds: Dataset) -> None:
+        first, size = list(ds.PerFrameFunctionalGroupsSequence), len(ds.PixelData)
+        cells = np.frombuffer(ds.PixelData, "<u2")
+        groups = [deepcopy(group) for _ in range(times) for group in first]
+        for number, group in enumerate(groups):
+            mark(group, number // len(first))
+        ds.PerFrameFunctionalGroupsSequence, ds.NumberOfFrames = groups, len(groups)
+        ds.PixelData = b"".join((cells + LATER * n).astype("<u2").tobytes() for n in range(times))
+        assert len(ds.PixelData) == times * size
+
+    return edit
+
+
+def _content(**values) -> Callable[[Dataset, int], None]:
+    def mark(group: Dataset, n: int) -> None:
+        group.FrameContentSequence = [Dataset()]
+        for name, each in values.items():
+            setattr(group.FrameContentSequence[0], name, each[n])
+
+    return mark
+
+
+def test_an_enhanced_file_of_three_times_is_three_scans(tmp_path):
+    edit = _frames(3, _content(TemporalPositionIndex=(3, 1, 2)))
+    file = cases.enhanced(tmp_path / "a.dcm", order=(4, 2, 0, 1, 3), edit=edit)
+    assert shifts(file) == [LATER, 2 * LATER, 0]
+    reading = mio.find(file).scans[0].load()
+    assert "TemporalPositionIndex 1" in " ".join(reading.decisions)
+    assert (reading.files, reading.skipped) == ((file,), ())
+
+
+def test_an_enhanced_file_whose_frames_nothing_tells_apart(tmp_path):
+    cases.enhanced(tmp_path / "a.dcm", edit=_frames(2, lambda group, n: None))
+    problem(tmp_path, "E-4D")
+
+
+def test_two_enhanced_files_of_one_series_are_two_scans(tmp_path):
+    uids = [generate_uid(), generate_uid()]
+
+    def edit(ds: Dataset) -> None:
+        ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = generate_uid(), *uids
+
+    for name in "ab":
+        cases.enhanced(tmp_path / name, edit=edit)
+    assert shifts(tmp_path) == [0, 0]
+
+
+def test_two_stacks_of_one_enhanced_file_are_two_scans(tmp_path):
+    def mark(group: Dataset, n: int) -> None:
+        _content(StackID=("1", "2"))(group, n)
+        place = group.PlanePositionSequence[0]
+        place.ImagePositionPatient = [
+            float(v) + (100 * n if axis == 2 else 0) for axis, v in enumerate(place.ImagePositionPatient)
+        ]
+
+    file = cases.enhanced(tmp_path / "a.dcm", edit=_frames(2, mark))
+    scans = [scan.load().volume for scan in mio.find(file).scans]
+    apart = [scan.data[0] - cases.ramp(scan.geometry, cases.truth()) for scan in scans]
+    assert np.allclose(apart[0], 0)
+    assert np.allclose(apart[1], LATER - 100 * 100 / cases.SPACING[2])
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------

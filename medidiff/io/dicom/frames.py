@@ -8,8 +8,9 @@ from dataclasses import replace
 from pydicom.dataset import Dataset
 
 from medidiff.errors import InputError
-from medidiff.io.dicom.headers import Header, quietly, read_dataset, rescale_of
+from medidiff.io.dicom.headers import Header, quietly, read_dataset
 from medidiff.io.dicom.mosaic import tiles_of
+from medidiff.io.dicom.tags import rescale_of
 from medidiff.io.dicom.values import Values
 from medidiff.io.files.checks import REFETCH
 

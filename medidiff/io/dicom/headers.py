@@ -30,12 +30,12 @@ from pydicom.uid import (
 from medidiff.errors import InputError
 from medidiff.io.contents import Skipped
 from medidiff.io.dicom.elements import Outline, Window, is_dicom, outline, plain_bytes
-from medidiff.io.dicom.tags import CLOCK, META, PRIVATE, WANTED
+from medidiff.io.dicom.tags import META, WANTED, clock_of, concatenation_of, padding_of, rescale_of
 from medidiff.io.dicom.values import Values, tag_of
 from medidiff.io.dicom.vocabulary import technical
 from medidiff.io.files.checks import REFETCH
 
-__all__ = ["NATIVE_SYNTAXES", "Header", "Tile", "is_dicom", "quietly", "read_dataset", "rescale_of", "scan"]
+__all__ = ["NATIVE_SYNTAXES", "Header", "Tile", "is_dicom", "quietly", "read_dataset", "scan"]
 
 _CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -305,53 +305,19 @@ def _values(known: Header, values: Values) -> Header:
         spacing_mm=values.decimals("PixelSpacing", count=2),
         rescale=rescale_of(values),
         units=_word(values.text("Units") or values.text("RescaleType")),
-        clock=_clock(values),
+        clock=clock_of(values),
         imager_spacing_mm=values.decimals("ImagerPixelSpacing", count=2),
         thickness_mm=values.number("SliceThickness"),
         between_mm=values.number("SpacingBetweenSlices"),
         number=None if number is None else int(number),
-        padding=_padding(values),
-        parts=_concatenation(values),
+        padding=padding_of(values),
+        parts=concatenation_of(values),
     )
 
 
 def _word(text: str) -> str:
     """A value that may be shown; anybody can write a name where a technical word belongs."""
     return text if technical(text) else ""
-
-
-def rescale_of(values: Values) -> tuple[float, float] | None:
-    """Slope and intercept, NaN for the one that is missing; None when both are."""
-    slope, intercept = (values.decimals(name, count=1) for name in ("RescaleSlope", "RescaleIntercept"))
-    if slope is None and intercept is None:
-        return None
-    return (math.nan if slope is None else slope[0], math.nan if intercept is None else intercept[0])
-
-
-def _clock(values: Values) -> tuple[tuple[str, str], ...]:
-    found = [(name, values.text(name)) for name in CLOCK]
-    for name, creator_tag, creator, tag, kind in PRIVATE:
-        if tag in values.raw and values.text(creator_tag).startswith(creator):
-            found.append(
-                (name, values.text(tag, kind=kind).split("\\")[0] if not kind else values.text(tag, kind=kind))
-            )
-    return tuple(found)
-
-
-def _concatenation(values: Values) -> tuple[str, int, int] | None:
-    uid, number = values.text("ConcatenationUID"), values.integer("InConcatenationNumber")
-    return (uid, number or 0, values.integer("InConcatenationTotalNumber") or 0) if uid else None
-
-
-def _padding(values: Values) -> tuple[int, ...]:
-    """Stored bit patterns; whether they are signed is told by PixelRepresentation, whatever their own type says."""
-    found = []
-    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-        value = values.stored(keyword)
-        if not isinstance(value, bytes) or len(value) not in (2, 4):
-            break
-        found.append(int.from_bytes(value, "big" if values.big else "little"))
-    return tuple(found)
 
 
 def _cut(file: Path, found: Outline) -> InputError:
