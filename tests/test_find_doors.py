@@ -267,6 +267,19 @@ def test_a_cut_file_says_how_many_bytes_it_lacks(tmp_path, cut):
     assert ("where the header declares 84" if -84 <= cut < 0 else f"{len(whole[:cut])} bytes") in message
 
 
+@pytest.mark.parametrize("mark", [b"DIC\xff", b"D\0\0M", b"\xff\xff\xff\xff"])
+def test_an_image_without_its_magic_is_not_taken_for_junk(tmp_path, mark):
+    """At the end of the stack, where the volume without it would look whole."""
+    cases.patch(cases.series(tmp_path)[4], b"DICM", mark)
+    assert "IM0004.dcm" in refused(tmp_path, "E-TRUNC")
+
+
+def test_a_text_about_dicom_is_no_image(tmp_path):
+    cases.series(tmp_path)
+    (tmp_path / "notes.txt").write_text("SOP class 1.2.840.10008.5.1.4.1.1.2")
+    assert cases.ramp_error(mio.read(tmp_path), cases.truth()) < 1e-9
+
+
 def test_compressed_pixels_that_are_cut(tmp_path):
     files = cases.series(tmp_path)
     cases.compress(files, pydicom.uid.RLELossless)

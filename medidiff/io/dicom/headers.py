@@ -193,7 +193,7 @@ def _look(file: Path) -> Header | Skipped:
         return _faulty(file, "E-READ", "a file that the system refuses to read")
     except Exception:  # damaged bytes find every way
         return _faulty(file, "E-TRUNC", "a header that cannot be parsed")
-    if start and (b"DICM" in start or not any(start)):
+    if start and (b"DICM" in start or not any(start) or (b"\0" in start and _DICOM_ROOT.encode() in start)):
         return _faulty(file, "E-TRUNC", "the remains of a DICOM file, damaged at its start")
     return Skipped(file.name, "not a DICOM file" if start else "no bytes in it")
 
