@@ -72,6 +72,10 @@ def test_nifti_joins_the_study_of_a_series_that_is_named(tmp_path, capsys):
     np.testing.assert_array_equal(read(back).data, read(source).data)
     assert read(back).geometry.distance_mm(read(source).geometry) < 1e-4
     assert "E-LIKE" in refused(["convert", plain, tmp_path / "no", "--format", "dicom"], capsys, code=2)
+    dicom_cases.series(source / "other", modality="MR")
+    said = refused(["convert", plain, tmp_path / "no", "--like", source], capsys, code=2)
+    assert "E-LIKE" in said
+    assert "2 scans" in said
 
 
 def test_one_scan_of_several_is_chosen_by_its_number(folder, tmp_path, capsys):

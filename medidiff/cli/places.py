@@ -8,6 +8,7 @@ from pathlib import Path
 from medidiff.cli.session import Session
 from medidiff.cli.verbs import Convert, Demo, Restoring, Train
 from medidiff.errors import OutputError, SettingsError
+from medidiff.io import find
 from medidiff.io.files.atomic import output_errors, refuse_source
 from medidiff.io.files.formats import sniff, target_format
 from medidiff.io.sidecar import record_path, refuse_foreign_record
@@ -39,6 +40,8 @@ def run(verb: Convert | Restoring | Train | Demo, session: Session) -> None:
     _refuse_shared(verb.outputs)
     like = like_of(verb)
     kinds = [target_format(path, like=like, format=format_of(verb, path)) for path in verb.outputs.values()]
+    if "dicom" in kinds and like != verb.source:
+        _refuse_several(like)
     for kind, path in zip(kinds, verb.outputs.values(), strict=True):
         with output_errors(path.name):
             if kind == "dicom":
@@ -58,6 +61,16 @@ def format_of(verb: Convert | Restoring, path: Path) -> str | None:
 def like_of(verb: Convert | Restoring) -> Path:
     """The source whose study a DICOM result joins."""
     return (verb.like if isinstance(verb, Convert) else None) or verb.source
+
+
+def _refuse_several(like: Path) -> None:
+    """Refuse a path for ``--like`` that holds more than the one series whose study is joined; --scan is about IN."""
+    count = len(find(like).scans)
+    if count != 1:
+        mend = "Name the folder that holds only the series whose study the result joins."
+        raise SettingsError(
+            "E-LIKE", f"{count} scans", wanted="one series", mend=mend, file=like.name, attribute="--like"
+        )
 
 
 def _refuse_folder(path: Path, session: Session) -> None:
