@@ -121,6 +121,22 @@ def test_what_cannot_be_placed_is_refused_with_the_mend(tmp_path, name):
     assert not any(secret in str(caught.value) for secret in cases.SECRETS)
 
 
+def test_two_mosaics_are_two_volumes(tmp_path):
+    def at(time: int):
+        def edit(ds: Dataset) -> None:
+            ds.SeriesInstanceUID = ds.FrameOfReferenceUID = "1.2.3"
+            ds.InstanceNumber = ds.AcquisitionNumber = str(time)
+            ds.AcquisitionTime = f"12000{time}"
+
+        return edit
+
+    for time in (1, 2):
+        write(tmp_path / f"{time}.dcm", edit=at(time))
+    volumes = [scan.load().volume for scan in mio.find(tmp_path).scans]
+    assert len(volumes) == 2
+    assert all(cases.ramp_error(volume, cases.truth()) < 1e-4 for volume in volumes)
+
+
 @pytest.mark.parametrize("name", ["csa2_b0.bin", "csa2_b1000.bin", "csa_str_valid.bin"])
 def test_headers_read_as_nibabel_reads_them(name):
     with warnings.catch_warnings():

@@ -154,8 +154,6 @@ def test_scans_that_cannot_be_restored_are_refused(prior) -> None:
     with pytest.raises(InputError):
         denoise(Volume(np.repeat(scan.data, 2, axis=0), scan.geometry), prior=prior)
     with pytest.raises(InputError):
-        denoise(scan.with_data(np.zeros_like(scan.data)), prior=prior)
-    with pytest.raises(InputError):
         denoise(scan.with_data(np.where(scan.data == scan.data.max(), np.nan, scan.data)), prior=prior)
 
 
