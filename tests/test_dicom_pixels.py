@@ -332,6 +332,12 @@ def test_a_decoder_that_dies_or_hangs_ends_nothing_else(tmp_path, monkeypatch):
         assert "broke down" in refused(tmp_path, "E-DECODE").found
 
 
+def test_a_decoder_that_cannot_be_started(tmp_path, monkeypatch):
+    cases.compress(cases.series(tmp_path, edit=larger, slices=range(2)), JPEGLSLossless)
+    monkeypatch.setattr(decode.sys, "executable", str(tmp_path / "nowhere"))
+    assert "cannot be started" in refused(tmp_path, "E-DECODE").found
+
+
 @pytest.mark.parametrize(
     ("syntax", "name", "package"),
     [

@@ -135,7 +135,10 @@ class Decoder:
         allocated, stored, _, signed = header.bits
         head = REQUEST.pack(header.syntax.encode(), plugin.encode(), *shape, allocated, stored, signed, len(frame))
         needed = shape[0] * shape[1] * allocated // 8
-        child = self._started()
+        try:
+            child = self._started()
+        except OSError as error:
+            raise _undecoded(header, f"the decoder {plugin} cannot be started") from error
         watch = Timer(_SECONDS, child.kill)
         watch.start()
         try:

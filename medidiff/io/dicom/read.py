@@ -110,8 +110,11 @@ def read_stack(stack: Stack) -> tuple[Volume, tuple[str, ...]]:
             raw = _bytes(first)
             digests.append(hashlib.sha256(raw).hexdigest())
             held, words = _pixels(raw, first)
+            cells = None
             for number in numbers:
-                assembly.add(number, decoder.cells(held, stack.slices[number], words=words))
+                if cells is None or stack.slices[number].tile is None:  # the tiles of a mosaic share its cells
+                    cells = decoder.cells(held, stack.slices[number], words=words)
+                assembly.add(number, cells)
     volume = assembly.volume()
     if stack.slices[0].floating:
         refuse_nonfinite(volume.data, file=stack.slices[0].file.name)
@@ -155,7 +158,7 @@ def _pixels(raw: bytes, header: Header) -> tuple[bytes | memoryview, bool]:
         found, mend = "another image than when it was found", "Run the same command again on files at rest."
         raise InputError("E-CHANGED", found, mend=mend, file=name, attribute="SOPInstanceUID")
     if header.syntax not in NATIVE_SYNTAXES:  # fragments, to their end mark
-        return memoryview(raw)[start:], True
+        return raw[start:], True
     return memoryview(raw)[start : start + count], raw[start - 8 : start - 6] != b"OB"
 
 
