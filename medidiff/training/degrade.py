@@ -52,7 +52,8 @@ def measure(x: Tensor, ranges: DegradationRanges, chance: Chance) -> Condition:
     operator = _operator(x.shape[-1], ranges, chance)
     if operator.measures_nothing:
         return Condition.null(x)
-    level = chance.log_uniform(*ranges.noise) * _level_shape(operator(x), ranges, chance)
+    span = ranges.noise if operator.is_identity else ranges.thick_noise
+    level = chance.log_uniform(*span) * _level_shape(operator(x), ranges, chance)
     kind: NoiseKind = "rician" if chance.happens(ranges.rician) else "gaussian"
     y = Degradation(operator, Noise(kind, level)).observe(x, chance.generator)
     told = level * math.exp(ranges.told_error * float(chance.normal()))
@@ -71,7 +72,7 @@ def _operator(size: int, ranges: DegradationRanges, chance: Chance) -> Separable
         return Separable((i, j, k))
     factor = chance.uniform(*ranges.factor)
     factor = max(round(factor), 2) if chance.happens(0.5) else factor  # whole factors are the common ones
-    matrix = _axis(size, factor, chance.uniform(*ranges.overlap) if chance.happens(0.5) else 1.0, chance)
+    matrix = _axis(size, factor, chance.uniform(*ranges.overlap) if chance.happens(ranges.uneven) else 1.0, chance)
     return Separable((None, None, matrix))
 
 

@@ -98,10 +98,12 @@ class DegradationRanges:
         coarse: weight of patches measured in larger voxels along all three.
         nothing: weight of patches of which nothing was measured.
         noise: σ_y as a share of the tissue maximum, drawn evenly in its logarithm.
+        thick_noise: the same for patches measured in slices or larger voxels, which collect more signal.
         rician: share of patches whose noise is Rician; the rest is Gaussian.
         varying: share of patches whose noise level changes across the patch, by up to half.
         factor: slice distance in fine voxels.
-        overlap: slice thickness as a share of the slice distance; below 1 leaves a gap.
+        uneven: share of thick patches whose slices are not as thick as they are apart.
+        overlap: slice thickness of those as a share of the slice distance; below 1 leaves a gap.
         coarse_factor: voxel size along each axis for `coarse`, in fine voxels.
         told_error: standard deviation of the error, in ln σ, with which the noise level is told.
         gain: brightness of the patch.
@@ -114,9 +116,11 @@ class DegradationRanges:
     coarse: Weight = 0.1
     nothing: Weight = 0.05
     noise: Range = (0.004, 0.25)
+    thick_noise: Range = (0.004, 0.25)
     rician: Share = 0.75
     varying: Share = 0.25
     factor: FactorRange = (1.2, 5.0)
+    uneven: Share = 0.5
     overlap: Range = (0.7, 1.2)
     coarse_factor: FactorRange = (1.2, 3.0)
     told_error: Weight = 0.05
