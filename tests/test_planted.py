@@ -263,6 +263,26 @@ def test_training_writes_no_name(home, watch):
     assert watch.command("train", recipe.with_name("none.toml"), "-o", out) == 2
 
 
+def test_the_password_of_a_tracking_server_is_never_shown(home, watch, capfd):
+    nifti(home / "scan.nii.gz")
+    recipe = home / "tiny.toml"
+    sources = [{"pattern": "scan.nii.gz", "licence": "none"}]
+    recipe.write_text(to_toml(changed(data__root=".", data__sources=sources, fit__images=4, validation__every=4)))
+    server = "https://user:PLANTVALUE@localhost:9/PLANTKEY"
+    assert watch.command("train", recipe, "-o", watch.out / "run", "--device", "cpu", "--tracking", server) == 2
+
+
+def test_names_that_steer_a_terminal_are_shown_as_text(home, capfd):
+    wild = home / "\x1b[31mred\n=cmd() \u202e<b>.nii.gz"
+    nifti(wild)
+    for words in (["info", str(wild)], ["convert", str(wild), str(home / "\x1b[2Ja.nii.gz")], ["info", f"{wild}x"]):
+        cli.main(words)
+        said = "".join(capfd.readouterr())
+        assert all(line.isprintable() for line in said.split("\n"))
+    cli.main(["convert", str(wild), str(home / "b.nii.gz"), "--json"])
+    assert all(line.isprintable() for line in capfd.readouterr().out.split("\n"))
+
+
 def test_a_missing_prior_and_a_broken_option_tell_nothing(home, watch):
     source = series(home)
     assert watch.command("denoise", source, watch.out / "a.nii.gz", "--prior", "none") == 6

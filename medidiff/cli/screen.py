@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +25,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from medidiff.errors import printable
 
 __all__ = ["Report", "Screen"]
 
@@ -62,13 +65,13 @@ class Screen:
         """Print names and values in two columns."""
         width = max(len(name) for name in pairs)
         for name, value in pairs.items():
-            print(f"{name:<{width}}  {value}")
+            print(f"{printable(name):<{width}}  {printable(str(value))}")
 
     def columns(self, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print rows under the names of their columns, nothing cut off."""
         widths = [max(len(row[n]) for row in (names, *rows)) for n in range(len(names))]
         for row in (names, *rows):
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            print("  ".join(printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> None:
         """Print a table, its first columns `words` and the others numbers; plain where there is no terminal."""
@@ -78,12 +81,12 @@ class Screen:
         for number, name in enumerate(columns):
             table.add_column(name, justify="left" if number < words else "right", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(escape(printable(cell)) for cell in row))
         console.print(table)
 
     def note(self, text: str) -> None:
         """Say something by the way, on stderr."""
-        print(f"medidiff: {text}", file=sys.stderr)
+        print(f"medidiff: {printable(text)}", file=sys.stderr)
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Report]:
