@@ -88,6 +88,7 @@ def test_hounsfield_units_are_stored_plainly(tmp_path, ending):
     image = nib.load(file)
     assert (image.dataobj.slope, image.dataobj.inter, image.get_data_dtype()) == (1.0, 0.0, np.int16)
     assert np.array_equal(np.asarray(image.dataobj), data)
+    assert "CT in HU, as the JSON file beside the scan says" in mio.read_scan(file).decisions
 
 
 def test_shear_is_kept_by_nifti_and_refused_by_the_others(tmp_path):

@@ -46,7 +46,11 @@ def finished(
         InputError: ``E-NONFINITE``, or ``E-SHEAR`` for a shear that is too strong.
     """
     data, filled, notes = filled_nonfinite(data, options, file=path.name)
-    volume = Volume(data, geometry, *labels(path), filled=filled)
+    modality, units = labels(path)
+    if modality != "OT":
+        unit = f" in {units}" if units else ""
+        notes += (f"{modality}{unit}, as the JSON file beside the scan says",)
+    volume = Volume(data, geometry, modality, units, filled=filled)
     notes += _constant_note(data)
     if options.on_tilt == "resample" and shear(geometry) > SHEAR_LIMIT:
         volume, more = resampled(volume)

@@ -237,10 +237,9 @@ def write_sitk(
 
 
 def _write(data: NDArray[Any], geometry: Geometry, path: Path) -> None:
-    image = _image(data, geometry)
     write_file(
         path,
-        lambda name: _save(image, name, file=path.name),
+        lambda name: _save(_image(data, geometry), name, file=path.name),
         verify=lambda name: _verify(name, data, geometry, file=path.name),
         data=data,
         packed=True,
