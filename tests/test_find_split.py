@@ -110,6 +110,7 @@ def test_two_attributes_one_after_the_other(tmp_path):
     path = volumes(tmp_path, mark, count=4)
     assert shifts(path) == [0, 2 * LATER, LATER, 3 * LATER]
     assert "ImageType ORIGINAL PRIMARY P and EchoTime 10" in mio.inspect(path).series[-1].decisions[0]
+    assert "4: MR 7x6x5, 5 files, ImageType ORIGINAL PRIMARY P and EchoTime 10" in problem(path, "E-MULTISERIES")
 
 
 def test_directions_of_one_b_value(tmp_path):

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 from medidiff.volume import Geometry
 
-__all__ = ["Contents", "SeriesSummary", "Skipped"]
+__all__ = ["TOLD_APART", "Contents", "SeriesSummary", "Skipped"]
+
+TOLD_APART = "told apart by "  # in a decision, before what tells a volume from the others of its series
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class SeriesSummary:
     def label(self) -> str:
         """A few words that tell this scan from the others beside it."""
         size = "x".join(str(n) for n in self.shape) or "not one regular grid"
-        return f"{self.modality} {size}, {self.files} file{'s' if self.files != 1 else ''}"
+        told = "".join(f", {text.partition(TOLD_APART)[2]}" for text in self.decisions if TOLD_APART in text)
+        return f"{self.modality} {size}, {self.files} file{'s' if self.files != 1 else ''}{told}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import InputError
+from medidiff.io.contents import TOLD_APART
 from medidiff.io.dicom.headers import Header
 from medidiff.io.dicom.vocabulary import technical
 
@@ -64,7 +65,7 @@ class VolumeOf:
             count: of volumes in the series.
         """
         parts = [f"{name} {shown}" if (shown := _shown(name, value)) else name for name, value in self.label]
-        return f"one of {count} volumes at the same places, told apart by {' and '.join(parts)}"
+        return f"one of {count} volumes at the same places, {TOLD_APART}{' and '.join(parts)}"
 
 
 def normal_of(header: Header) -> NDArray[np.float64]:
