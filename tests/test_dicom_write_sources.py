@@ -127,7 +127,9 @@ def test_lossy_compression_is_never_forgotten(tmp_path, stated):
 def test_values_that_the_standard_does_not_allow_are_left_behind(tmp_path):
     def odd(ds, k: int) -> None:
         ds.PatientSex, ds.BurnedInAnnotation, ds.ScanningSequence, ds.MRAcquisitionType = "X", "MAYBE", "FLASH", "4D"
-        ds.Laterality, ds.RepetitionTime, ds.BodyPartExamined = "BOTH", "", "KNEE"
+        ds.Laterality, ds.RepetitionTime, ds.BodyPartExamined = "BOTH", "", ["KNEE", "HIP"]
+        ds.StationName, ds.TriggerTime, ds.LossyImageCompression = ["ONE", "TWO"], "", ""
+        ds.ClinicalTrialProtocolID, ds.ClinicalTrialTimePointDescription = "a part", "of the trial modules"
 
     cases.series(tmp_path / "in", modality="MR", edit=odd)
     files = mio.write(mio.read(tmp_path / "in"), tmp_path / "out", like=tmp_path / "in")

@@ -10,7 +10,7 @@ word for unknown.
 from __future__ import annotations
 
 from pydicom.config import RAISE
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -122,7 +122,7 @@ def kept_of(source: Dataset, *, sop_class: str) -> Dataset:
     with quietly():
         for keyword in _KEPT[sop_class]:
             element = copied(source, keyword)
-            if element is not None:
+            if element is not None and not element.is_empty:  # empty is right for some only, which follow
                 kept.add(element)
     for keyword in _EMPTY[sop_class]:
         if keyword not in kept:
@@ -148,6 +148,8 @@ def copied(source: Dataset, keyword: str) -> DataElement | None:
         parts = list(value) if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
         if value is None or value == "":
             return DataElement(tag, vr, None)
+        most = dictionary_VM(tag).split("-")[-1]
+        parts = parts[: int(most)] if most.isdigit() else parts
         if vr == "DS":
             parts = [decimal(float(part)) for part in parts]
         elif vr == "IS":
@@ -184,11 +186,25 @@ def _close_gaps(kept: Dataset, sop_class: str, series: str) -> None:
         kept.Laterality = None  # unknown; it may be absent for a body part without sides only
     if kept.get("PatientIdentityRemoved") == "YES" and "DeidentificationMethodCodeSequence" not in kept:
         kept.DeidentificationMethod = kept.get("DeidentificationMethod") or "unknown"
+    _close_trial(kept)
     if sop_class == MR:
         kept.ScanningSequence = kept.get("ScanningSequence") or "RM"  # research mode
         kept.SequenceVariant = kept.get("SequenceVariant") or "NONE"
         if "IR" not in kept.ScanningSequence:
             kept.pop("InversionTime", None)  # may be present with inversion recovery only
+
+
+def _close_trial(kept: Dataset) -> None:
+    """The clinical trial modules whole, C.7.1.3 and C.7.2.3, or not at all."""
+    subject = kept.get("ClinicalTrialSubjectID") or kept.get("ClinicalTrialSubjectReadingID")
+    if kept.get("ClinicalTrialSponsorName") and kept.get("ClinicalTrialProtocolID") and subject:
+        for keyword in ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName"):
+            setattr(kept, keyword, kept.get(keyword))
+    else:
+        for keyword in [name for name in _PATIENT.split() if name.startswith("ClinicalTrial")]:
+            kept.pop(keyword, None)
+    if "ClinicalTrialTimePointDescription" in kept:
+        kept.ClinicalTrialTimePointID = kept.get("ClinicalTrialTimePointID")
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:
