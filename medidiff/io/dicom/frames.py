@@ -12,6 +12,7 @@ from medidiff.io.dicom.headers import Header, quietly, read_dataset
 from medidiff.io.dicom.mosaic import tiles_of
 from medidiff.io.dicom.tags import rescale_of
 from medidiff.io.dicom.values import Values
+from medidiff.io.dicom.vocabulary import word
 from medidiff.io.files.checks import REFETCH
 
 __all__ = ["frames_of"]
@@ -86,7 +87,7 @@ def _frame(header: Header, number: int, *, groups: Sequence[Dataset]) -> Header:
         rescale=rescale_of(item("PixelValueTransformationSequence")),
         units=header.units
         or _coded_unit(item("RealWorldValueMappingSequence"))
-        or item("PixelValueTransformationSequence").text("RescaleType"),
+        or word(item("PixelValueTransformationSequence").text("RescaleType"), other="unlisted"),
         stack=item("FrameContentSequence").text("StackID"),
         clock=(*clock, ("DiffusionGradientOrientation", _gradient(item("MRDiffusionSequence")))),
     )

@@ -32,7 +32,7 @@ from medidiff.io.contents import Skipped
 from medidiff.io.dicom.elements import Outline, Window, is_dicom, outline, plain_bytes
 from medidiff.io.dicom.tags import META, WANTED, clock_of, concatenation_of, padding_of, rescale_of
 from medidiff.io.dicom.values import Values, tag_of
-from medidiff.io.dicom.vocabulary import technical
+from medidiff.io.dicom.vocabulary import word
 from medidiff.io.files.checks import REFETCH
 
 __all__ = ["NATIVE_SYNTAXES", "Header", "Tile", "is_dicom", "quietly", "read_dataset", "scan"]
@@ -186,7 +186,8 @@ def _look(file: Path) -> Header | Skipped:
             window = Window(stream)
             start = window.get(0, 1024)
             if is_dicom(start):
-                return _parse(file, outline(window, WANTED, name=file.name))
+                with quietly():
+                    return _parse(file, outline(window, WANTED, name=file.name))
     except InputError as fault:
         return Header(file=file, fault=fault)
     except OSError:
@@ -242,7 +243,8 @@ def _parse(file: Path, found: Outline) -> Header | Skipped:
     images = {uid for uid in named if uid in _CLASSES or uid in _ENHANCED or uid == _SECONDARY}
     if named == {_PARAMETRIC} and not values.text("BitsStored"):
         images = set(named)
-    if not images and named and all(_is_other_class(uid) for uid in named):
+    whole = values.text("SOPClassUID") or all(uid.startswith(_DICOM_ROOT) for uid in named)
+    if not images and named and whole and all(_is_other_class(uid) for uid in named):
         return Skipped(file.name, _other_kind(named.pop()))
     if len(named) != 1 or not images:
         if found.pixels is None and found.needed > found.size:
@@ -272,15 +274,15 @@ def _parse(file: Path, found: Outline) -> Header | Skipped:
 def _is_other_class(uid: str) -> bool:
     """Whether a UID names a known kind of object or a private one; a cut or altered UID does neither."""
     if uid.startswith(_DICOM_ROOT) or _DICOM_ROOT.startswith(uid):
-        return UID(uid).name != uid
+        return bool(UID(uid).type)  # empty for what the Standard does not list
     return UID(uid).is_valid
 
 
 def _other_kind(uid: str) -> str:
     if uid == _DIRECTORY:
         return "a DICOMDIR, whose list of files is not followed"
-    kind = UID(uid).name.removesuffix(" Storage")
-    return f"a DICOM object of another kind: {'private' if kind == uid else kind}"
+    kind = UID(uid).name.removesuffix(" Storage") if UID(uid).type else "private"
+    return f"a DICOM object of another kind: {kind}"
 
 
 def _values(known: Header, values: Values) -> Header:
@@ -292,19 +294,19 @@ def _values(known: Header, values: Values) -> Header:
     return replace(
         known,
         frame_uid=values.text("FrameOfReferenceUID"),
-        modality=_word(values.text("Modality")) or known.modality,
+        modality=word(values.text("Modality")) or known.modality,
         image_type=tuple(values.text("ImageType").upper().split("\\")),
         shape=(values.integer("Rows") or 0, values.integer("Columns") or 0),
         frames=frames or 0,
         enhanced=known.sop_class in _ENHANCED or floating,
         floating=floating,
-        photometric=_word(values.text("PhotometricInterpretation")),
+        photometric=word(values.text("PhotometricInterpretation")),
         bits=(bits[0], bits[1], bits[2], bits[3]),
         position_mm=values.decimals("ImagePositionPatient", count=3),
         orientation=values.decimals("ImageOrientationPatient", count=6),
         spacing_mm=values.decimals("PixelSpacing", count=2),
         rescale=rescale_of(values),
-        units=_word(values.text("Units") or values.text("RescaleType")),
+        units=word(values.text("Units") or values.text("RescaleType"), other="unlisted"),
         clock=clock_of(values),
         imager_spacing_mm=values.decimals("ImagerPixelSpacing", count=2),
         thickness_mm=values.number("SliceThickness"),
@@ -313,11 +315,6 @@ def _values(known: Header, values: Values) -> Header:
         padding=padding_of(values),
         parts=concatenation_of(values),
     )
-
-
-def _word(text: str) -> str:
-    """A value that may be shown; anybody can write a name where a technical word belongs."""
-    return text if technical(text) else ""
 
 
 def _cut(file: Path, found: Outline) -> InputError:

@@ -18,6 +18,7 @@ from medidiff.io.files.checks import REFETCH
 
 __all__ = ["Values", "tag_of"]
 
+_SHOWN = 64  # characters of a broken number that a message quotes
 _BINARY = {"FD": "d", "FL": "f", "US": "H", "SS": "h", "UL": "L", "SL": "l"}
 
 
@@ -114,9 +115,10 @@ class Values:
         try:
             values = tuple(float(part) for part in text.split("\\"))
         except ValueError:
-            shown = "".join(c if c in "0123456789.,+-eE\\ " else "?" for c in text[:64])
+            plain = len(text) <= _SHOWN and not set(text) - set("0123456789.,+-eE\\ ")
+            shown = f"the bytes '{text}'" if plain else f"{len(text)} bytes of other text"
             wanted = "decimal numbers with a point, separated by backslashes"
-            raise _broken("E-BADDS", f"the bytes '{shown}'", wanted=wanted, attribute=keyword, file=self.file) from None
+            raise _broken("E-BADDS", shown, wanted=wanted, attribute=keyword, file=self.file) from None
         if not all(math.isfinite(v) for v in values):
             raise _broken(
                 "E-NONFINITE", "a value that is not finite", wanted="numbers", attribute=keyword, file=self.file

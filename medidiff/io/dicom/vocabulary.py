@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["known_code", "technical"]
+__all__ = ["known_code", "technical", "word"]
 
 _DICOM = """
     ml g s kg cm cm2 bq mbq kbq propcnts propcps 1cm conc umolmin umolminml stddev
@@ -100,3 +100,8 @@ def known_code(scheme: str, value: str) -> tuple[str, str] | None:
     codes: Any = concepts.get(scheme, {})
     meaning = next((entry[value][0] for entry in codes.values() if value in entry), None)
     return None if meaning is None else (scheme, str(meaning)[:64])
+
+
+def word(text: str, *, other: str = "") -> str:
+    """A value that may be shown, `other` for one that may not; anybody can write a name where a word belongs."""
+    return text if technical(text) or not text else other
