@@ -26,6 +26,7 @@ from badinputs.case import Case
 
 GOOD = Plan()
 BIG = Plan(shape=(48, 40, 6), bias=-1000)  # the encoder of JPEG 2000 refuses smaller images
+AWAY = Plan(origin=(338.7, 417.7, 195.1))
 PIXELS = b"\xe0\x7f\x10\x00OW\0\0"
 EXPLICIT, IMPLICIT = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0"
 
@@ -304,7 +305,7 @@ CASES = (
         (),
         "E-TRUNC|E-SIZE|E-MULTIFRAME",
     ),
-    Case("enhanced, two stacks", enhanced(edit=_two_stacks), (), "E-GAP|E-SPACING|E-TILT|E-MULTISERIES"),
+    Case("enhanced, two stacks", enhanced(edit=_two_stacks), (GOOD.truth(size=(9, 8, 3)), AWAY.truth(size=(9, 8, 3)))),
     Case("classic file with frames", made(edit=setting(NumberOfFrames=2)), (), "E-MULTIFRAME|E-TRUNC"),
     Case(
         "mosaic without its header",
