@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 
 from medidiff import io
-from medidiff.io.dicom.deidentify import DeidentifyOptions, Key, deidentify
+from medidiff.io.dicom.privacy.deidentify import DeidentifyOptions, Key, deidentify
 from tests import dicom_cases, planted
 
 KEY = Key(b"0123456789abcdef-not-secret")

@@ -16,8 +16,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medidiff import cli
 from medidiff.errors import InputError, OutputError, SettingsError
-from medidiff.io.dicom import deidentify as module
-from medidiff.io.dicom.deidentify import DeidentifyOptions, Key, deidentify, new_key, read_key
+from medidiff.io.dicom.privacy import deidentify as module
+from medidiff.io.dicom.privacy.deidentify import DeidentifyOptions, Key, deidentify, new_key, read_key
 from tests import dicom_cases
 from tests.planted import found_in
 

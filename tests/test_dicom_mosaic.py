@@ -16,8 +16,8 @@ from pydicom.dataset import Dataset
 
 import medidiff.io as mio
 from medidiff.errors import InputError
-from medidiff.io.dicom import mosaic
-from medidiff.io.dicom.mosaic import csa_values
+from medidiff.io.dicom.series import mosaic
+from medidiff.io.dicom.series.mosaic import csa_values
 
 NICOM = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
 

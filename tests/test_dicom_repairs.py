@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 import medidiff.io as mio
 from medidiff.errors import InputError
 from medidiff.io import ReadOptions
-from medidiff.io.dicom import repairs
-from medidiff.io.dicom.repairs import shifted
+from medidiff.io.dicom.series import repairs
+from medidiff.io.dicom.series.repairs import shifted
 from medidiff.volume import Volume
 
 

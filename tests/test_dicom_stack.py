@@ -1,4 +1,4 @@
-"""How near to regular is regular: the rule of `medidiff.io.dicom.tolerances`, from both sides."""
+"""How near to regular is regular: the rule of `medidiff.io.dicom.series.tolerances`, from both sides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 import medidiff.io as mio
 from medidiff.errors import InputError
-from medidiff.io.dicom.tolerances import fit_places
+from medidiff.io.dicom.series.tolerances import fit_places
 
 UP = np.array([0.0, 0.0, 1.0])
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 import medidiff.io as mio
 from medidiff.errors import OutputError
-from medidiff.io.dicom.layout import laid_like
-from medidiff.io.dicom.plan import Plan
-from medidiff.io.dicom.source import find_source
-from medidiff.io.dicom.stored import Scale, plan_storage
+from medidiff.io.dicom.derived.layout import laid_like
+from medidiff.io.dicom.derived.plan import Plan
+from medidiff.io.dicom.derived.source import find_source
+from medidiff.io.dicom.derived.stored import Scale, plan_storage
 from medidiff.volume import Geometry, Volume
 
 KINDS = ["CT", "MR", "PT", "enhanced CT", "enhanced MR", "enhanced PT"]
@@ -218,7 +218,7 @@ def test_a_broken_writer_is_caught_and_leaves_nothing(tmp_path, monkeypatch, bro
     }
     data = scan.data + (0.3 if broken == "Scale.real" else 0)
     if broken == "Plan.nearest":
-        from medidiff.io.dicom import image
+        from medidiff.io.dicom.derived import image
 
         monkeypatch.setattr(image, "LPS_TO_RAS", np.diag((1.0, 1.0, 1.0, 1.0)))
     else:

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 import medidiff.io as mio
 from medidiff.errors import OutputError, SettingsError
-from medidiff.io.dicom.stored import Scale
+from medidiff.io.dicom.derived.stored import Scale
 from medidiff.volume import Geometry, Provenance, Volume
 
 KINDS = ["CT", "MR", "PT", "enhanced CT", "enhanced MR", "enhanced PT"]

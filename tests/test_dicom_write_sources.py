@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate
 
 import medidiff.io as mio
 from medidiff.errors import OutputError
-from medidiff.io.dicom import write as dicom_write
+from medidiff.io.dicom.derived import write as dicom_write
 from medidiff.io.options import ReadOptions
 from medidiff.volume import Geometry, Volume
 

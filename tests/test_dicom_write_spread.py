@@ -14,7 +14,7 @@ from dicom_written import RECORD, enhanced, source, validate
 
 import medidiff.io as mio
 from medidiff.errors import InputError, OutputError, SettingsError
-from medidiff.io.dicom import parametric
+from medidiff.io.dicom.derived import parametric
 from medidiff.volume import Provenance, Volume
 
 KINDS = ["CT", "MR", "PT", "enhanced CT", "enhanced MR", "enhanced PT"]

@@ -19,8 +19,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, gen
 
 import medidiff.io as mio
 from medidiff.errors import InputError
-from medidiff.io.dicom.elements import MAX_DEPTH, Window, outline
-from medidiff.io.dicom.headers import read_dataset
+from medidiff.io.dicom.headers.elements import MAX_DEPTH, Window, outline
+from medidiff.io.dicom.headers.header import read_dataset
 
 PIXELS = b"\xe0\x7f\x10\x00OW"
 DEPTH = 5000

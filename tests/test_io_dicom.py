@@ -21,7 +21,7 @@ from pydicom.uid import (
 
 import medidiff.io as mio
 from medidiff.errors import InputError, MedidiffError
-from medidiff.io.dicom.split import find_stack
+from medidiff.io.dicom.series.split import find_stack
 from medidiff.volume import Geometry, Volume
 
 # -- the oracle itself -------------------------------------------------------------------------------------------------

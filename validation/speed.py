@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,13 @@ from medidiff.volume import Geometry, Volume
 
 _PEERS = ("nlmeans", "bm4d")
 _HERE = Path(__file__).resolve()
+_WATCH = """
+import json, resource, subprocess, sys, time
+start = time.monotonic()
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+wall, usage = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([code, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +72,21 @@ def noisy(image: Array, level: float) -> Array:
 def measured(method: str, command: Sequence[str], *, threads: int) -> Run:
     """Run a process to its end.
 
+    A small process in between starts it, because a process begins its peak with that of the one it is forked from.
+
     Raises:
         SettingsError: it failed.
     """
     count = str(threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    start = time.monotonic()
-    process = subprocess.Popen(command, env=os.environ | dict.fromkeys(names, count))
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.monotonic() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SettingsError("E-PEER", f"{method} ended with {process.returncode}", attribute="--methods")
-    return Run(method, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
+    environment = os.environ | dict.fromkeys(names, count)
+    answer = subprocess.run(
+        [sys.executable, "-c", _WATCH, *command], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    code, wall, cpu, peak = json.loads(answer.splitlines()[-1])
+    if code:
+        raise SettingsError("E-PEER", f"{method} ended with {code}", attribute="--methods")
+    return Run(method, wall, cpu, peak / 2**20)
 
 
 def command_of(method: str, source: Path, out: Path, *, level: float, threads: int) -> list[str]:

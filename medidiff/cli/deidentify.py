@@ -6,7 +6,7 @@ from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
 from medidiff.cli.verbs import Deidentify
 from medidiff.io.account import count_files
-from medidiff.io.dicom.deidentify import DeidentifyOptions, deidentify, new_key, read_key
+from medidiff.io.dicom.privacy.deidentify import DeidentifyOptions, deidentify, new_key, read_key
 
 __all__ = ["run"]
 

@@ -198,7 +198,7 @@ def _write_dicom(
         mend = "Name the DICOM series that the scan comes from, or write NIfTI."
         raise SettingsError("E-LIKE", "DICOM output without a DICOM source", wanted="a source series", mend=mend)
     if kind == "spread":
-        from medidiff.io.dicom.parametric import write_spread as write_it
+        from medidiff.io.dicom.derived.parametric import write_spread as write_it
     else:
-        from medidiff.io.dicom.write import write_dicom as write_it
+        from medidiff.io.dicom.derived.write import write_dicom as write_it
     return write_it(volume, path, like=like, provenance=provenance, description=description, options=options)

@@ -1,7 +1,7 @@
 """DICOM series in: the pixels of one regular stack of classic images, or of the frames of an enhanced file.
 
 Each file is read once: what is hashed is what is parsed. Values are what the modality means by them, as
-`medidiff.io.dicom.pixels` tells.
+`medidiff.io.dicom.pixels.values` tells.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from medidiff.errors import InputError
 from medidiff.io.contents import SeriesSummary
-from medidiff.io.dicom.assembly import Assembly
-from medidiff.io.dicom.decode import Decoder
-from medidiff.io.dicom.headers import NATIVE_SYNTAXES, Header, quietly, read_dataset, scan
-from medidiff.io.dicom.pixels import data_type, units
-from medidiff.io.dicom.split import Part, split
-from medidiff.io.dicom.stack import Stack
+from medidiff.io.dicom.headers.header import NATIVE_SYNTAXES, Header, quietly, read_dataset, scan
+from medidiff.io.dicom.pixels.assembly import Assembly
+from medidiff.io.dicom.pixels.decode import Decoder
+from medidiff.io.dicom.pixels.values import data_type, units
+from medidiff.io.dicom.series.split import Part, split
+from medidiff.io.dicom.series.stack import Stack
 from medidiff.io.files.checks import REFETCH, refuse_nonfinite
 from medidiff.io.files.walk import gather
 from medidiff.io.options import ReadOptions

@@ -1,0 +1,1 @@
+"""DICOM out: derived series and parametric maps in the study of their source."""

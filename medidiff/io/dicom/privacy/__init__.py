@@ -1,0 +1,1 @@
+"""DICOM without its patient, on request."""
