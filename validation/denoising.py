@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ import torch
 from peers import PEERS, Array, Candidate
 from scoring import Truth, chosen_scans, load_prior, spread, truth
 
-from medidiff.errors import MedidiffError, SettingsError
+from medidiff.errors import SettingsError
 from medidiff.metrics import psnr, ssim
 from medidiff.physics import Noise
 from medidiff.version import __version__
@@ -151,24 +150,20 @@ def run(options: argparse.Namespace) -> str:
     prior = load_prior(options.prior)
     files = chosen_scans(options)
     scores = [s for n, file in files.items() for s in score_scan(n, truth(file, options.crop), options, prior)]
-    region = f"central {options.crop}³ voxels" if options.crop else "whole scan"
-    table = markdown(
-        scores, f"Denoising, {len(files)} {options.part} scans of {options.set}, {region}, mean ± sd over scans."
-    )
+    where = scoring.region(options)
+    heading = f"Denoising, {len(files)} {options.part} scans of {options.set}, {where}, mean ± sd over scans."
+    table = markdown(scores, heading)
     params = {
         "version": __version__,
         "set": options.set,
-        "region": region,
+        "region": where,
         "scans": " ".join(map(str, files)),
         "split_sha256": hashlib.sha256(options.split.read_bytes()).hexdigest(),
         "prior": "none" if prior is None else f"{prior.card.name} {prior.card.weights_sha256}",
         "dipy": version("dipy"),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    written = [options.out / "denoising.md", options.out / "denoising.json"]
-    written[0].write_text(table, encoding="utf-8")
-    record = json.dumps({"params": params, "scores": [asdict(s) for s in scores]}, indent=2, allow_nan=False)
-    written[1].write_text(record, encoding="utf-8")
+    record = {"params": params, "scores": [asdict(s) for s in scores]}
+    written = scoring.save(options.out, "denoising", table=table, record=record)
     if options.mlflow != "none":
         log_table(scores, params, written, options.mlflow or None)
     return table
@@ -176,12 +171,7 @@ def run(options: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or the exit code of the refusal."""
-    try:
-        print(run(parser().parse_args(arguments)))
-    except MedidiffError as refusal:
-        print(refusal, file=sys.stderr)
-        return refusal.exit_code
-    return 0
+    return scoring.ended(run, parser(), arguments)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ its level told. Then, in the foreground:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scoring import Array, Truth, chosen_scans, load_prior, spread, truth
 
-from medidiff.errors import MedidiffError, SettingsError
+from medidiff.errors import SettingsError
 from medidiff.metrics import psnr
 from medidiff.physics import Noise
 from medidiff.volume import Volume
@@ -161,25 +160,16 @@ def run(arguments: argparse.Namespace) -> str:
         for percent in arguments.levels:
             found.append(measure(number, reference, percent, prior, contrast=arguments.contrast))
             print(found[-1], file=sys.stderr)
-    region = f"central {arguments.crop}³ voxels" if arguments.crop else "whole scan"
-    table = markdown(
-        found, f"Harm, {len({h.scan for h in found})} {arguments.part} scans of {arguments.set}, {region}."
-    )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "harm.md").write_text(table, encoding="utf-8")
+    scans, where = len({harm.scan for harm in found}), scoring.region(arguments)
+    table = markdown(found, f"Harm, {scans} {arguments.part} scans of {arguments.set}, {where}.")
     record = {"prior": prior.card.weights_sha256, "harm": [asdict(harm) for harm in found]}
-    (arguments.out / "harm.json").write_text(json.dumps(record, indent=2, allow_nan=False), encoding="utf-8")
+    scoring.save(arguments.out, "harm", table=table, record=record)
     return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or the exit code of the refusal."""
-    try:
-        print(run(parser().parse_args(arguments)))
-    except MedidiffError as refusal:
-        print(refusal, file=sys.stderr)
-        return refusal.exit_code
-    return 0
+    return scoring.ended(run, parser(), arguments)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +17,25 @@ from numpy.typing import NDArray
 
 from medidiff import io
 from medidiff.anatomy import foreground, tissue_maximum
-from medidiff.errors import InputError, SettingsError
+from medidiff.errors import InputError, MedidiffError, SettingsError
 from medidiff.volume import Geometry
 
 if TYPE_CHECKING:
     from medidiff.prior import Prior
 
-__all__ = ["Array", "Truth", "chosen_scans", "load_prior", "options", "scored_scans", "spread", "truth"]
+__all__ = [
+    "Array",
+    "Truth",
+    "chosen_scans",
+    "ended",
+    "load_prior",
+    "options",
+    "region",
+    "save",
+    "scored_scans",
+    "spread",
+    "truth",
+]
 
 Array = NDArray[np.float32]
 _HERE = Path(__file__).resolve().parent
@@ -116,3 +130,29 @@ def options(description: str, *, writes: str) -> argparse.ArgumentParser:
     out.add_argument("--threads", type=int, default=1, help="of torch; the peers run on one")
     out.add_argument("--out", type=Path, default=Path("out/validation"), help=f"folder for {writes}")
     return out
+
+
+def region(arguments: argparse.Namespace) -> str:
+    """What part of each scan is scored, in words."""
+    return f"central {arguments.crop}³ voxels" if arguments.crop else "whole scan"
+
+
+def save(folder: Path, name: str, *, table: str, record: object) -> list[Path]:
+    """Write ``<name>.md`` and ``<name>.json``; returns both paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / f"{name}.md", folder / f"{name}.json"]
+    written[0].write_text(table, encoding="utf-8")
+    written[1].write_text(json.dumps(record, indent=2, allow_nan=False), encoding="utf-8")
+    return written
+
+
+def ended(
+    run: Callable[[argparse.Namespace], str], parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> int:
+    """Run a command and print its table; 0, or the exit code of the refusal."""
+    try:
+        print(run(parser.parse_args(arguments)))
+    except MedidiffError as refusal:
+        print(refusal, file=sys.stderr)
+        return refusal.exit_code
+    return 0

@@ -23,7 +23,7 @@ import scoring
 from scoring import Array, chosen_scans, truth
 
 from medidiff import io
-from medidiff.errors import MedidiffError, SettingsError
+from medidiff.errors import SettingsError
 from medidiff.volume import Geometry, Volume
 
 _PEERS = ("nlmeans", "bm4d")
@@ -152,9 +152,7 @@ def run(arguments: argparse.Namespace) -> str:
             print(runs[-1], file=sys.stderr)
     heading = f"Denoising {side}³ voxels, {arguments.threads} threads, each a whole process."
     table = markdown(runs, heading)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "speed.md").write_text(table, encoding="utf-8")
-    (arguments.out / "speed.json").write_text(json.dumps([asdict(r) for r in runs], indent=2), encoding="utf-8")
+    scoring.save(arguments.out, "speed", table=table, record=[asdict(run) for run in runs])
     return table
 
 
@@ -165,12 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         method, source, out, level, threads = given[1:]
         peer(method, Path(source), Path(out), float(level), int(threads))
         return 0
-    try:
-        print(run(parser().parse_args(given)))
-    except MedidiffError as refusal:
-        print(refusal, file=sys.stderr)
-        return refusal.exit_code
-    return 0
+    return scoring.ended(run, parser(), given)
 
 
 if __name__ == "__main__":

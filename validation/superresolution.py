@@ -13,7 +13,6 @@ mean square of the answer, measured again, less the slices, over the noise level
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ import scoring
 import torch
 from scoring import Array, Truth, chosen_scans, load_prior, spread, truth
 
-from medidiff.errors import MedidiffError, SettingsError
+from medidiff.errors import SettingsError
 from medidiff.metrics import hfen, psnr, ssim
 from medidiff.metrics.peers import cubic_spline
 from medidiff.physics import Degradation, Noise, Separable, resample
@@ -211,27 +210,20 @@ def run(arguments: argparse.Namespace) -> str:
     prior = load_prior(arguments.prior)
     files = chosen_scans(arguments)
     scores = [s for n, file in files.items() for s in score_scan(n, truth(file, arguments.crop), tasks, prior)]
-    region = f"central {arguments.crop}³ voxels" if arguments.crop else "whole scan"
+    where = scoring.region(arguments)
     heading = (
-        f"Super-resolution, {len(files)} {arguments.part} scans of {arguments.set}, {region}, mean ± sd over scans."
+        f"Super-resolution, {len(files)} {arguments.part} scans of {arguments.set}, {where}, mean ± sd over scans."
     )
     table = markdown(scores, heading)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "superresolution.md").write_text(table, encoding="utf-8")
     name = "none" if prior is None else f"{prior.card.name} {prior.card.weights_sha256}"
-    record = {"prior": name, "set": arguments.set, "region": region, "scores": [asdict(s) for s in scores]}
-    (arguments.out / "superresolution.json").write_text(json.dumps(record, indent=2, allow_nan=False), encoding="utf-8")
+    record = {"prior": name, "set": arguments.set, "region": where, "scores": [asdict(s) for s in scores]}
+    scoring.save(arguments.out, "superresolution", table=table, record=record)
     return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or the exit code of the refusal."""
-    try:
-        print(run(parser().parse_args(arguments)))
-    except MedidiffError as refusal:
-        print(refusal, file=sys.stderr)
-        return refusal.exit_code
-    return 0
+    return scoring.ended(run, parser(), arguments)
 
 
 if __name__ == "__main__":
