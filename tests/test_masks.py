@@ -6,42 +6,22 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
+from small_prior import small_prior
 
 from medidiff.anatomy import foreground
 from medidiff.errors import InputError
 from medidiff.physics.estimate import estimate_noise, estimate_noise_map
 from medidiff.prepare import fit_intensity, put_back, readable, without_padding
-from medidiff.prior import Card, Prior, build_denoiser
+from medidiff.prior import Prior
 from medidiff.restore import denoise, superresolve
 from medidiff.volume import Geometry, Volume
 
 SHAPE = (30, 26, 18)
-CARD = Card(
-    name="tiny",
-    summary="",
-    modality="MR",
-    contrasts=("T1w",),
-    channels=(8, 8),
-    blocks=(1, 1, 1),
-    sigma_data=0.35,
-    sigma_detail=0.12,
-    noise=(0.004, 0.25),
-    images=0,
-    licence="Apache-2.0",
-    sources=(),
-    data_fingerprint="",
-)
 
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    denoiser = build_denoiser(CARD)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return Prior(denoiser.eval().requires_grad_(False), CARD)
+    return small_prior()
 
 
 def corner() -> np.ndarray:

@@ -7,37 +7,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from small_prior import CARD, small_prior
 
 from medidiff.errors import InputError, PriorError, SettingsError
-from medidiff.prior import Card, Prior, build_denoiser
+from medidiff.prior import Prior, build_denoiser
 from medidiff.restore import Settings, _sees, denoise, superresolve
 from medidiff.volume import Geometry, Provenance, Volume
-
-CARD = Card(
-    name="tiny",
-    summary="",
-    modality="MR",
-    contrasts=("T1w",),
-    channels=(8, 8),
-    blocks=(1, 1, 1),
-    sigma_data=0.35,
-    sigma_detail=0.12,
-    noise=(0.004, 0.25),
-    images=0,
-    licence="Apache-2.0",
-    sources=(),
-    data_fingerprint="",
-)
 
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    denoiser = build_denoiser(CARD)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return Prior(denoiser.eval().requires_grad_(False), CARD)
+    return small_prior()
 
 
 def head(shape=(30, 26, 18), spacing=(1.0, 1.2, 3.0)) -> Volume:
