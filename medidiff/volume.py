@@ -21,6 +21,7 @@ from medidiff.errors import InputError, SettingsError
 __all__ = ["Geometry", "Provenance", "Volume"]
 
 _REACH_MM = 1e9  # a thousand kilometres, and the inverse of the smallest voxel: beyond, arithmetic fails before sense
+_SIDE_LIMIT = 2**15  # voxels along an axis of a grid that is asked for; scans have some hundreds
 _SHEAR_LIMIT = 1e-4  # largest cosine between two voxel axes of an orthogonal grid
 
 
@@ -138,6 +139,9 @@ class Geometry:
 
         Args:
             spacing_mm: three distances in mm, greater than 0.
+
+        Raises:
+            SettingsError: ``E-TARGET``, not such distances, or more voxels than any scan has.
         """
         wanted = np.asarray(spacing_mm, dtype=np.float64)
         if wanted.shape != (3,) or not np.isfinite(wanted).all() or wanted.min() <= 0:
@@ -145,7 +149,12 @@ class Geometry:
                 "E-TARGET", f"target spacing {tuple(spacing_mm)}", wanted="three finite values in mm above 0"
             )
         extent = np.asarray(self.spacing_mm) * np.asarray(self.shape)
-        shape = np.maximum(np.ceil(extent / wanted - 1e-6), 1).astype(int)
+        with np.errstate(over="ignore"):
+            count = np.maximum(np.ceil(extent / wanted - 1e-6), 1)
+        if count.max() > _SIDE_LIMIT:
+            found, mend = f"target spacing {tuple(spacing_mm)}", "Give sizes of about those of the scan."
+            raise SettingsError("E-TARGET", found, wanted=f"at most {_SIDE_LIMIT} voxels along each axis", mend=mend)
+        shape = count.astype(int)
         linear = self.directions * wanted
         centre = self.world((np.asarray(self.shape) - 1) / 2)
         affine = np.eye(4)

@@ -20,7 +20,8 @@ from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLo
 import medidiff.io as mio
 from medidiff.errors import InputError
 from medidiff.io.dicom.headers.header import Header
-from medidiff.io.dicom.pixels.values import data_type, decode, padding_of, put, stored_values
+from medidiff.io.dicom.pixels import decode
+from medidiff.io.dicom.pixels.values import data_type, padding_of, put, stored_values
 
 NEAR = (folder / "shared" / "data" for folder in Path(__file__).resolve().parents[2:])
 SHARED = Path(os.environ.get("MEDIDIFF_DATA") or next((p for p in NEAR if p.is_dir()), "shared"))

@@ -284,3 +284,23 @@ def test_a_measurement_frame_is_left_out(tmp_path):
     file = by_hand(tmp_path / "a.nrrd", ("endian", "measurement frame: (1,0,0) (0,1,0) (0,0,1)\nendian"))
     assert "a measurement frame was left out" in mio.read_scan(file).decisions
     assert isinstance(mio.read(file).geometry, Geometry)
+
+
+@pytest.mark.parametrize("number", ["1e998", "-1e998", "inf", "nan", "1e308", "1e155"])
+@pytest.mark.parametrize(
+    ("name", "edits"),
+    [
+        ("a.nrrd", ["(0.8,0,0)", "({},0,0)"]),
+        ("a.nrrd", ["(0.8,0,0)", "(0.8,{},0)"]),
+        ("a.nrrd", ["(-1,2,3)", "({},2,3)"]),
+        ("a.mha", ["ElementSpacing = 0.8", "ElementSpacing = {}"]),
+        ("a.mha", ["TransformMatrix = 1", "TransformMatrix = {}"]),
+        ("a.mha", ["Offset = -1", "Offset = {}"]),
+        ("a.mha", ["TransformMatrix = 1", "TransformMatrix = {}", "ElementSpacing = 0.8", "ElementSpacing = {}"]),
+    ],
+)
+def test_numbers_beyond_all_reach_are_refused_without_a_warning(tmp_path, name, edits, number):
+    pairs = zip(edits[::2], (text.format(number) for text in edits[1::2]), strict=True)
+    with pytest.raises(InputError) as caught:
+        mio.read(by_hand(tmp_path / name, *pairs))
+    assert caught.value.code in ("E-BADSPACING", "E-XFORM")

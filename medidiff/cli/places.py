@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from medidiff.cli.session import Session
-from medidiff.cli.verbs import Convert, Demo, Restoring, Train
+from medidiff.cli.verbs import Convert, Demo, Restoring, Superresolve, Train
 from medidiff.errors import OutputError, SettingsError
-from medidiff.io import find
-from medidiff.io.files.atomic import output_errors, refuse_source
+from medidiff.io import SeriesSummary, find
+from medidiff.io.files.atomic import output_errors, refuse_full, refuse_source
 from medidiff.io.files.formats import sniff, target_format
 from medidiff.io.sidecar import record_path, refuse_foreign_record
+from medidiff.volume import Geometry
 
 __all__ = ["format_of", "like_of", "run"]
+
+_VOXEL_BYTES = 4  # results are floats of 32 bits, and the series of a DICOM study has 2 bytes and its headers
+_PACKED = 3  # by about this factor their compressed files are smaller
 
 
 def run(verb: Convert | Restoring | Train | Demo, session: Session) -> None:
@@ -36,7 +44,8 @@ def run(verb: Convert | Restoring | Train | Demo, session: Session) -> None:
             )
         _refuse_folder(verb.out, session)
         return
-    files = found.only(verb.scan, file=verb.source.name).files
+    scan = found.only(verb.scan, file=verb.source.name)
+    files = scan.files
     _refuse_shared(verb.outputs)
     like = like_of(verb)
     kinds = [target_format(path, like=like, format=format_of(verb, path)) for path in verb.outputs.values()]
@@ -50,6 +59,8 @@ def run(verb: Convert | Restoring | Train | Demo, session: Session) -> None:
                 refuse_source(path, files)
                 _refuse_record(path)
         _refuse_closed(path)
+    if isinstance(verb, Restoring):
+        _refuse_crowded(verb, scan.summary)
     session.begin(later=kinds[0] == "dicom")
 
 
@@ -122,9 +133,30 @@ def _refuse_file(path: Path) -> None:
         raise OutputError("E-OUT", "a file stands where the folder would go", file=path.name, mend="Name a folder.")
 
 
+def _refuse_crowded(verb: Restoring, scan: SeriesSummary) -> None:
+    """Refuse a disk that is too full for the results before hours are spent on them; the writers look again."""
+    if not scan.shape:
+        return
+    grid = Geometry(scan.shape, np.array(scan.affine))  # type: ignore[arg-type] # three, or none
+    if isinstance(verb, Superresolve):
+        grid = grid.with_spacing(np.minimum(verb.spacing, grid.spacing_mm).tolist())
+    plain = math.prod(grid.shape) * _VOXEL_BYTES
+    needed: Counter[Path] = Counter()
+    for path in verb.outputs.values():
+        needed[_home(path)] += plain if path.name.lower().endswith(".nii") else plain // _PACKED
+    for home, count in needed.items():
+        with output_errors(verb.out.name):
+            refuse_full(home, count, file=verb.out.name)
+
+
+def _home(path: Path) -> Path:
+    """The nearest existing folder."""
+    return path if path.is_dir() else next(parent for parent in path.absolute().parents if parent.exists())
+
+
 def _refuse_closed(path: Path) -> None:
     """Refuse a path whose nearest existing folder cannot be written, or is none."""
-    home = path if path.is_dir() else next(parent for parent in path.absolute().parents if parent.exists())
+    home = _home(path)
     if not home.is_dir():
         raise OutputError("E-OUT", f"'{home.name}' is not a folder", file=path.name, mend="Choose another place.")
     if not os.access(home, os.W_OK | os.X_OK):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "floats",
     "integers",
     "positive",
+    "ras_affine",
     "refuse",
     "spatial_shape",
     "stored_type",
@@ -151,3 +152,17 @@ def positive(sizes: tuple[float, ...], *, file: str, attribute: str) -> tuple[fl
         mend = "Write the file again with its voxel sizes."
         raise refuse("E-BADSPACING", found, wanted="above 0", mend=mend, file=file, attribute=attribute)
     return sizes
+
+
+def ras_affine(linear: NDArray[np.float64], origin: Sequence[float], *, frame: Sequence[float]) -> NDArray[np.float64]:
+    """The affine of stated directions, without arithmetic that infinite numbers would upset.
+
+    Args:
+        linear: (3, 3), the step of each voxel axis in mm, as columns.
+        origin: of the first voxel, in mm.
+        frame: 1 or -1 for each row, what makes RAS+ of the stated frame.
+    """
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = linear, origin
+    affine[:3] *= np.reshape(frame, (3, 1))
+    return affine

@@ -11,7 +11,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.io.text.header import Stated, fields_of, floats, integers, positive, refuse, spatial_shape, stored_type
+from medidiff.io.text.header import (
+    Stated,
+    fields_of,
+    floats,
+    integers,
+    positive,
+    ras_affine,
+    refuse,
+    spatial_shape,
+    stored_type,
+)
 
 __all__ = ["read_metaimage"]
 
@@ -134,6 +144,6 @@ def _affine(
     square = np.reshape(turn, (rank, rank))
     if rank > 3 and (square[3, :3].any() or square[:3, 3].any()):
         raise refuse("E-XFORM", "time that runs along space", wanted="a time axis apart", file=file, attribute=matrix)
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = square[:3, :3].T * spacing, place[:3]
-    return np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine, ""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused with the grid
+        linear = square[:3, :3].T * spacing
+    return ras_affine(linear, place[:3], frame=(-1, -1, 1)), ""

@@ -8,13 +8,24 @@ free text and key/value pairs.
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.io.files.checks import REFETCH
-from medidiff.io.text.header import Stated, fields_of, floats, integers, positive, refuse, spatial_shape, stored_type
+from medidiff.io.text.header import (
+    Stated,
+    fields_of,
+    floats,
+    integers,
+    positive,
+    ras_affine,
+    refuse,
+    spatial_shape,
+    stored_type,
+)
 
 __all__ = ["read_nrrd"]
 
@@ -171,9 +182,7 @@ def _affine(
     origin = floats(fields["space origin"].strip("()"), file=file, attribute="space origin")
     if len(origin) != 3:
         raise refuse("E-HEADER", f"{len(origin)} numbers", wanted="(x,y,z)", file=file, attribute="space origin")
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = np.array(vectors).T, origin
-    return np.diag((*map(float, frame), 1.0)) @ affine, ""
+    return ras_affine(np.array(vectors, dtype=np.float64).T, origin, frame=frame), ""
 
 
 def _spacing(
@@ -182,8 +191,8 @@ def _spacing(
     """Voxel sizes, from the directions or from the spacings; empty when neither is stated."""
     stated = [vectors[axis] for axis in space]
     if all(vector is not None for vector in stated):
-        lengths = np.linalg.norm(np.array(stated), axis=1)
-        return positive(tuple(float(size) for size in lengths), file=file, attribute="space directions")
+        lengths = (math.hypot(*vector) for vector in stated if vector is not None)  # silent where it overflows
+        return positive(tuple(lengths), file=file, attribute="space directions")
     if "spacings" not in fields:
         return ()
     spacings = floats(fields["spacings"], file=file, attribute="spacings")
