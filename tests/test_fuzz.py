@@ -51,7 +51,7 @@ def test_the_same_number_makes_the_same_mutant(fuzz):
 
 def _listen(fuzz, monkeypatch, *messages, hold=False):
     monkeypatch.setattr(fuzz, "START_S", 0.3)
-    monkeypatch.setattr(fuzz, "LIMIT_S", 0.3)
+    monkeypatch.setattr(fuzz, "WALL_S", 0.3)
     ours, theirs = multiprocessing.Pipe()
     for message in messages:
         theirs.send(message)
@@ -71,6 +71,24 @@ def test_a_crash_is_counted_and_the_next_mutant_follows(fuzz, monkeypatch):
 def test_a_hang_is_counted(fuzz, monkeypatch):
     number, tally = _listen(fuzz, monkeypatch, "plain", hold=True)
     assert (number, tally.outcomes) == (8, {"hang": 1})
+
+
+def test_processor_time_counts_and_not_the_clock(fuzz):
+    def spin():
+        fuzz.resource.setrlimit(fuzz.resource.RLIMIT_CPU, (1, 5))
+        while True:
+            pass
+
+    child = multiprocessing.get_context("fork").Process(target=spin, daemon=True)
+    child.start()
+    child.join(30)
+    assert fuzz._overran(child)
+    ours, theirs = multiprocessing.Pipe()
+    theirs.send("plain")
+    theirs.close()
+    tally = fuzz.Tally()
+    assert fuzz._listen(ours, tally, 7, overran=lambda: fuzz._overran(child)) == 8
+    assert tally.outcomes == {"hang": 1}
 
 
 def test_an_end_is_no_fault(fuzz, monkeypatch):

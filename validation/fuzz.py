@@ -1,10 +1,11 @@
 """Damage good scans and see what reading them does: `python validation/fuzz.py --help`.
 
-Every mutant must give a volume or one of medidiff's own errors with a proper code and no patient data, within 10 s and
-1.5 GB. Mutants are read in a child process with a limit on its address space, so that a crash of a decoder, a hang
-and a bomb are told apart and counted. A volume that is given must be explained: finite, on a grid of its own shape,
-and, where one file of a series was damaged, equal in all slices of the other files; a NIfTI volume has the shape that
-its header states. The same seed and number always make the same mutant (`--only` reads one again).
+Every mutant must give a volume or one of medidiff's own errors with a proper code and no patient data, within 10 s of
+processor time (and a minute on the clock, however busy the machine is) and 1.5 GB. Mutants are read in a child
+process with a limit on its address space, so that a crash of a decoder, a hang and a bomb are told apart and counted.
+A volume that is given must be explained: finite, on a grid of its own shape, and, where one file of a series was
+damaged, equal in all slices of the other files; a NIfTI volume has the shape that its header states. The same seed
+and number always make the same mutant (`--only` reads one again).
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -28,7 +31,8 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 SECRETS = ("SECRET", "ID-4711", "19010203", "free text", "1.2.826", "ACC1", "medidiff-fuzz-")
-LIMIT_S, LIMIT_BYTES, START_S = 10.0, 3 * 2**29, 180.0
+LIMIT_S, WALL_S, START_S = 10.0, 60.0, 180.0  # processor time of a mutant; the clock's; the clock's at the start
+LIMIT_BYTES = 3 * 2**29
 FAULTS = ("crash", "hang", "other exception", "leak", "warning", "bad code", "wrong volume", "memory")
 
 
@@ -41,7 +45,7 @@ class Tally:
         codes: how often each error code was met.
         faults: number, seed and description of each mutant that broke the rule.
         peak: largest resident memory of a child, in bytes.
-        slowest: longest time of a mutant, in s.
+        slowest: longest processor time of a mutant, decoders included, in s.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -84,7 +88,7 @@ def run(kind: str, *, seed: int, count: int, first: int = 0) -> Tally:
         child = context.Process(target=_child, args=(theirs, kind, seed, number, end), daemon=True)
         child.start()
         theirs.close()
-        number = _listen(ours, tally, number)
+        number = _listen(ours, tally, number, overran=partial(_overran, child))
         if child.is_alive():
             child.join(5 if number >= end else 0)
         child.kill()
@@ -92,7 +96,13 @@ def run(kind: str, *, seed: int, count: int, first: int = 0) -> Tally:
     return tally
 
 
-def _listen(child: Connection, tally: Tally, number: int) -> int:
+def _overran(child: multiprocessing.process.BaseProcess) -> bool:
+    """Whether a child that has ended was ended by the limit on its processor time."""
+    child.join(5)
+    return child.exitcode == -signal.SIGXCPU
+
+
+def _listen(child: Connection, tally: Tally, number: int, *, overran: Callable[[], bool] = lambda: False) -> int:
     """Count what a child reports until it is done, dies or hangs; the number of the next mutant."""
     wait, name = START_S, "start"
     while True:
@@ -102,12 +112,15 @@ def _listen(child: Connection, tally: Tally, number: int) -> int:
         try:
             message = child.recv()
         except EOFError:
-            tally.add(number, name, "crash", "the process ended")
+            if overran():
+                tally.add(number, name, "hang", f"more than {LIMIT_S:.0f} s of processor time")
+            else:
+                tally.add(number, name, "crash", "the process ended")
             return number + 1
         if message == "done":
             return number
         if isinstance(message, str):
-            wait, name = LIMIT_S, message
+            wait, name = WALL_S, message
             continue
         outcome, note, seconds, tally.peak = message[0], message[1], message[2], max(tally.peak, message[3])
         tally.slowest = max(tally.slowest, seconds)
@@ -132,7 +145,9 @@ def _child(parent: Connection, kind: str, seed: int, first: int, end: int) -> No
         for number in range(first, end):
             which = order[number % len(order)]
             parent.send(seeds[which].name)
-            began = time.monotonic()
+            began = _spent()
+            _, most = resource.getrlimit(resource.RLIMIT_CPU)
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(began + LIMIT_S) + 1, most))
             outcome, note = _judge(kind, (seed, number), seeds[which].slices, ready[which])
             said = os.pread(printed.fileno(), 2**20, 0)
             os.ftruncate(printed.fileno(), 0)
@@ -141,8 +156,16 @@ def _child(parent: Connection, kind: str, seed: int, first: int, end: int) -> No
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             if peak > LIMIT_BYTES:
                 outcome, note = "memory", f"{peak} bytes, {outcome}"
-            parent.send((outcome, note, time.monotonic() - began, peak))
+            if _spent() - began > LIMIT_S:
+                outcome, note = "hang", f"{_spent() - began:.0f} s of processor time, {outcome}"
+            parent.send((outcome, note, _spent() - began, peak))
     parent.send("done")
+
+
+def _spent() -> float:
+    """Processor time of this process and of those that it has waited for, in s."""
+    own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
 
 
 def _judge(kind: str, seed: tuple[int, int], slices: bool, ready: tuple) -> tuple[str, str]:

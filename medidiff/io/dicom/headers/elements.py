@@ -46,6 +46,7 @@ class Outline:
     Args:
         syntax: UID of the transfer syntax as declared, or as found where nothing is declared.
         big: whether numbers are stored big end first.
+        meta: whether the file begins with a meta header.
         values: bytes of the wanted top-level elements, by tag.
         present: wanted tags that are there, whether or not their value was kept.
         pixels: offset of the pixel data and the bytes of it that the file holds; None when absent.
@@ -57,6 +58,7 @@ class Outline:
 
     syntax: str = ""
     big: bool = False
+    meta: bool = False
     values: dict[int, bytes] = field(default_factory=dict)
     present: set[int] = field(default_factory=set)
     pixels: tuple[int, int] | None = None
@@ -133,6 +135,7 @@ def _data_set_start(window: Window, found: Outline, wanted: Collection[int], *, 
     at = 132 if window.get(128, 4) == b"DICM" else 0
     walk = _Walk(window, found, {_SYNTAX, *wanted}, at=at, implicit=False, name=name)
     walk.until(lambda tag: tag >> 16 != 2)
+    found.meta = walk.at > at
     return walk.at
 
 

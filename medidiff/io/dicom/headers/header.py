@@ -174,10 +174,19 @@ def scan(files: Iterable[Path]) -> tuple[list[Header], list[Skipped]]:
     found = [_look(file) for file in files]
     headers = [entry for entry in found if isinstance(entry, Header)]
     skipped = [entry for entry in found if isinstance(entry, Skipped)]
-    images = [h for h in headers if h.sop_class != _SECONDARY]
-    if images:
-        skipped += [Skipped(h.file.name, "a secondary capture") for h in headers if h.sop_class == _SECONDARY]
-    return images or headers, skipped
+    series = {h.series_uid for h in headers if not _is_of_another_kind(h)} - {""}
+    # one with a place in the series of other images is a slice in every respect but its class
+    aside = [h for h in headers if _is_of_another_kind(h) and (h.position_mm is None or h.series_uid not in series)]
+    images = [h for h in headers if h not in aside]
+    if not images:
+        aside = [h for h in headers if h.sop_class != _SECONDARY]
+        images = [h for h in headers if h.sop_class == _SECONDARY]
+    return images, skipped + [Skipped(h.file.name, _other_kind(h.sop_class)) for h in aside]
+
+
+def _is_of_another_kind(header: Header) -> bool:
+    known = (*_CLASSES, *_ENHANCED, _PARAMETRIC)
+    return bool(header.sop_class) and header.sop_class not in known
 
 
 def _look(file: Path) -> Header | Skipped:
@@ -239,13 +248,14 @@ def _faulty(file: Path, code: str, found: str) -> Header:
 
 def _parse(file: Path, found: Outline) -> Header | Skipped:
     values = Values(file.name, found.values, big=found.big)
-    named = {values.text("SOPClassUID"), values.text("MediaStorageSOPClassUID")} - {""}
+    outer, inner = values.text("MediaStorageSOPClassUID"), values.text("SOPClassUID")
+    named = {outer, inner} - {""}
     images = {uid for uid in named if uid in _CLASSES or uid in _ENHANCED or uid == _SECONDARY}
     if named == {_PARAMETRIC} and not values.text("BitsStored"):
         images = set(named)
-    whole = values.text("SOPClassUID") or all(uid.startswith(_DICOM_ROOT) for uid in named)
-    if not images and named and whole and all(_is_other_class(uid) for uid in named):
-        return Skipped(file.name, _other_kind(named.pop()))
+    agreed = len(named) == 1 and (bool(outer) == found.meta or outer == _DIRECTORY) and (inner or outer == _DIRECTORY)
+    if not images and agreed and _is_other_class(outer or inner):
+        return _another_kind(file, outer or inner, values, found)
     if len(named) != 1 or not images:
         if found.pixels is None and found.needed > found.size:
             return Header(file=file, fault=_cut(file, found))
@@ -278,9 +288,22 @@ def _is_other_class(uid: str) -> bool:
     return UID(uid).is_valid
 
 
+def _another_kind(file: Path, uid: str, values: Values, found: Outline) -> Header | Skipped:
+    """What is no CT, MR or PT image: kept where it has pixels and a place, as a slice of a series has."""
+    if found.pixels is None or not values.text("ImagePositionPatient"):
+        return Skipped(file.name, _other_kind(uid))
+    text = f"in the series, {_other_kind(uid)}"
+    mend = "Move it away if it is no part of the scan, or fetch it again from the archive."
+    fault = InputError("E-MIXMODALITY", text, wanted="one kind of image", mend=mend, file=file.name)
+    place = (0.0, 0.0, 0.0)  # that there is one is all that counts
+    return Header(file=file, sop_class=uid, series_uid=values.text("SeriesInstanceUID"), position_mm=place, fault=fault)
+
+
 def _other_kind(uid: str) -> str:
     if uid == _DIRECTORY:
         return "a DICOMDIR, whose list of files is not followed"
+    if uid == _SECONDARY:
+        return "a secondary capture"
     kind = UID(uid).name.removesuffix(" Storage") if UID(uid).type else "private"
     return f"a DICOM object of another kind: {kind}"
 
