@@ -54,7 +54,7 @@ def foreground(image: ArrayLike, *, measured: ArrayLike | None = None) -> NDArra
     clipped = np.minimum(volume, np.percentile(volume[where], _CEILING))
     smooth = ndimage.gaussian_filter(clipped, _SMOOTHING_VOXELS, truncate=3.0)
     if smooth.min() >= smooth.max():
-        raise InputError("E-FLAT", "a scan whose voxels all have one value", wanted="tissue and background")
+        raise InputError("E-FLAT", "all voxels have one value", wanted="tissue and background", mend="Check the scan.")
     return _filled(_closed(_largest(smooth > _otsu(smooth[where]))))
 
 

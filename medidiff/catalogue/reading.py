@@ -90,7 +90,7 @@ INPUT: Rows = {
     ),
     "E-GRID": (
         "Two scans that are compared do not lie on the same grid.",
-        "Bring both to one grid first.",
+        "Bring both to one grid first, with a tool of your choice: nothing is resampled for a comparison.",
     ),
     "E-HEADER": (
         "The header contradicts itself or the standard.",

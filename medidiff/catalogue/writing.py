@@ -49,7 +49,7 @@ BOTH_WAYS: Rows = {
 OUTPUT: Rows = {
     "E-DISK": ("The disk is full.", "Free some space and run the same command again; nothing half is left."),
     "E-EXISTS": (
-        "The output folder already holds DICOM files, and two series would mix.",
+        "The output folder already holds files that would mix with the new ones.",
         "Choose a new folder.",
     ),
     "E-LOCKED": (

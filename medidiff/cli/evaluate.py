@@ -68,7 +68,13 @@ def _row(name: str, values: dict[str, float]) -> list[str]:
 
 def _one_channel(volume: Volume, path: Path) -> NDArray[Any]:
     if volume.data.shape[0] != 1:
-        raise InputError("E-4D", f"{volume.data.shape[0]} channels", wanted="one", file=path.name)
+        raise InputError(
+            "E-4D",
+            f"{volume.data.shape[0]} channels",
+            wanted="one",
+            file=path.name,
+            mend="Give a file of one number a voxel.",
+        )
     data: NDArray[Any] = volume.data[0]
     return data
 
@@ -78,6 +84,7 @@ def _on_grid(path: Path, reference: Volume, session: Session) -> NDArray[Any]:
     apart = volume.geometry.distance_mm(reference.geometry)
     if apart > _SAME_GRID_MM:
         found = f"{apart:.4g} mm away from the reference" if np.isfinite(apart) else f"{volume.shape} voxels"
+        mend = "Compare scans of one grid: nothing is resampled here, so do that first with a tool of your choice."
         wanted = f"the reference's grid of {reference.shape} voxels, to {_SAME_GRID_MM} mm"
-        raise InputError("E-GRID", found, wanted=wanted, file=path.name, mend="Bring both to one grid first.")
+        raise InputError("E-GRID", found, wanted=wanted, file=path.name, mend=mend)
     return _one_channel(volume, path)

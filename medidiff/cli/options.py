@@ -164,7 +164,8 @@ def _convert(hint: Any, word: str, *, label: str) -> Any:
     if choices := typing.get_args(hint):
         if word in choices:
             return word
-        raise SettingsError("E-USAGE", f"'{word}'", wanted=" or ".join(choices), attribute=label)
+        wanted = " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
+        raise SettingsError("E-USAGE", f"'{word}'", wanted=wanted, attribute=label)
     try:
         return hint(word)
     except ValueError as error:

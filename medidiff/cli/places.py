@@ -91,16 +91,19 @@ def _refuse_folder(path: Path, session: Session) -> None:
 
 
 def _refuse_shared(outputs: dict[str, Path]) -> None:
-    records = [record_path(path).resolve() for path in outputs.values()]
-    if len(set(records)) < len(records):
-        names = ", ".join("OUT" if name in ("mean", "scan") else name for name in outputs)
-        found = f"two of the outputs {names} would be written to one place"
+    records: dict[Path, list[str]] = {}
+    for name, path in outputs.items():
+        records.setdefault(record_path(path).resolve(), []).append("OUT" if name in ("mean", "scan") else name)
+    for record, names in records.items():
+        if len(names) == 1:
+            continue
+        found = f"the outputs {', '.join(names)} would be written to one place, or share a record, {record.name}"
         raise SettingsError("E-SETTING", found, mend="Give each output its own name.")
 
 
 def _refuse_series(path: Path, source: Path) -> None:
     if sniff(source) != "dicom":
-        mend = "Name a .nii.gz file, or give a DICOM series as input."
+        mend = "Name a .nii.gz file, give a DICOM series as input, or, with convert, name one with --like SOURCE."
         raise SettingsError("E-LIKE", "DICOM output without a DICOM source", attribute="--format", mend=mend)
     _refuse_file(path)
     home = (source if source.is_dir() else source.parent).resolve()

@@ -101,10 +101,12 @@ def _dicom(files: Sequence[Path], options: ReadOptions) -> tuple[Found, bool]:
 
 def _no_images(name: str, skipped: Sequence[Skipped]) -> InputError:
     kinds = Counter(entry.reason for entry in skipped).most_common(3)
-    text = f"no CT, MR or PT image among {len(skipped)} files"
+    text = f"no CT, MR or PT image among {len(skipped)} file{'s' * (len(skipped) != 1)}"
+    if not skipped:
+        text = "nothing is in it"
     if kinds:
         text += ": " + "; ".join(f"{count} x {reason}" for reason, count in kinds)
-    mend = "Give the folder of the slices, or an image file."
+    mend = "Give the folder that holds the slices of a CT, MR or PET series, or an image file."
     return InputError("E-NOIMAGES", text, wanted="a DICOM series, NIfTI, NRRD or MetaImage", mend=mend, file=name)
 
 

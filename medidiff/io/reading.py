@@ -74,7 +74,8 @@ class Found:
         count = len(self.scans)
         if number > count:
             mend = "List them with 'medidiff info'."
-            raise InputError("E-SCAN", f"no scan {number}", wanted=f"1 to {count}", mend=mend, file=file)
+            wanted = f"1 to {count}" if count > 1 else "1, the only one"
+            raise InputError("E-SCAN", f"no scan {number}", wanted=wanted, mend=mend, file=file)
         if number == 0 and count > 1:
             kinds = "; ".join(f"{n}: {scan.summary.label}" for n, scan in enumerate(self.scans[:8], 1))
             mend = "Choose one with --scan N, or convert all with 'medidiff convert --all'."

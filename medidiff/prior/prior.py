@@ -98,7 +98,10 @@ def _card_path(source: str | Path) -> Path:
     if path.is_file():
         return path
     names = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors")))
-    raise PriorError("E-PRIOR", f"no prior '{Path(source).name}'", mend=f"Name a file, or one of: {names}.")
+    mend = (
+        f"Give the path of a prior's card (.json), with its weights beside it, or the name of a bundled one: {names}."
+    )
+    raise PriorError("E-PRIOR", f"no prior '{Path(source).name}'", mend=mend)
 
 
 def _read_card(path: Path) -> Card:

@@ -31,13 +31,17 @@ def read_weights(path: Path, *, sha256: str) -> dict[str, torch.Tensor]:
         PriorError: ``E-PRIOR``, it is not there; ``E-WEIGHTS``, it is broken, too large or another one.
     """
     if not path.is_file():
-        raise PriorError("E-PRIOR", "the weights beside the card are missing", file=path.name)
+        mend = "Put the .safetensors file of the same name beside the card."
+        raise PriorError("E-PRIOR", "the weights beside the card are missing", file=path.name, mend=mend)
     if path.stat().st_size > LARGEST_BYTES:
         raise PriorError("E-WEIGHTS", f"{path.stat().st_size} bytes", wanted=f"<= {LARGEST_BYTES}", file=path.name)
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise PriorError(
-            "E-WEIGHTS", "weights whose SHA-256 is not the card's", file=path.name, mend="Fetch both again."
+            "E-WEIGHTS",
+            "weights whose SHA-256 is not the card's",
+            file=path.name,
+            mend="Fetch card and weights again; they belong together.",
         )
     _check_header(data, path.name)
     try:

@@ -78,7 +78,7 @@ def find_scans(recipe: DataRecipe, *, folder: Path, root: Path | None, part: str
         raise SettingsError(
             "E-DATA",
             f"{len(missing)} training scans are not there, first {missing[0]}",
-            mend="Name the folder: --data.",
+            mend="Name the folder that holds them with --data DIR, or correct the patterns of the recipe.",
         )
     return found
 
@@ -87,9 +87,10 @@ def _read_split(path: Path) -> dict[str, Any]:
     try:
         split = read_toml(path)
     except OSError as error:
-        raise SettingsError("E-SPLIT", "no such split, or it cannot be read", file=path.name) from error
+        mend = "Correct the recipe's entry data.split, a path from the folder of the recipe."
+        raise SettingsError("E-SPLIT", "no such file, or it cannot be read", file=path.name, mend=mend) from error
     except (ValueError, RecursionError) as error:
-        raise SettingsError("E-SPLIT", "not TOML", file=path.name) from error
+        raise SettingsError("E-SPLIT", "not TOML", mend="Correct the file of subjects.", file=path.name) from error
     for name, table in split.items():
         lists = table.values() if isinstance(table, dict) else [None]
         if not all(isinstance(each, list) and all(isinstance(s, str) for s in each) for each in lists):

@@ -237,6 +237,9 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
+_WORDS = {"missing": "this entry is missing", "unexpected_keyword_argument": "no such entry; is it misspelt?"}
+
+
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a TOML file.
 
@@ -253,10 +256,12 @@ def read_recipe(path: Path) -> Recipe:
         first = error.errors()[0]
         entry = ".".join(str(part) for part in first["loc"])[:80]
         mend = "Correct this entry; pipelines/recipes holds recipes that work."
-        raise SettingsError("E-RECIPE", first["msg"][:200], mend=mend, file=path.name, attribute=entry) from error
+        found = _WORDS.get(first["type"], first["msg"][:200])
+        raise SettingsError("E-RECIPE", found, mend=mend, file=path.name, attribute=entry) from error
     except (ValueError, RecursionError) as error:
         found = f"not TOML: {error}" if isinstance(error, tomllib.TOMLDecodeError) else "not TOML that makes sense"
-        raise SettingsError("E-RECIPE", found[:200], file=path.name) from error
+        mend = "Correct the TOML; pipelines/recipes holds recipes that work."
+        raise SettingsError("E-RECIPE", found[:200], mend=mend, file=path.name) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -90,7 +90,8 @@ def _by_name(path: Path) -> str:
     if name.endswith((".dcm", ".ima")):
         return "dicom"
     wanted = "NIfTI, a DICOM series, NRRD or MetaImage"
-    raise InputError("E-FORMAT", "unknown content", wanted=wanted, mend="Convert it first.", file=path.name)
+    mend = "Convert it with the program that wrote it; unpack an archive that is no zip or tar yourself."
+    raise InputError("E-FORMAT", "unknown content", wanted=wanted, mend=mend, file=path.name)
 
 
 def target_format(path: Path, *, like: Path | None, format: str | None) -> str:
@@ -122,6 +123,6 @@ def target_format(path: Path, *, like: Path | None, format: str | None) -> str:
         return str(format)
     if format is None and like is not None and sniff(like) == "dicom":
         return "dicom"
-    mend = f"Name a file such as {path.name}.nii.gz, or choose --format nifti or --format dicom for a folder."
+    mend = f"Name a file such as {path.name}.nii.gz, or pass --format nifti for a folder."
     found = f"the folder {path.name!r} and {f'format {format}' if format else 'no format'}"
     raise SettingsError("E-OUTFORMAT", found, wanted=wanted, mend=mend)

@@ -34,7 +34,7 @@ def refuse_bomb(inflated: int, stored: int, *, name: str, limit: int = MAX_INFLA
         "E-BOMB",
         f"{stored / 2**20:.3g} MiB that inflate to more than {inflated / 2**20:.4g} MiB",
         wanted=f"at most {_MAX_RATIO} times the stored size and {limit / 2**30:g} GiB",
-        mend="Unpack it yourself if you trust where it comes from.",
+        mend="If you trust where it comes from, unpack it yourself (DICOM: with 'gdcmconv --raw').",
         file=name,
     )
 

@@ -195,7 +195,7 @@ def refuse_bomb(needed: int, *, held: int, packed: bool, file: str) -> None:
         raise InputError("E-SIZE", found, wanted=f"at most {held * _DEFLATE_LIMIT}", mend=REFETCH, file=file)
     elif needed > max(_BOMB_BYTES, held * _BOMB_RATIO):
         found = f"{held} compressed bytes that unpack to {needed / 2**30:.1f} GiB"
-        mend = "Unpack it yourself first if you trust it."
+        mend = "If you trust where it comes from, unpack it yourself and give the result."
         raise InputError("E-BOMB", found, wanted=f"at most {_BOMB_RATIO} times", mend=mend, file=file)
 
 

@@ -74,7 +74,8 @@ def _matches(pattern: Path) -> Gathered:
     except ValueError:  # no pattern
         matched = []
     if not matched:
-        raise InputError("E-MISSING", "no such file or folder", mend="Check the path.", file=pattern.name)
+        found = "nothing fits this pattern" if rest else "no such file or folder"
+        raise InputError("E-MISSING", found, mend="Check the path.", file=pattern.name)
     files: dict[Path, None] = {}
     skipped: list[Skipped] = []
     inside = root.resolve()

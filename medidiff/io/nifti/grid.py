@@ -75,7 +75,7 @@ def _spacing(fields: NDArray[Any], *, file: str) -> tuple[NDArray[np.float64], f
     stored = np.asarray(fields["pixdim"][1:4], dtype=np.float64)
     if not np.isfinite(stored).all() or stored.min() <= 0:
         found = f"voxel sizes {[float(f'{size:.6g}') for size in stored]}"
-        mend = "Write the right voxel sizes into pixdim, from a trusted source."
+        mend = "Convert it again from its source, or write voxel sizes into pixdim that you know to be right."
         raise InputError("E-BADSPACING", found, wanted="three above 0", mend=mend, file=file, attribute="pixdim")
     code = int(fields["xyzt_units"]) & 7
     unit, factor = _UNITS.get(code, (f"unit code {code}", math.nan))

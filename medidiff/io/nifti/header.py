@@ -187,7 +187,7 @@ def _shape(fields: NDArray[Any], *, file: str) -> tuple[tuple[int, int, int], in
     sizes = [int(n) for n in fields["dim"][1 : rank + 1]] if 1 <= rank <= 7 else []
     if not sizes or min(sizes) < 1:
         found = f"dimensions {sizes}" if sizes else f"{rank} dimensions"
-        raise InputError("E-DIM", found, wanted="sizes of at least 1", mend=REFETCH, file=file, attribute="dim")
+        raise InputError("E-DIM", found, wanted="3 or 4 sizes of at least 1", mend=REFETCH, file=file, attribute="dim")
     if max(sizes[4:], default=1) > 1:
         mend = "Split it into 3D or 4D files of one number a voxel."
         raise InputError("E-5D", f"dimensions {sizes}", wanted="3 or 4", mend=mend, file=file, attribute="dim")
@@ -196,7 +196,14 @@ def _shape(fields: NDArray[Any], *, file: str) -> tuple[tuple[int, int, int], in
     volumes = max(sizes[3:4], default=1)
     if volumes > _SERIES_LIMIT:
         wanted = f"at most {_SERIES_LIMIT}"
-        raise InputError("E-4D", f"{volumes} volumes", wanted=wanted, mend="Split it.", file=file, attribute="dim")
+        raise InputError(
+            "E-4D",
+            f"{volumes} volumes",
+            wanted=wanted,
+            mend="Split it into files of fewer volumes.",
+            file=file,
+            attribute="dim",
+        )
     return (shape[0], shape[1], shape[2]), volumes
 
 
@@ -215,7 +222,7 @@ def _scale(fields: NDArray[Any], *, file: str) -> tuple[float, float]:
     if slope == 0:
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
-        mend = "Set scl_slope to 1 and scl_inter to 0 if the values are unscaled."
+        mend = "Convert it again from its source; if its values are unscaled, set scl_slope to 1 and scl_inter to 0."
         found = f"slope {slope} and intercept {intercept}"
         raise InputError("E-BADSCALE", found, wanted="finite numbers", mend=mend, file=file, attribute="scl_slope")
     return slope, intercept

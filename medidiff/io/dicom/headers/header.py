@@ -363,10 +363,12 @@ def _fault(header: Header, values: Values, found: Outline) -> InputError | None:
     size = math.prod(header.shape) * header.frames * allocated // 8 * (samples or 1)
     held = 0 if header.stored is None else header.stored[1]
     native = header.syntax in NATIVE_SYNTAXES and header.stored is not None
-    pixels = f"{header.shape[0]} x {header.shape[1]} pixels in {header.frames} frames, {size / 2**30:.1f} GiB"
-    bits = f"{allocated} bits allocated, {stored} stored, the highest at {header.bits[2]}"
+    plural = "s" * (header.frames != 1)
+    pixels = f"{header.shape[0]} x {header.shape[1]} pixels in {header.frames} frame{plural}, {size / 2**30:.1f} GiB"
+    bits = f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {header.bits[2]}"
     colour = (
-        f"{samples or 1} number(s) a pixel, {'in colour' if header.photometric in _COLOURS else 'of an unknown kind'}"
+        f"{samples or 1} number{'s' * ((samples or 1) > 1)} a pixel, "
+        f"{'in colour' if header.photometric in _COLOURS else 'neither MONOCHROME1 nor MONOCHROME2'}"
     )
     lut = tag_of("ModalityLUTSequence") in found.present
     rules = (
@@ -379,18 +381,20 @@ def _fault(header: Header, values: Values, found: Outline) -> InputError | None:
         (header.floating and allocated != 32, "E-DTYPE", "a parametric map that is not in float32"),
         (allocated not in (8, 16, 32), "E-DTYPE", bits),
         (not 1 <= stored <= allocated or header.bits[2] != stored - 1, "E-DTYPE", bits),
-        (lut, "E-BADRESCALE", "a modality look-up table instead of slope and intercept"),
+        (lut, "E-BADRESCALE", "values by a look-up table (ModalityLUTSequence) instead of slope and intercept"),
         (header.frames > 1 and not header.enhanced, "E-MULTIFRAME", "several frames in a single-frame object"),
     )
     for broken, code, text in rules:
         if broken:
-            return InputError(code, text, mend=_MENDS.get(code, REFETCH), file=header.file.name)
+            wanted = _BITS if text is bits else ""
+            return InputError(code, text, wanted=wanted, mend=_MENDS.get(code, REFETCH), file=header.file.name)
     return None
 
 
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
+_BITS = "8, 16 or 32 bits allocated, at most as many stored, and a HighBit one below BitsStored"
 _MENDS = {
-    "E-COLOUR": "Give the grey images that the colours were made from.",
+    "E-COLOUR": "Give the grey images (MONOCHROME2) that the picture was made from.",
     "E-MULTIFRAME": "Export the series again as single-frame or enhanced images.",
     "E-BADRESCALE": "Export the series again with RescaleSlope and RescaleIntercept.",
 }

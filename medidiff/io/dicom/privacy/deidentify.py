@@ -80,7 +80,11 @@ def deidentify(
             task.take(file, stage)
         if not task.files:
             raise task.first or InputError(
-                "E-NOIMAGES", "no DICOM file", wanted="DICOM images", mend="Check the path.", file=source.name
+                "E-NOIMAGES",
+                "no DICOM file",
+                wanted="DICOM images",
+                mend="Check the path; NIfTI, NRRD and MetaImage files are written without texts by 'medidiff convert'.",
+                file=source.name,
             )
     return Deidentified(tuple(out / name for name in task.files), tuple(task.skipped), task.decisions())
 
@@ -118,7 +122,7 @@ class _Task:
             self._write(dataset, stage, label)
         except InputError as error:
             self.first = self.first or error
-            self.skipped.append(Skipped(label, f"{error.code}: {error.found}"))
+            self.skipped.append(Skipped(label, f"{error.code}: {error.found}{'. ' * bool(error.mend)}{error.mend}"))
 
     def _write(self, source: FileDataset, stage: Path, label: str) -> None:
         try:
@@ -131,7 +135,9 @@ class _Task:
             raise InputError("E-TRUNC", "a damaged object", mend=REFETCH, file=label) from error
         name = f"{self.key.label(_uid(source, 'Series'))}/{self.key.label(str(source.SOPInstanceUID))}.dcm"
         if name in self.files:
-            raise InputError("E-DUPUID", "another file has the same SOPInstanceUID", mend="Keep one.", file=label)
+            raise InputError(
+                "E-DUPUID", "another file has the same SOPInstanceUID", mend="Keep one of the two.", file=label
+            )
         place = inside(stage, name)
         place.parent.mkdir(exist_ok=True)
         write_file(place, lambda path: _save(result, path), verify=lambda path: _verify(path, result, banned, label))

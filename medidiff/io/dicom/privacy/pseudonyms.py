@@ -107,7 +107,11 @@ def new_key(path: str | Path) -> Key:
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
         except FileExistsError as error:
-            raise _refused(path, "a file stands where the new key would go", mend="Leave out --new-key.") from error
+            raise _refused(
+                path,
+                "a file stands where the new key would go",
+                mend="Leave out --new-key to use it, or name another file.",
+            ) from error
         with os.fdopen(handle, "w", encoding="ascii") as stream:
             stream.write(text + "\n")
             stream.flush()
@@ -115,6 +119,9 @@ def new_key(path: str | Path) -> Key:
     return Key(text.encode())
 
 
-def _refused(path: Path, found: str, *, mend: str = "Make a new one: --new-key.") -> SettingsError:
+_MEND = "Check the path, or make another key with --new-key; its pseudonyms will be others."
+
+
+def _refused(path: Path, found: str, *, mend: str = _MEND) -> SettingsError:
     wanted = f"a file of {_LEAST_BYTES} to {_MOST_BYTES} secret bytes that only its owner may read"
     return SettingsError("E-KEY", found, wanted=wanted, mend=mend, file=path.name, attribute="--key")

@@ -206,7 +206,7 @@ def _without_copies(headers: Sequence[Header], left_out: list[Skipped]) -> list[
                 "E-DUPPOS",
                 f"{first.name} and {header.name} claim to be the same image and differ",
                 wanted="one file for an image",
-                mend="Keep the right one.",
+                mend="Keep the right one; if both are needed, export the series again, with a UID for each image.",
                 attribute="SOPInstanceUID",
             )
     return list(kept.values())
@@ -274,7 +274,10 @@ def _check_pixel_spacing(headers: Sequence[Header]) -> None:
     if (np.ptp(sizes, axis=0) > _TOLERANCE * sizes.min(axis=0)).any():
         kinds = Counter(h.spacing_mm or () for h in headers).most_common(4)
         first = {kind: next(h.name for h in headers if h.spacing_mm == kind) for kind, _ in kinds}
-        listed = ", ".join(f"{' x '.join(f'{v:g}' for v in s)} mm in {n} images like {first[s]}" for s, n in kinds)
+        listed = ", ".join(
+            f"{' x '.join(f'{v:g}' for v in s)} mm in {f'{n} images like' if n > 1 else '1 image,'} {first[s]}"
+            for s, n in kinds
+        )
         found = f"{len(kinds)} pixel sizes: {listed}"
         mend = "Put each size into a folder of its own, or send the series again from the archive."
         raise InputError("E-MIXSPACING", found, wanted="one", mend=mend, attribute="PixelSpacing")

@@ -127,6 +127,8 @@ def _refuse_double(ordered: Sequence[Header], along: NDArray[np.float64]) -> Non
     if near.sum() > 1:
         found += f", as do {int(near.sum()) - 1} more pairs"
     mend = "Keep one of the two, or put each acquisition into a folder of its own."
+    if ordered[first].file == ordered[first + 1].file:
+        mend = "Export the series again with one frame at each place."
     raise InputError("E-DUPPOS", found, wanted="one slice a place", mend=mend, attribute="ImagePositionPatient")
 
 
@@ -168,7 +170,8 @@ def _gap(ordered: Sequence[Header], places: Places) -> InputError | None:
     lost = "a missing slice" if places.missing == 1 else f"{places.missing} missing slices"
     mend = "Fetch the missing slices from the archive, or have them interpolated and marked with --on-gap resample."
     if places.missing > len(ordered):
-        mend = "Fetch the missing slices from the archive; they are too many to be interpolated."
+        mend = "Fetch the missing slices from the archive; they are too many to be interpolated. "
+        mend += "If the slices behind the gap belong to another scan, put them into a folder of their own."
     fault = InputError(
         "E-GAP",
         f"{lost} between {', '.join(gaps)}{more}",

@@ -250,4 +250,6 @@ def _same_place(images: _Images, counts: Mapping[int, int]) -> InputError:
     if differing:
         found += f"; they differ in {', '.join(differing[:3])}"
     mend = "Keep one of the two, or put each acquisition into a folder of its own."
+    if pair[0].file == pair[1].file:
+        mend = "Export the series again with one frame at each place."
     return InputError("E-DUPPOS", found, wanted="one slice a place", mend=mend, attribute=_ATTRIBUTE)
