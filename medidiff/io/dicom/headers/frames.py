@@ -55,7 +55,9 @@ def frames_of(header: Header) -> list[Header]:
             each = list(dataset.PerFrameFunctionalGroupsSequence)
             if len(each) != header.frames:
                 raise ValueError
-            return [_frame(header, number, groups=(group, shared[0])) for number, group in enumerate(each)]
+            frames = [_frame(header, number, groups=(group, shared[0])) for number, group in enumerate(each)]
+            _check_scales(header, [(group, shared[0]) for group in each], frames)
+            return frames
     except (InputError, OSError):
         raise
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
@@ -89,8 +91,35 @@ def _frame(header: Header, number: int, *, groups: Sequence[Dataset]) -> Header:
         or _coded_unit(item("RealWorldValueMappingSequence"))
         or word(item("PixelValueTransformationSequence").text("RescaleType"), other="unlisted"),
         stack=item("FrameContentSequence").text("StackID"),
-        clock=(*clock, ("DiffusionGradientOrientation", _gradient(item("MRDiffusionSequence")))),
+        clock=(
+            *clock,
+            ("DiffusionGradientOrientation", _gradient(item("MRDiffusionSequence"))),
+            *_dimensions(item("FrameContentSequence")),
+        ),
     )
+
+
+def _dimensions(content: Values) -> list[tuple[str, str]]:
+    """The place of a frame along each dimension that the file itself declares, the last resort."""
+    indices = content.text("DimensionIndexValues")
+    return [(f"dimension {n + 1}", index) for n, index in enumerate(indices.split("\\"))] if indices else []
+
+
+def _check_scales(header: Header, groups: Sequence[Sequence[Dataset]], frames: Sequence[Header]) -> None:
+    """Refuse stored values that only a mapping to real ones, another in each frame, makes comparable."""
+    scales = set()
+    for pair, frame in zip(groups, frames, strict=True):
+        mapping = next((g.RealWorldValueMappingSequence for g in pair if g.get("RealWorldValueMappingSequence")), None)
+        if frame.rescale is None and mapping:
+            values = Values(frame.name, dataset=mapping[0])
+            scales.add((values.text("RealWorldValueSlope"), values.text("RealWorldValueIntercept")))
+    if len(scales) > 1:
+        found = f"{len(scales)} scales of real world values among the frames, and no rescale slope"
+        mend = "Export the series again with RescaleSlope and RescaleIntercept."
+        attribute = "RealWorldValueMappingSequence"
+        raise InputError(
+            "E-BADRESCALE", found, wanted="one scale", mend=mend, file=header.file.name, attribute=attribute
+        )
 
 
 def _gradient(diffusion: Values) -> str:

@@ -40,6 +40,9 @@ _PRIVATE = (  # name, creator's tag and text, tag, VR when binary
     ("private gradient direction x", 0x00190010, "GEMS_ACQU_01", 0x001910BB, ""),
     ("private gradient direction y", 0x00190010, "GEMS_ACQU_01", 0x001910BC, ""),
     ("private gradient direction z", 0x00190010, "GEMS_ACQU_01", 0x001910BD, ""),
+    ("private gradient direction x", 0x20050010, "Philips MR Imaging DD 001", 0x200510B0, "FL"),
+    ("private gradient direction y", 0x20050010, "Philips MR Imaging DD 001", 0x200510B1, "FL"),
+    ("private gradient direction z", 0x20050010, "Philips MR Imaging DD 001", 0x200510B2, "FL"),
 )
 _IMAGE = (
     "SOPClassUID",

@@ -133,5 +133,6 @@ def _broken(code: str, found: str, *, wanted: str, attribute: str, file: str) ->
 
 
 def _is_text(value: bytes) -> bool:
+    """Whether these are written numbers; the bytes of a binary one may be printable too, as those of 0.7 are."""
     text = value.rstrip(b"\0")
-    return bool(text) and all(32 <= byte < 127 for byte in text)
+    return bool(text) and not set(text) - set(b"0123456789.+-eE\\ ")

@@ -129,7 +129,11 @@ class Decoder:
         if (size := _declared(frame)) != shape:  # some decoders hand out as many pixels in another shape
             found = "no image" if size is None else f"an image of {size[0]} x {size[1]} pixels"
             raise _undecoded(header, f"{found} where the header declares {shape[0]} x {shape[1]}")
-        return self._elsewhere(frame, header, shape, plugin=plugin)
+        if _is_signed(frame) and not header.bits[3]:
+            raise _undecoded(header, "signed numbers where the header declares unsigned ones")
+        cells = self._elsewhere(frame, header, shape, plugin=plugin)
+        _refuse_wider(cells, header)
+        return cells
 
     def _elsewhere(self, frame: bytes, header: Header, shape: tuple[int, int], *, plugin: str) -> NDArray[Any]:
         allocated, stored, _, signed = header.bits
@@ -195,6 +199,27 @@ def _declared(frame: bytes) -> tuple[int, int] | None:
             return rows, columns
         at += 1 if marker == 0xFF else 2 + length
     return None
+
+
+def _is_signed(frame: bytes) -> bool:
+    """Whether a JPEG 2000 stream says that its numbers have a sign; the others cannot say."""
+    start = frame.find(_J2K_START, 0, 4096)
+    return start >= 0 and len(frame) > start + 42 and frame[start + 42] >= 128
+
+
+def _refuse_wider(cells: NDArray[Any], header: Header) -> None:
+    """Refuse decoded numbers that need more bits than are declared as stored; a padding value may be wider."""
+    allocated, stored, _, signed = header.bits
+    if stored == allocated:
+        return
+    kind = "i" if signed else "u"
+    numbers = cells.view(f"{kind}{allocated // 8}")
+    low, high = (-(2 ** (stored - 1)), 2**stored - 1) if signed else (0, 2**stored - 1)
+    wide = (numbers < low) | (numbers > high)
+    if wide.any():
+        wide &= ~np.isin(cells, [pattern & (2**allocated - 1) for pattern in header.padding])
+    if wide.any():
+        raise _undecoded(header, f"{int(wide.sum())} numbers of more than the {stored} bits that are stored")
 
 
 def _undecoded(header: Header, found: str) -> InputError:

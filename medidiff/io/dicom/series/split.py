@@ -24,6 +24,7 @@ from medidiff.io.options import ReadOptions
 __all__ = ["Part", "find_stack", "split"]
 
 _SCOUT_DEGREES = 5.0  # a localiser is turned by more against the stack
+_NEAR = 3.5  # steps beyond the ends of a stack that a slice of it may lie, others between them being lost
 _TOLERANCE = 1e-4  # of cosines, and of pixel spacings relative to each other
 _RESEND = "Send the series again from the archive."
 
@@ -184,11 +185,25 @@ def _by_series(headers: Sequence[Header]) -> list[list[Header]]:
 
 
 def _without_localisers(headers: Sequence[Header], left_out: list[Skipped]) -> list[Header]:
-    kept = [h for h in headers if "LOCALIZER" not in h.image_type]
-    if not kept:
+    """All images but localisers; one that looks like the others in every other respect is a slice, whatever it says."""
+    slices = [h for h in headers if "LOCALIZER" not in h.image_type]
+    if not slices:
         return list(headers)
-    left_out += [Skipped(h.name, "a localiser") for h in headers if "LOCALIZER" in h.image_type]
-    return kept
+    looks = {_look(h) for h in slices} - {None}
+    aside = [h for h in headers if "LOCALIZER" in h.image_type and _look(h) not in looks]
+    left_out += [Skipped(h.name, "a localiser") for h in aside]
+    return [h for h in headers if h not in aside]
+
+
+def _look(header: Header) -> Hashable:
+    """Matrix, pixel size and orientation; None when it has none of its own."""
+    if header.orientation is None or header.spacing_mm is None:
+        return None
+    return (
+        header.shape,
+        (np.round(header.spacing_mm, 3) + 0.0).tobytes(),
+        (np.round(header.orientation, 3) + 0.0).tobytes(),
+    )
 
 
 def _without_copies(headers: Sequence[Header], left_out: list[Skipped]) -> list[Header]:
@@ -323,16 +338,19 @@ def _by_stack(headers: list[Header]) -> list[list[Header]]:
 def _refuse_turned(header: Header, stack: Sequence[Header]) -> None:
     """Refuse to set aside what looks like a slice of the stack: hardly turned, or where its next slice would be."""
     first = stack[0]
-    axes = (np.reshape(np.asarray(h.orientation, dtype=np.float64), (2, 3)) for h in (header, first))
-    angle = float(np.degrees(np.arccos(np.clip((next(axes) * next(axes)).sum(axis=1), -1, 1)).max()))
+    one, two = (np.reshape(np.asarray(h.orientation, dtype=np.float64), (2, 3)) for h in (header, first))
+    turned = np.arctan2(np.linalg.norm(np.cross(one, two), axis=1), (one * two).sum(axis=1))  # true for small ones too
+    angle = float(np.degrees(turned.max()))
     positions = np.array([h.position_mm for h in stack], dtype=np.float64)
     positions = positions[np.argsort(positions @ normal_of(first))]
     steps = np.diff(positions, axis=0)
     step = np.median(steps[np.linalg.norm(steps, axis=1) > 0.01], axis=0)
-    number = float((np.asarray(header.position_mm) - positions[0]) @ step / (step @ step))
-    off = np.linalg.norm(np.asarray(header.position_mm) - positions[0] - round(number) * step)
-    free = np.linalg.norm(positions - np.asarray(header.position_mm), axis=1).min() > 0.5 * np.linalg.norm(step)
-    follows = bool(free and off < 0.05 * np.linalg.norm(step) and -1.5 < number < len({*places_of(stack)}) + 0.5)
+    away = np.asarray(header.position_mm) - positions[0]
+    number = float(away @ step / (step @ step))
+    off = np.linalg.norm(away - number * step)  # of the line of the slices, whichever of them may be missing too
+    free = np.linalg.norm(positions - np.asarray(header.position_mm), axis=1).min() > 0.05 * np.linalg.norm(step)
+    last = float((positions[-1] - positions[0]) @ step / (step @ step))
+    follows = bool(free and off < 0.05 * np.linalg.norm(step) and -_NEAR < number < last + _NEAR)
     if angle > _SCOUT_DEGREES and not follows:
         return
     raise InputError(
