@@ -200,3 +200,44 @@ def test_gathered_members_keep_the_order_of_folders_and_names(tmp_path, folders)
     gathered = gather(file)
     assert [path.name for path in gathered.files] == ["1", "2", "1"]
     assert np.all([path.is_file() for path in gathered.files])
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_empty_members_cost_no_files(tmp_path, folders, pack):
+    many = {f"empty/{number}": b"" for number in range(2000)}
+    file = pack(tmp_path / "a.bin", {**many, **members(tmp_path)})
+    found = mio.find(file)
+    assert mio.read(file).shape == cases.SHAPE
+    assert [entry.reason for entry in found.skipped] == ["no bytes in it"] * 2000
+    assert sum(place.is_file() for place in folders.rglob("*")) == cases.SHAPE[2]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(28, b"\0\0"), (42, b"\xff\xff\xff\x7f"), (20, b"\xff\xff\xff\x7f"), (30, b"\x40\x9c"), (8, b"\x40\0")],
+    ids=["name", "place", "size", "extra", "encryption"],
+)
+def test_a_directory_that_lies_is_a_damaged_archive(tmp_path, folders, field, value):
+    file = zipped(tmp_path / "a.zip", {"x": b"0" * 40}, method=zipfile.ZIP_STORED)
+    content = bytearray(file.read_bytes())
+    entry = content.index(b"PK\1\2")
+    content[entry + field : entry + field + len(value)] = value
+    file.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        mio.find(file)
+    assert caught.value.code in ("E-ARCHIVE", "E-NOIMAGES")
+
+
+def test_a_directory_before_the_first_byte_is_a_damaged_archive(tmp_path, folders):
+    file = zipped(tmp_path / "a.zip", members(tmp_path))
+    content = bytearray(file.read_bytes())
+    end = content.index(b"PK\5\6")
+    content[end + 16 : end + 20] = b"\xf0\xff\xff\xff"
+    file.write_bytes(content)
+    refused(file, "E-ARCHIVE")
+
+
+def test_another_compression_says_what_to_do(tmp_path, folders):
+    assert "Unpack it yourself" in refused(
+        zipped(tmp_path / "a.zip", members(tmp_path), method=zipfile.ZIP_BZIP2), "E-ARCHIVE"
+    )

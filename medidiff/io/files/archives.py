@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import struct
 import tarfile
 import tempfile
 import weakref
@@ -24,6 +26,18 @@ _BLOCK = 2**20  # bytes
 _LONGEST = 200  # bytes of a name
 _REMARKS = (tarfile.XHDTYPE, tarfile.XGLTYPE, b"X", tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _LINK = "a link or device in an archive"
+_EMPTY = "no bytes in it"  # is not worth a file: there may be 100,000
+_DAMAGE = (  # what the libraries raise on damaged archives, on purpose or not
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+)
 _GZIP, _ZIPS = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
 
 
@@ -91,11 +105,18 @@ def unpack(path: Path) -> Unpacked:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
+    found, mend = "an archive that is damaged, or packed in a way that is not read", REFETCH
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, ValueError) as error:
-        found = "an archive that is damaged, or packed in a way that is not read"
-        raise InputError("E-ARCHIVE", found, wanted="a zip or tar archive", mend=REFETCH, file=path.name) from error
+    except NotImplementedError as error:
+        found, mend = "an archive packed in a way that is not read", "Unpack it yourself and give the folder."
+        raise InputError("E-ARCHIVE", found, wanted="a plain zip or tar archive", mend=mend, file=path.name) from error
+    except _DAMAGE as error:
+        raise InputError("E-ARCHIVE", found, wanted="a zip or tar archive", mend=mend, file=path.name) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the first byte, which only a damaged directory names
+            raise
+        raise InputError("E-ARCHIVE", found, wanted="a zip or tar archive", mend=mend, file=path.name) from error
 
 
 def _zip_members(stream: IO[bytes], path: Path, unpacked: Unpacked) -> Iterator[tuple[str, IO[bytes]]]:
@@ -111,6 +132,9 @@ def _zip_members(stream: IO[bytes], path: Path, unpacked: Unpacked) -> Iterator[
                 raise NotImplementedError
             if entry.external_attr >> 28 not in (0, 8):  # neither unknown nor a regular file
                 unpacked.skipped.append(Skipped(_base(entry.filename), _LINK))
+                continue
+            if not entry.file_size and not entry.CRC:
+                unpacked.skipped.append(Skipped(_base(entry.filename), _EMPTY))
                 continue
             with archive.open(entry) as content:
                 yield entry.filename, content
@@ -135,8 +159,8 @@ def _tar_members(stream: IO[bytes], path: Path, unpacked: Unpacked) -> Iterator[
             if entry.isdir():
                 continue
             content = archive.extractfile(entry) if entry.isreg() else None
-            if content is None:
-                unpacked.skipped.append(Skipped(_base(entry.name), _LINK))
+            if content is None or not entry.size:
+                unpacked.skipped.append(Skipped(_base(entry.name), _LINK if content is None else _EMPTY))
             else:
                 yield entry.name, content
 
