@@ -233,7 +233,7 @@ def tables(kinds: Sequence[str]) -> Iterator[str]:
         for n, case in enumerate(cases):
             row = [got[name][n] for name in names]
             if set(row) - {"right", "refused"}:
-                must = f"refused, `{case.code.split('|')[0]}`" if case.code else "read"
+                must = f"refused, `{case.code.replace('|', '` or `')}`" if case.code else "read"
                 yield f"| {case.name} | {must} | " + " | ".join(short[o] for o in row) + " |"
 
 

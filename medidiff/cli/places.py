@@ -97,7 +97,7 @@ def _refuse_shared(outputs: dict[str, Path]) -> None:
     for record, names in records.items():
         if len(names) == 1:
             continue
-        found = f"the outputs {', '.join(names)} would be written to one place, or share a record, {record.name}"
+        found = f"the outputs {', '.join(names)} would be written to one place, or share the record {record.name}"
         raise SettingsError("E-SETTING", found, mend="Give each output its own name.")
 
 

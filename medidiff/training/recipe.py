@@ -237,7 +237,7 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-_WORDS = {"missing": "this entry is missing", "unexpected_keyword_argument": "no such entry; is it misspelt?"}
+_WORDS = {"missing": "this entry is missing", "unexpected_keyword_argument": "no such entry, perhaps misspelt"}
 
 
 def read_recipe(path: Path) -> Recipe:
