@@ -94,7 +94,8 @@ class _Parser(argparse.ArgumentParser):
     """argparse, but a refusal is a `SettingsError`."""
 
     def error(self, message: str) -> NoReturn:
-        raise SettingsError("E-USAGE", message, mend=f"See '{self.prog} --help'.")
+        hint = "A name with spaces, or a pattern, stands in quotes. " if "unrecognized arguments" in message else ""
+        raise SettingsError("E-USAGE", message, mend=f"{hint}See '{self.prog} --help'.")
 
 
 def parse(argv: Sequence[str], verbs: Mapping[str, type], *, version: str, epilog: str) -> Any:

@@ -83,7 +83,9 @@ def ssim(image: ArrayLike, reference: ArrayLike, *, mask: ArrayLike, data_range:
     x, r, inside = _checked(image, reference, mask)
     peak = _checked_range(data_range)
     if min(x.shape) < _SSIM_WINDOW:
-        raise InputError("E-SHAPE", f"a volume of {x.shape} voxels", wanted=f"at least {_SSIM_WINDOW} along each axis")
+        wanted = f"at least {_SSIM_WINDOW} along each axis, the window of SSIM"
+        mend = "Take thicker slabs: fewer voxels cannot be scored."
+        raise InputError("E-SHAPE", f"a volume of {' x '.join(map(str, x.shape))} voxels", wanted=wanted, mend=mend)
     _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
         x,
         r,
