@@ -42,6 +42,18 @@ def test_a_slice_whose_class_has_changed_is_not_left_out(tmp_path, where, meta, 
     assert caught.value.code in ("E-TRUNC", "E-MIXMODALITY")
 
 
+@pytest.mark.parametrize("lost", ["ImagePositionPatient", "ImageOrientationPatient"])
+@pytest.mark.parametrize("kind", [ULTRASOUND, CAPTURE])
+def test_half_a_place_is_enough_to_be_a_slice(tmp_path, kind, lost):
+    def edit(ds):
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = kind
+        delattr(ds, lost)
+
+    _stack(tmp_path, 4, edit)
+    with pytest.raises(InputError, match="E-MIXMODALITY"):
+        mio.read(tmp_path)
+
+
 @pytest.mark.parametrize("where", [0, 4])
 def test_a_class_only_in_the_meta_header_is_damage(tmp_path, where):
     def edit(ds):

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 import world_ramp
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
+from pydicom.uid import JPEG2000Lossless, JPEGExtended12Bit, JPEGLSLossless
 from world_ramp import Grid
 
 import medidiff.io as mio
@@ -132,6 +132,20 @@ def test_decoded_numbers_fit_the_bits_that_are_declared(tmp_path, bits):
 
 def test_as_many_bits_as_needed_will_do(tmp_path):
     assert world_ramp.error(mio.read(_relabelled(tmp_path))) < 0.02
+
+
+@pytest.mark.parametrize(("bits", "code"), [(12, "E-NODECODER"), (8, "E-DECODE")])
+def test_twelve_bits_of_extended_jpeg_have_no_decoder_and_are_no_damage(tmp_path, bits, code):
+    made = world_ramp.images(Grid(shape=(40, 36, 3)))
+    for ds in made:
+        ds.BitsStored, ds.HighBit = bits, bits - 1
+        if bits == 8:
+            ds.BitsAllocated = 8
+        ds.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8 no stream \xff\xd9"])
+        ds["PixelData"].VR = "OB"
+        ds["PixelData"].is_undefined_length = True
+    with pytest.raises(InputError, match=code):
+        mio.read(world_ramp.saved(tmp_path, made, syntax=JPEGExtended12Bit))
 
 
 def test_a_signed_stream_needs_a_signed_header(tmp_path):

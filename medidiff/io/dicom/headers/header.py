@@ -176,12 +176,16 @@ def scan(files: Iterable[Path]) -> tuple[list[Header], list[Skipped]]:
     skipped = [entry for entry in found if isinstance(entry, Skipped)]
     series = {h.series_uid for h in headers if not _is_of_another_kind(h)} - {""}
     # one with a place in the series of other images is a slice in every respect but its class
-    aside = [h for h in headers if _is_of_another_kind(h) and (h.position_mm is None or h.series_uid not in series)]
+    aside = [h for h in headers if _is_of_another_kind(h) and not (_has_a_place(h) and h.series_uid in series)]
     images = [h for h in headers if h not in aside]
     if not images:
         aside = [h for h in headers if h.sop_class != _SECONDARY]
         images = [h for h in headers if h.sop_class == _SECONDARY]
     return images, skipped + [Skipped(h.file.name, _other_kind(h.sop_class)) for h in aside]
+
+
+def _has_a_place(header: Header) -> bool:
+    return header.position_mm is not None or header.orientation is not None
 
 
 def _is_of_another_kind(header: Header) -> bool:
@@ -290,7 +294,7 @@ def _is_other_class(uid: str) -> bool:
 
 def _another_kind(file: Path, uid: str, values: Values, found: Outline) -> Header | Skipped:
     """What is no CT, MR or PT image: kept where it has pixels and a place, as a slice of a series has."""
-    if found.pixels is None or not values.text("ImagePositionPatient"):
+    if found.pixels is None or not (values.text("ImagePositionPatient") or values.text("ImageOrientationPatient")):
         return Skipped(file.name, _other_kind(uid))
     text = f"in the series, {_other_kind(uid)}"
     mend = "Move it away if it is no part of the scan, or fetch it again from the archive."

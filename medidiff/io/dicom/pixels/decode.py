@@ -59,7 +59,8 @@ def _plugin(header: Header) -> str:
         InputError: ``E-NODECODER``.
     """
     syntax = header.syntax
-    choices = _PLUGINS.get(syntax, ())
+    wide = syntax == _JPEG + "51" and header.bits[1] > 8  # no decoder here takes more than eight bits of this kind
+    choices = () if wide else _PLUGINS.get(syntax, ())
     for plugin in choices:
         if _installed(plugin):
             return plugin
