@@ -13,10 +13,11 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from medidiff.cli.options import parse
 from medidiff.cli.verbs import VERBS
@@ -51,21 +52,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     version = f"medidiff {__version__} (research use only)"
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # a service may have neither
     try:
         verb = parse(sys.argv[1:] if argv is None else argv, VERBS, version=version, epilog=_EPILOG)
         with _terminable():
             return _run(verb)
     except MedidiffError as error:
-        print("medidiff:", " ".join(str(error).split()), file=sys.stderr)
+        with suppress(OSError):
+            print("medidiff:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+        _quiet()
         return _exit_code(error)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        _quiet()
         return _UNREAD
     except KeyboardInterrupt as stop:
         print("medidiff: interrupted", file=sys.stderr)
         return _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED
     except SystemExit as done:  # argparse, after --help and --version
         return int(done.code or 0)
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
+def _quiet() -> None:
+    """Send what a full or closed stdout still holds nowhere, or Python complains when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(verb: Any) -> int:
@@ -89,10 +105,13 @@ def _run(verb: Any) -> int:
 
 
 def _stages(verb: Any, session: Session) -> int:
+    from medidiff.cli.screen import printing
+
     code = 0
     for stage in verb.stages:
         code = import_module(stage).run(verb, session) or 0
-    sys.stdout.flush()
+    with printing():
+        sys.stdout.flush()
     return code
 
 

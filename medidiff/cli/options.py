@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from medidiff.errors import SettingsError
@@ -167,6 +168,8 @@ def _convert(hint: Any, word: str, *, label: str) -> Any:
             return word
         wanted = " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
         raise SettingsError("E-USAGE", f"'{word}'", wanted=wanted, attribute=label)
+    if hint is Path and not word:  # an empty variable of a shell, which would mean the folder at hand
+        raise SettingsError("E-USAGE", "an empty name", wanted="a path", attribute=label)
     try:
         return hint(word)
     except ValueError as error:

@@ -13,7 +13,7 @@ from medidiff.cli.session import Session
 from medidiff.cli.verbs import Convert, Demo, Restoring, Superresolve, Train
 from medidiff.errors import OutputError, SettingsError
 from medidiff.io import SeriesSummary, find
-from medidiff.io.files.atomic import output_errors, refuse_full, refuse_source
+from medidiff.io.files.atomic import output_errors, refuse_full, refuse_source, resolved
 from medidiff.io.files.formats import sniff, target_format
 from medidiff.io.sidecar import record_path, refuse_foreign_record
 from medidiff.volume import Geometry
@@ -93,7 +93,7 @@ def _refuse_folder(path: Path, session: Session) -> None:
 def _refuse_shared(outputs: dict[str, Path]) -> None:
     records: dict[Path, list[str]] = {}
     for name, path in outputs.items():
-        records.setdefault(record_path(path).resolve(), []).append("OUT" if name in ("mean", "scan") else name)
+        records.setdefault(resolved(record_path(path)), []).append("OUT" if name in ("mean", "scan") else name)
     for record, names in records.items():
         if len(names) == 1:
             continue
@@ -106,8 +106,8 @@ def _refuse_series(path: Path, source: Path) -> None:
         mend = "Name a .nii.gz file, give a DICOM series as input, or, with convert, name one with --like SOURCE."
         raise SettingsError("E-LIKE", "DICOM output without a DICOM source", attribute="--format", mend=mend)
     _refuse_file(path)
-    home = (source if source.is_dir() else source.parent).resolve()
-    if path.resolve() == home or (source.is_dir() and home in path.resolve().parents):
+    home, place = resolved(source if source.is_dir() else source.parent), resolved(path)
+    if place == home or (source.is_dir() and home in place.parents):
         mend = "Choose a folder outside the source series."
         raise OutputError("E-OVERWRITE", "the output folder is the source's or inside it", file=path.name, mend=mend)
     if path.is_dir() and any(_is_dicom(file) for file in path.iterdir()):

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Timer
 from typing import Any, Protocol
@@ -26,9 +26,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from medidiff.errors import printable
+from medidiff.errors import OutputError, printable
 
-__all__ = ["Report", "Screen"]
+__all__ = ["Report", "Screen", "printing"]
 
 _PATIENCE_SECONDS = 2.0  # work that is done sooner needs no bar
 _PLAIN_WIDTH = 100
@@ -40,6 +40,23 @@ class Report(Protocol):
 
     def __call__(self, done: int, total: int, state: str = "") -> None:
         """Take note of what is done, what there is to do, and a word on how it goes."""
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Tell a stdout that takes nothing more from a bug.
+
+    Raises:
+        OutputError: ``E-OUT``; nobody reading is left to the caller as `BrokenPipeError`.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        found = f"what is printed cannot be written: {error.strerror}"
+        mend = "Send it to a place with room; files that were written are whole."
+        raise OutputError("E-OUT", found, mend=mend, file="stdout") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +76,22 @@ class Screen:
 
     def document(self, document: Mapping[str, Any]) -> None:
         """Print the whole result as JSON; numbers that JSON does not know become null."""
-        print(json.dumps(_plain(document), indent=2, allow_nan=False))
+        with printing():
+            print(json.dumps(_plain(document), indent=2, allow_nan=False))
 
     def lines(self, pairs: Mapping[str, object]) -> None:
         """Print names and values in two columns."""
         width = max(len(name) for name in pairs)
-        for name, value in pairs.items():
-            print(f"{printable(name):<{width}}  {printable(str(value))}")
+        with printing():
+            for name, value in pairs.items():
+                print(f"{printable(name):<{width}}  {printable(str(value))}")
 
     def columns(self, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print rows under the names of their columns, nothing cut off."""
         widths = [max(len(row[n]) for row in (names, *rows)) for n in range(len(names))]
-        for row in (names, *rows):
-            print("  ".join(printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        with printing():
+            for row in (names, *rows):
+                print("  ".join(printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> None:
         """Print a table, its first columns `words` and the others numbers; plain where there is no terminal."""
@@ -82,11 +102,13 @@ class Screen:
             table.add_column(name, justify="left" if number < words else "right", no_wrap=True)
         for row in rows:
             table.add_row(*(escape(printable(cell)) for cell in row))
-        console.print(table)
+        with printing():
+            console.print(table)
 
     def note(self, text: str) -> None:
         """Say something by the way, on stderr."""
-        print(f"medidiff: {printable(text)}", file=sys.stderr)
+        with suppress(OSError):  # what goes by the way is not worth a failure
+            print(f"medidiff: {printable(text)}", file=sys.stderr)
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Report]:

@@ -40,6 +40,8 @@ def ensure_provenance(provenance: Provenance | None, inputs: tuple[str, ...]) ->
 
 def record_path(path: Path) -> Path:
     """Where the record of a written file lies: ``scan.nii.gz`` has ``scan.json``."""
+    if not path.name:  # the folder at hand, or the root
+        return path / "medidiff.json"
     name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
     return path.with_name(f"{Path(name).stem}.json")
 

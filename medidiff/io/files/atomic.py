@@ -33,6 +33,7 @@ __all__ = [
     "output_errors",
     "refuse_full",
     "refuse_source",
+    "resolved",
     "sha256",
     "staging_folder",
     "sync",
@@ -43,6 +44,11 @@ _PARTIAL = re.compile(r"\.medidiff-(?P<host>[0-9a-f]{8})-(?P<process>\d{1,10})-[
 _STALE_SECONDS = 86_400  # another machine's temporary, whose process cannot be asked for, is left alone for a day
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SAMPLE = 2**20
+
+
+def resolved(path: Path) -> Path:
+    """The absolute path with its links followed; unlike `Path.resolve`, a loop of links is for the system to refuse."""
+    return Path(os.path.realpath(path))
 
 
 def sha256(path: Path) -> str:
@@ -246,12 +252,14 @@ def _is_alive(process: int) -> bool:
 def staging_folder(target: Path) -> Iterator[Path]:
     """A hidden folder on the same disk whose files move into `target` when the block ends well.
 
-    A target that does not exist yet appears with all its files at once; into an existing one they are renamed in order.
+    A target that does not exist yet, or is an empty folder, appears with all its files at once; into another one they
+    are renamed in order.
 
     Raises:
         OutputError: the system refuses.
     """
-    home = target if target.is_dir() else target.parent
+    target = resolved(target)
+    home = target.parent if _can_be_replaced(target) else target
     make_folder(home)
     with output_errors(target.name, home):
         stage = home / _partial_name()
@@ -264,12 +272,30 @@ def staging_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def _can_be_replaced(target: Path) -> bool:
+    """Whether one rename can put a folder there: nothing stands there, or an empty folder beside which we may write."""
+    if not target.is_dir():
+        return True
+    beside = target.parent
+    same = beside.stat().st_dev == target.stat().st_dev
+    at_hand = target.samefile(Path())  # whoever stands in it would be left in a folder that is gone
+    return (
+        same
+        and not at_hand
+        and not target.is_mount()
+        and os.access(beside, os.W_OK | os.X_OK)
+        and not any(target.iterdir())
+    )
+
+
 def _publish(stage: Path, target: Path) -> None:
     for file in sorted(stage.iterdir()):
         sync(file)
-    if target.is_dir():
+    if stage.parent == target:
         for file in sorted(stage.iterdir()):
             file.replace(target / file.name)
     else:
-        stage.replace(target)
+        if target.is_dir():
+            stage.chmod(target.stat().st_mode & 0o7777)
+        stage.replace(target)  # refused where another run was faster and the folder is no longer empty
     sync(target.parent)

@@ -28,7 +28,7 @@ from medidiff.io.dicom.derived.source import Source, find_source
 from medidiff.io.dicom.derived.verify import verify_series
 from medidiff.io.dicom.headers.header import is_dicom, quietly
 from medidiff.io.dicom.pixels.values import units
-from medidiff.io.files.atomic import output_errors, refuse_full, staging_folder
+from medidiff.io.files.atomic import output_errors, refuse_full, resolved, staging_folder
 from medidiff.io.files.checks import SHEAR_LIMIT, refuse_nonfinite, refuse_shear, refuse_thin, shear
 from medidiff.io.options import ReadOptions
 from medidiff.io.sidecar import refuse_foreign_record, write_record
@@ -104,7 +104,7 @@ def refuse_place(path: Path, like: Path, provenance: Provenance) -> None:
         mend = "Write NIfTI; a synthetic scan has no place in a patient's study."
         raise SettingsError("E-SYNTHETIC", "a synthetic scan and a DICOM source", mend=mend)
     with output_errors(path.name):
-        home, place = (like if like.is_dir() else like.parent).resolve(), path.resolve()
+        home, place = resolved(like if like.is_dir() else like.parent), resolved(path)
         if place == home or (like.is_dir() and home in place.parents):
             found, mend = "the output folder is the source's or inside it", "Choose a folder outside the source series."
             raise OutputError("E-OVERWRITE", found, mend=mend, file=path.name)

@@ -19,7 +19,7 @@ from medidiff.io.contents import Skipped
 from medidiff.io.dicom.headers.header import is_dicom, quietly, read_dataset
 from medidiff.io.dicom.privacy.clean import DeidentifyOptions, clean, identifiers, refuse_unclean
 from medidiff.io.dicom.privacy.pseudonyms import Key, new_key, read_key
-from medidiff.io.files.atomic import staging_folder, write_file
+from medidiff.io.files.atomic import resolved, staging_folder, write_file
 from medidiff.io.files.checks import REFETCH
 from medidiff.io.files.names import inside, safe_label
 from medidiff.io.files.walk import gather
@@ -90,8 +90,8 @@ def deidentify(
 
 
 def _refuse_place(source: Path, out: Path) -> None:
-    home = (source if source.is_dir() else source.parent).resolve()
-    if source.is_dir() and home in (out.resolve(), *out.resolve().parents):
+    home, place = resolved(source if source.is_dir() else source.parent), resolved(out)
+    if source.is_dir() and home in (place, *place.parents):
         mend = "Choose a folder outside the source."
         raise OutputError("E-OVERWRITE", "the output folder is the source's or inside it", file=out.name, mend=mend)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
