@@ -32,6 +32,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_is_retired, dictiona
 from pydicom.dataelem import DataElement
 from pydicom.uid import UID
 
+from medidiff.io.dicom.privacy.numbers import is_number
 from medidiff.io.dicom.privacy.pseudonyms import Key
 from medidiff.io.dicom.privacy.vocabulary import technical
 
@@ -177,7 +178,7 @@ class Rules:
     def _kept(self, element: DataElement, name: str) -> DataElement | None:
         values = _values(element)
         if element.VR in _NUMBERS:
-            return None if element.VR in ("DS", "IS") and self._names_somebody(values) else element
+            return element if is_number(element.VR, values) and not self._names_somebody(element.VR, values) else None
         if element.VR == "UI":
             return _with(element, [v if not v or _is_the_standards(v) else self.key.uid(v) for v in values])
         if element.VR in ("DA", "TM", "DT"):
@@ -187,8 +188,8 @@ class Rules:
             return _with(element, clean) if clean or not values else None
         return None
 
-    def _names_somebody(self, values: list[str]) -> bool:
-        return any(value.strip() in self.numbers for value in values)
+    def _names_somebody(self, vr: str, values: list[str]) -> bool:
+        return vr in ("DS", "IS") and any(value.strip() in self.numbers for value in values)
 
     def _moment(self, element: DataElement, name: str, values: list[str]) -> DataElement | None:
         if self.dates == "remove":
