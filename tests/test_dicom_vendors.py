@@ -58,6 +58,25 @@ def test_directions_tell_volumes_apart(tmp_path, vendor):
     assert not any("?" in sentence for r in read for sentence in r.decisions)
 
 
+@pytest.mark.parametrize("apart", [0.5, 3])
+@pytest.mark.parametrize(("name", "values"), [("EchoTime", ("5", "10")), ("DiffusionBValue", (0.0, 1000.0))])
+def test_interleaved_stacks_of_two_kinds_are_not_one_volume(tmp_path, name, values, apart):
+    one, two = (world_ramp.images(Grid(), places=[n + start for n in range(3)]) for start in (0, apart))
+    for made, value in zip((one, two), values, strict=True):
+        for ds in made:
+            setattr(ds, name, value)
+    made = world_ramp.joined(one, two)
+    with pytest.raises(InputError, match=rf"E-4D.*2 kinds of images.*{name}"):
+        mio.read(world_ramp.saved(tmp_path, made))
+
+
+def test_acquisitions_may_be_one_volume(tmp_path):
+    made = world_ramp.images(Grid())
+    for number, ds in enumerate(made):
+        ds.AcquisitionNumber, ds.AcquisitionTime = str(number % 2 + 1), f"1200{number:02d}"
+    assert world_ramp.error(mio.read(world_ramp.saved(tmp_path, made))) < 0.02
+
+
 # -- enhanced files ----------------------------------------------------------------------------------------------------
 
 

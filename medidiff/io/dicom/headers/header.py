@@ -176,21 +176,17 @@ def scan(files: Iterable[Path]) -> tuple[list[Header], list[Skipped]]:
     skipped = [entry for entry in found if isinstance(entry, Skipped)]
     series = {h.series_uid for h in headers if not _is_of_another_kind(h)} - {""}
     # one with a place in the series of other images is a slice in every respect but its class
-    aside = [h for h in headers if _is_of_another_kind(h) and not (_has_a_place(h) and h.series_uid in series)]
-    images = [h for h in headers if h not in aside]
+    placed = {h.file for h in headers if (h.position_mm or h.orientation) and h.series_uid in series}
+    aside = [h for h in headers if _is_of_another_kind(h) and h.file not in placed]
+    images = [h for h in headers if h.file in placed or not _is_of_another_kind(h)]
     if not images:
         aside = [h for h in headers if h.sop_class != _SECONDARY]
         images = [h for h in headers if h.sop_class == _SECONDARY]
     return images, skipped + [Skipped(h.file.name, _other_kind(h.sop_class)) for h in aside]
 
 
-def _has_a_place(header: Header) -> bool:
-    return header.position_mm is not None or header.orientation is not None
-
-
 def _is_of_another_kind(header: Header) -> bool:
-    known = (*_CLASSES, *_ENHANCED, _PARAMETRIC)
-    return bool(header.sop_class) and header.sop_class not in known
+    return header.sop_class not in ("", *_CLASSES, *_ENHANCED, _PARAMETRIC)
 
 
 def _look(file: Path) -> Header | Skipped:

@@ -192,7 +192,8 @@ def _without_localisers(headers: Sequence[Header], left_out: list[Skipped]) -> l
     looks = {_look(h) for h in slices} - {None}
     aside = [h for h in headers if "LOCALIZER" in h.image_type and _look(h) not in looks]
     left_out += [Skipped(h.name, "a localiser") for h in aside]
-    return [h for h in headers if h not in aside]
+    files = {h.file for h in aside}
+    return [h for h in headers if h.file not in files]
 
 
 def _look(header: Header) -> Hashable:

@@ -5,7 +5,8 @@ A series is split only where nothing has to be guessed:
 * every volume has exactly one image at each place;
 * what tells them apart is one attribute, or one after the other (echo, then magnitude and phase): a *label* whose value
   is the same throughout a volume, or a *clock* whose values in one volume all come before those in the next;
-* where two labels would make different volumes, neither is believed.
+* where two labels would make different volumes, neither is believed;
+* images of different kinds (`_KINDS`), several of each, are never one volume, though they lie at different places.
 
 Anything else is refused: ``E-GAP`` where a volume lacks an image, ``E-DUPPOS`` where a few places hold too many, and
 ``E-4D`` where nothing tells the volumes apart.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
@@ -42,6 +43,17 @@ _CLOCKS = (
     "AcquisitionTime",
     "ContentTime",
 )
+_KINDS = (  # that no slice-wise acquisition changes on the way; a time or a number of an acquisition may
+    "ComplexImageComponent",
+    "EchoNumbers",
+    "EchoTime",
+    "EffectiveEchoTime",
+    "DiffusionBValue",
+    "private b-value",
+    "private image kind",
+    "ConvolutionKernel",
+)
+_ECHOES = 1.5  # times as late is another echo
 _FILE = "the file they stand in"
 _ATTRIBUTE = "ImagePositionPatient"
 
@@ -96,6 +108,7 @@ def volumes_of(headers: Sequence[Header]) -> list[VolumeOf]:
     images = list(zip(headers, places_of(headers), strict=True))
     counts = Counter(place for _, place in images)
     if max(counts.values()) == 1:
+        _refuse_mixed(images)
         return [VolumeOf(tuple(headers))]
     if len(set(counts.values())) > 1:
         raise _uneven(images, counts)
@@ -111,6 +124,24 @@ def volumes_of(headers: Sequence[Header]) -> list[VolumeOf]:
 
 
 _Images = Sequence[tuple[Header, int]]
+
+
+def _refuse_mixed(images: _Images) -> None:
+    """Refuse a volume of which some slices are of one kind and some of another, as of two interleaved stacks."""
+    for name, groups in _labels(images):
+        sizes = [len(group) for group in groups.values()]
+        if name in _KINDS and len(sizes) > 1 and min(sizes) > 1 and not _is_jitter(name, groups):
+            first = next(iter(groups.values()))[0][0]
+            parts = ", ".join(f"{len(g)} like {g[0][0].name}" for g in list(groups.values())[:4])
+            found = f"{len(sizes)} kinds of images at different positions, which differ in {name}: {parts}"
+            mend = "Put each kind into a folder of its own."
+            raise InputError("E-4D", found, wanted="one kind", mend=mend, file=first.file.name, attribute=name)
+
+
+def _is_jitter(name: str, values: Iterable[str]) -> bool:
+    """Whether echo times differ as they may from slice to slice of one scan, and less than from echo to echo."""
+    times = [float(value) for value in values if re.fullmatch(r"\d+(\.\d+)?", value)]
+    return name.endswith("EchoTime") and (not times or max(times) < _ECHOES * min(times))
 
 
 def _told_apart(images: _Images) -> list[VolumeOf] | None:
