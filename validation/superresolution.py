@@ -5,8 +5,9 @@ profile, no gap), or in larger voxels along all axes, with Rician noise of a kno
 grid. Cubic B-splines interpolate between slice centres; "smoothest" is the smoothest volume that explains the slices,
 which the prior is shown; in the joint tasks a method may denoise first and resample then, each step by the same prior.
 
-PSNR, SSIM and HFEN are those of `medidiff.metrics`, in the foreground, with a data range of 1. *Residual* is the root
-mean square of the answer, measured again, less the slices, over the noise level: above 1 it contradicts the scan.
+PSNR, SSIM and HFEN are those of `medidiff.metrics`, in the foreground that slices cover, with a data range of 1.
+*Residual* is the root mean square of the answer, measured again, less the slices, over the noise level: above 1 it
+contradicts the scan.
 *Ripple* is the share of the energy of steps between neighbours that repeats with the slices: 0 is none (see `ripple`).
 """
 
@@ -150,8 +151,9 @@ def score_scan(number: int, reference: Truth, tasks: Sequence[Task], prior: Prio
 
 
 def _judge(image: Array, reference: Truth, measured: Measured, task: Task, *, seconds: float) -> dict[str, float]:
-    where, truth_image = reference.mask, reference.image
-    again = measured.operator(torch.from_numpy(np.ascontiguousarray(image))).numpy()
+    seen = measured.operator.certainty(image.shape).numpy() > 0  # the ends of the grid may stick out of all slices
+    where, truth_image = reference.mask & seen, reference.image
+    again = measured.operator(torch.from_numpy(np.array(image))).numpy()
     residual = float(np.sqrt(np.mean((again - measured.scan.data[0]) ** 2))) / measured.level
     return {
         "psnr_db": psnr(image, truth_image, mask=where, data_range=1.0),
