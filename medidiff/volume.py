@@ -21,6 +21,7 @@ from medidiff.errors import InputError, SettingsError
 __all__ = ["Geometry", "Provenance", "Volume"]
 
 _REACH_MM = 1e9  # a thousand kilometres, and the inverse of the smallest voxel: beyond, arithmetic fails before sense
+_VOXEL_LIMIT = 2**31  # of a target grid: twice 1024³, and 8 GiB in float32
 _SIDE_LIMIT = 2**15  # voxels along an axis of a grid that is asked for; scans have some hundreds
 _SHEAR_LIMIT = 1e-4  # largest cosine between two voxel axes of an orthogonal grid
 
@@ -151,9 +152,10 @@ class Geometry:
         extent = np.asarray(self.spacing_mm) * np.asarray(self.shape)
         with np.errstate(over="ignore"):
             count = np.maximum(np.ceil(extent / wanted - 1e-6), 1)
-        if count.max() > _SIDE_LIMIT:
+        if count.max() > _SIDE_LIMIT or count.prod() > _VOXEL_LIMIT:
             found, mend = f"target spacing {tuple(spacing_mm)}", "Give sizes of about those of the scan."
-            raise SettingsError("E-TARGET", found, wanted=f"at most {_SIDE_LIMIT} voxels along each axis", mend=mend)
+            limit = f"at most {_SIDE_LIMIT} voxels along each axis and {_VOXEL_LIMIT / 1e9:.1f} billion in all"
+            raise SettingsError("E-TARGET", found, wanted=limit, mend=mend)
         shape = count.astype(int)
         linear = self.directions * wanted
         centre = self.world((np.asarray(self.shape) - 1) / 2)

@@ -204,3 +204,8 @@ def test_an_archive_becomes_a_series_beside_it(tmp_path, capsys):
     assert dicom_cases.ramp_error(read(tmp_path / "derived"), dicom_cases.truth()) < 1e-3
     document(["convert", tmp_path / "study" / "*.dcm", tmp_path / "o.nii"], capsys)
     assert dicom_cases.ramp_error(read(tmp_path / "o.nii"), dicom_cases.truth()) < 1e-3
+
+
+def test_one_scan_and_all_of_them_contradict_each_other(ball_file, tmp_path, capsys):
+    assert "--scan" in refused(["convert", ball_file, tmp_path / "out", "--all", "--scan", 1], capsys, 2)
+    assert not (tmp_path / "out" / "scan-1.nii.gz").exists()

@@ -168,3 +168,8 @@ def test_without_turning_they_are_not(prior, monkeypatch) -> None:
     monkeypatch.setattr("medidiff.restore.worst_last", lambda operator, shape: (0, 1, 2))
     with pytest.raises(AssertionError):
         test_thick_slices_are_the_same_problem_along_any_axis(prior)
+
+
+def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made(prior) -> None:
+    with pytest.raises(SettingsError, match=r"E-TARGET.*billion in all"):
+        superresolve(head(), (0.01, 0.01, 0.01), prior=prior)

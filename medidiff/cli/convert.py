@@ -13,7 +13,7 @@ from medidiff.cli.places import format_of, like_of
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session, load, read_options
 from medidiff.cli.verbs import Convert
-from medidiff.errors import InputError, MedidiffError, OutputError
+from medidiff.errors import InputError, MedidiffError, OutputError, SettingsError
 from medidiff.io import Reading, ReadOptions, Scan, write
 from medidiff.io.account import Used
 from medidiff.io.files.atomic import refuse_source
@@ -35,10 +35,13 @@ def run(verb: Convert, session: Session) -> int:
         0, or 7 when --all met scans that were refused beside others that were not.
 
     Raises:
+        SettingsError: ``E-SETTING``, one scan and all of them are asked for.
         InputError: the scan cannot be read; with --all, none of the scans can.
         OutputError: it cannot be written.
     """
     screen = Screen(verb.json)
+    if verb.all and verb.scan:
+        raise SettingsError("E-SETTING", "--all together with --scan", wanted="one of the two", attribute="--all")
     if verb.all:
         return _every(verb, session, screen)
     reading = session.read(verb.source)
