@@ -21,6 +21,7 @@ from medidiff.errors import InputError, SettingsError
 __all__ = ["Geometry", "Provenance", "Volume"]
 
 _REACH_MM = 1e9  # a thousand kilometres, and the inverse of the smallest voxel: beyond, arithmetic fails before sense
+_SAME_SPACING = 5e-3  # relative
 _VOXEL_LIMIT = 2**31  # of a target grid: twice 1024³, and 8 GiB in float32
 _SIDE_LIMIT = 2**15  # voxels along an axis of a grid that is asked for; scans have some hundreds
 _SHEAR_LIMIT = 1e-4  # largest cosine between two voxel axes of an orthogonal grid
@@ -136,7 +137,8 @@ class Geometry:
         """The grid of another spacing that covers the same box: same outer faces' centre, same directions.
 
         The number of voxels is rounded to the nearest whole number that covers the field of view (at least 1), and the
-        new grid is centred on the old one, so no side is favoured.
+        new grid is centred on the old one, so no side is favoured. A distance within 0.5 % of the grid's own is taken
+        for it: people type 0.72 for 0.71875, and to resample by that little would only blur.
 
         Args:
             spacing_mm: three distances in mm, greater than 0.
@@ -149,7 +151,9 @@ class Geometry:
             raise SettingsError(
                 "E-TARGET", f"target spacing {tuple(spacing_mm)}", wanted="three finite values in mm above 0"
             )
-        extent = np.asarray(self.spacing_mm) * np.asarray(self.shape)
+        own = np.asarray(self.spacing_mm)
+        wanted = np.where(np.abs(wanted / own - 1) <= _SAME_SPACING, own, wanted)
+        extent = own * np.asarray(self.shape)
         with np.errstate(over="ignore"):
             count = np.maximum(np.ceil(extent / wanted - 1e-6), 1)
         if count.max() > _SIDE_LIMIT or count.prod() > _VOXEL_LIMIT:

@@ -106,6 +106,20 @@ def test_shear_is_seen() -> None:
     assert not Geometry((3, 3, 3), sheared).is_orthogonal
 
 
+@pytest.mark.parametrize("typed", [0.72, 0.7187, 0.719])
+def test_a_rounded_spacing_is_the_grids_own(typed) -> None:
+    scan = Geometry.regular((320, 320, 36), spacing_mm=(0.71875, 0.71875, 4.0))
+    finer = scan.with_spacing((typed, typed, 1.0))
+    assert finer.shape == (320, 320, 144)
+    assert np.allclose(finer.affine[:3, :2], scan.affine[:3, :2], atol=1e-15)
+    assert scan.with_spacing((typed, typed, 4.0)).distance_mm(scan) < 1e-12
+
+
+def test_another_spacing_is_not() -> None:
+    scan = Geometry.regular((320, 320, 36), spacing_mm=(0.71875, 0.71875, 4.0))
+    assert scan.with_spacing((0.7, 0.7, 4.0)).shape == (329, 329, 36)
+
+
 def test_provenance_survives_json() -> None:
     record = Provenance(
         "denoise", "1", ("ab",), {"noise_level": 0.1, "spacing_mm": [1, 1, 1]}, {"name": "x"}, 7, {}, ("a",)

@@ -157,12 +157,13 @@ def _target(verb: Restoring, source: Geometry) -> Geometry:
     """The grid of the answer; refuses a spacing as `superresolve` does, but before the prior is loaded."""
     if not isinstance(verb, Superresolve):
         return source
-    for axis, (wanted, held) in enumerate(zip(verb.spacing, source.spacing_mm, strict=True)):
+    target = source.with_spacing(verb.spacing)
+    for axis, (wanted, held) in enumerate(zip(target.spacing_mm, source.spacing_mm, strict=True)):
         if wanted > held * _FINER:
             found = f"{wanted:.4g} mm along axis {axis}, coarser than the scan"
             mend = f"Give {held:.4g} to keep the scan's own size along this axis."
             raise SettingsError("E-TARGET", found, wanted=f"at most {held:.4g} mm", mend=mend, attribute="--spacing")
-    return source.with_spacing(verb.spacing)
+    return target
 
 
 def _show_result(posterior: Posterior, files: dict[str, Path], *, seconds: float, screen: Screen) -> None:
