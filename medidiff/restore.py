@@ -7,6 +7,7 @@ asking.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import platform
@@ -35,8 +36,15 @@ from medidiff.diffusion import (
 from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.physics import Separable, identity, sampling
 from medidiff.physics.estimate import estimate_noise
-from medidiff.prepare import IntensityScale, fit_intensity, put_back, readable, without_padding
-from medidiff.prior import DEFAULT_PRIOR, Prior
+from medidiff.prepare import (
+    IntensityScale,
+    fit_intensity,
+    put_back,
+    readable,
+    with_filler_marked,
+    without_padding,
+)
+from medidiff.prior import Prior, fitting_prior
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
@@ -46,6 +54,7 @@ _SIGMA_START = 0.5  # far above the spread of what a measurement leaves open, so
 _SIGMA_END = 0.01
 _FINER = 1e-4  # relative: a target spacing this little below the source's is the source's
 
+NoiseLaw = Literal["rician", "gaussian"]
 Progress = Callable[[int, int], None]
 
 
@@ -54,8 +63,9 @@ class Settings:
     """How to restore. All fields but `device`, `tile` and `progress` have an effect on the result.
 
     Args:
-        prior: a bundled prior's name, a path, or a loaded `Prior`.
-        noise: kind of noise in the scan: magnitude MR is Rician, CT and real-valued data are Gaussian.
+        prior: a bundled prior's name, a path, or a loaded `Prior`; None for the bundled one of the scan's modality.
+        noise: kind of noise in the scan: magnitude MR is Rician, CT and real-valued data are Gaussian; None for what
+            the modality says, Gaussian for CT and PET and Rician for the rest.
         noise_level: σ in the scan's stored units, above 0; estimated from the scan when None.
         draws: posterior samples for the spread; 0 for none.
         steps: network evaluations for each draw, at least 1.
@@ -68,8 +78,8 @@ class Settings:
         SettingsError: a value out of range.
     """
 
-    prior: str | Prior = DEFAULT_PRIOR
-    noise: Literal["rician", "gaussian"] = "rician"
+    prior: str | Prior | None = None
+    noise: NoiseLaw | None = None
     noise_level: float | None = None
     draws: int = 0
     steps: int = 4
@@ -81,7 +91,7 @@ class Settings:
     def __post_init__(self) -> None:
         level = self.noise_level
         rules = (
-            ("--noise", self.noise, self.noise in ("rician", "gaussian"), "rician or gaussian"),
+            ("--noise", self.noise, self.noise in (None, "rician", "gaussian"), "rician or gaussian"),
             ("--noise-level", level, level is None or (math.isfinite(level) and level > 0), "a finite level above 0"),
             ("--draws", self.draws, self.draws == 0 or 2 <= self.draws <= 1000, "0, or 2 to 1000"),
             ("--steps", self.steps, 1 <= self.steps <= 1000, "1 to 1000"),
@@ -93,6 +103,11 @@ class Settings:
                 raise SettingsError("E-SETTING", f"{value}", wanted=wanted, attribute=name)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise SettingsError("E-DEVICE", "no CUDA device", attribute="--device", mend="Use --device auto.")
+
+    def for_scan(self, volume: Volume) -> Settings:
+        """The same settings with the kind of noise that the scan's modality has, where none is named."""
+        kind: NoiseLaw = self.noise or ("gaussian" if volume.modality in ("CT", "PT") else "rician")
+        return dataclasses.replace(self, noise=kind)
 
     def place(self) -> torch.device:
         """The device to compute on."""
@@ -168,9 +183,11 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
     Padding has no effect on the answer and keeps the scan's values in it; what a repair has filled in stays marked.
 
     Raises:
-        InputError: more than one channel, no tissue, or voxels that are not finite.
+        InputError: more than one channel, no tissue, voxels that are not finite, or a modality the prior is not for.
         PriorError: no such prior, or an answer that is not finite.
     """
+    settings = settings.for_scan(volume)
+    volume = with_filler_marked(volume)
     if volume.data.shape[0] != 1:
         raise InputError("E-4D", f"{volume.data.shape[0]} channels", wanted="one", mend="Restore them one by one.")
     measured = without_padding(volume)
@@ -179,8 +196,10 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
     scale = fit_intensity(volume)
     device = settings.place()
     y = torch.from_numpy(scale.apply(measured))[None].to(device)
-    prior = _on_device(settings.prior, device)
-    level, decisions = _noise_level(y, scale, settings, prior, measured=readable(volume))
+    fitting, decisions = fitting_prior(volume, settings.prior)
+    prior = _on_device(fitting, device)
+    level, told = _noise_level(y, scale, settings, prior, measured=readable(volume))
+    decisions += told
     condition = observe(y, operator, level)
     denoiser = Turned(_tiled(prior, condition, settings), worst_last(operator, target.shape))
     with torch.no_grad():
@@ -232,8 +251,7 @@ def _sees(target: Geometry, source: Geometry) -> Separable:
     return Separable((matrices[0], matrices[1], matrices[2]))
 
 
-def _on_device(prior: str | Prior, device: torch.device) -> Prior:
-    prior = prior if isinstance(prior, Prior) else Prior.load(prior)
+def _on_device(prior: Prior, device: torch.device) -> Prior:
     prior.denoiser.to(device).autocast = torch.bfloat16 if device.type == "cuda" else None
     return prior
 
@@ -246,14 +264,14 @@ def _noise_level(
     if settings.noise_level is not None:
         level = settings.noise_level / scale.gain
     else:
-        level = estimate_noise(y[0, 0].cpu(), kind=settings.noise, measured=measured)
+        level = estimate_noise(y[0, 0].cpu(), kind=settings.noise or "rician", measured=measured)
         decisions.append(f"noise level {level * scale.gain:.4g} estimated from the scan ({settings.noise})")
     low, high = prior.card.noise
     told = min(max(level, low), high)
     if told != level:
         decisions.append(
             f"noise level {level * scale.gain:.4g} told to the prior as {told * scale.gain:.4g}, "
-            f"the nearest it was trained on ({100 * low:g} to {100 * high:g} % of the tissue maximum)"
+            f"the nearest it was trained on ({low * scale.gain:.4g} to {high * scale.gain:.4g})"
         )
     return told, decisions
 

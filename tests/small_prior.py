@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from medidiff.prior import Card, Prior, build_denoiser
@@ -23,11 +25,11 @@ CARD = Card(
 )
 
 
-def small_prior() -> Prior:
-    """The same weights at every call."""
+def small_prior(modality: str = "MR") -> Prior:
+    """The same weights at every call, with a card for this modality."""
     denoiser = build_denoiser(CARD)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return Prior(denoiser.eval().requires_grad_(False), CARD)
+    return Prior(denoiser.eval().requires_grad_(False), dataclasses.replace(CARD, modality=modality))

@@ -16,7 +16,6 @@ from medidiff.cli.session import read_options
 from medidiff.cli.verbs import VERBS, Convert, Denoise, Evaluate, Info, Repairs, Restoring, Superresolve
 from medidiff.errors import SettingsError
 from medidiff.io import ReadOptions, read
-from medidiff.prior import DEFAULT_PRIOR
 from medidiff.restore import Settings
 from tests.cli_cases import refused
 
@@ -40,9 +39,8 @@ def test_a_verb_is_its_dataclass():
 def test_the_defaults_are_the_librarys():
     ours = {f.name: f.default for f in dataclasses.fields(Restoring)}
     library = {f.name: f.default for f in dataclasses.fields(Settings)}
-    for name in ("noise", "noise_level", "steps", "seed", "device"):
+    for name in ("noise", "noise_level", "steps", "seed", "device", "prior"):
         assert ours[name] == library[name], name
-    assert ours["prior"] == DEFAULT_PRIOR
     assert parsed("denoise", "a", "b").wanted_draws == library["draws"]
 
 

@@ -39,7 +39,7 @@ DOORS = {
     "highdicom": ("medidiff.io.dicom.*",),
     "SimpleITK": ("medidiff.io.sitk",),
     "mlflow": ("medidiff.tracking",),
-    "skimage": ("medidiff.metrics.*",),
+    "skimage": ("medidiff.metrics.*", "medidiff.physics.lowdose"),
     "matplotlib": ("medidiff.report",),
     "monai": ("medidiff.diffusion.backbone", "medidiff.training.data", "medidiff.io.bundle"),
 }

@@ -100,6 +100,10 @@ INPUT: Rows = {
         "A mask has another size than the scan, or marks no voxel.",
         "Give a mask on the scan's own grid that marks what counts.",
     ),
+    "E-MODALITY": (
+        "The scan is of another modality than the prior or the simulation is for, or nothing says of which it is.",
+        "Name a prior of the scan's modality with --prior; --modality tells it of a file that does not.",
+    ),
     "E-MISSING": ("There is no such file or folder.", "Check the path."),
     "E-MIXMODALITY": (
         "Images of different kinds (for example CT and MR) share one series.",
@@ -176,6 +180,10 @@ INPUT: Rows = {
     "E-READ": (
         "The system refuses to read a file.",
         "Check that the disk is there and that you may read it.",
+    ),
+    "E-SQUARE": (
+        "CT slices whose voxels are not square: their projections cannot be simulated.",
+        "Resample the scan to square voxels across the patient.",
     ),
     "E-SPACING": (
         "The slices are not evenly spaced, or one lies off the line of the others.",

@@ -12,6 +12,10 @@ SETTINGS: Rows = {
         "Make one with --new-key, and keep it readable by its owner only.",
     ),
     "E-AXES": ("Three axes were wanted, each once.", "Give 0, 1 and 2 in the order that is meant."),
+    "E-BEAM": (
+        "A CT scanner that cannot be: no photons, no views, or an unknown filter.",
+        "Take values in the range named.",
+    ),
     "E-BETAS": ("No schedule of noise over time steps.", "Take one of the named schedules."),
     "E-CONDITION": (
         "What the network is told has another shape than the image.",
@@ -21,6 +25,7 @@ SETTINGS: Rows = {
     "E-DATA": ("Training scans that the recipe names are not there.", "Name their folder with --data."),
     "E-DATARANGE": ("A metric needs a data range above 0.", "Give the brightness that counts as 100 %."),
     "E-DEVICE": ("There is no such device.", "Use --device auto."),
+    "E-DOSE": ("A dose that is no share of the scan's own.", "Take a number above 0 and at most 1."),
     "E-ETA": ("The share of fresh noise is out of range.", "Take a number of at least 0."),
     "E-FACTOR": ("A factor or thickness of slices is out of range.", "Take a factor of at least 1."),
     "E-GUIDANCE": ("The guidance scale is out of range.", "Take a finite number of at least 0."),

@@ -12,9 +12,9 @@ from medidiff.cli.places import format_of
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session, read_options
 from medidiff.cli.verbs import Restoring, Superresolve
-from medidiff.errors import SettingsError
+from medidiff.errors import InputError, SettingsError
 from medidiff.io import Reading, write
-from medidiff.prior import Prior
+from medidiff.prior import fitting_prior
 from medidiff.restore import Posterior, Settings, denoise, superresolve
 from medidiff.volume import Geometry, Volume
 
@@ -36,10 +36,12 @@ def run(verb: Restoring, session: Session) -> None:
     """
     screen = Screen(verb.json)
     settings = _settings(verb)
-    reading = session.read(verb.source)
+    reading = _labelled(session.read(verb.source), verb)
     volume = reading.volume
     grid = _target(verb, volume.geometry)
-    settings["prior"] = prior = Prior.load(verb.prior)
+    settings["noise"] = Settings(noise=verb.noise).for_scan(volume).noise
+    prior, chosen = fitting_prior(volume, verb.prior)
+    settings["prior"] = prior
     session.prior(prior.card.name, prior.card.weights_sha256)
     if verb.dry_run:
         _show_plan(verb, volume, grid, settings=settings, screen=screen)
@@ -47,10 +49,24 @@ def run(verb: Restoring, session: Session) -> None:
     started = time.monotonic()
     with screen.progress(verb_name(verb)) as report:
         settings["progress"] = lambda done, total: report(done, total, "")
-        posterior = _restored(verb, reading, settings, session)
+        posterior = _restored(verb, reading, settings, chosen=[*session.account.told(reading.decisions), *chosen])
     session.account.decisions(posterior.provenance.decisions)
     files = _written(verb, posterior, session)
     _show_result(posterior, files, seconds=time.monotonic() - started, screen=screen)
+
+
+def _labelled(reading: Reading, verb: Restoring) -> Reading:
+    """The scan with the modality that the command line gives it, where its file gives none."""
+    stated = reading.volume.modality
+    if verb.modality is None or verb.modality == stated:
+        return reading
+    if stated != "OT":
+        mend = "Leave --modality out."
+        raise InputError("E-MODALITY", f"a {stated} scan", wanted=verb.modality, attribute="--modality", mend=mend)
+    units = reading.volume.units or ("HU" if verb.modality == "CT" else "")
+    volume = dataclasses.replace(reading.volume, modality=verb.modality, units=units)
+    told = f"{volume.modality}{f' in {units}' if units else ''}, as --modality says"
+    return dataclasses.replace(reading, volume=volume, decisions=(*reading.decisions, told))
 
 
 def verb_name(verb: Restoring) -> str:
@@ -73,14 +89,14 @@ def _settings(verb: Restoring) -> dict[str, Any]:
     return settings
 
 
-def _restored(verb: Restoring, reading: Reading, settings: dict[str, Any], session: Session) -> Posterior:
-    """The answer; its provenance tells the bytes that were read, and what the reader decided."""
+def _restored(verb: Restoring, reading: Reading, settings: dict[str, Any], *, chosen: list[str]) -> Posterior:
+    """The answer; its provenance tells the bytes that were read, and what was decided before."""
     if isinstance(verb, Superresolve):
         posterior = superresolve(reading.volume, verb.spacing, **settings)
     else:
         posterior = denoise(reading.volume, **settings)
     made = posterior.provenance
-    decisions = (*session.account.told(reading.decisions), *made.decisions)
+    decisions = tuple(dict.fromkeys((*chosen, *made.decisions)))
     provenance = dataclasses.replace(made, inputs=reading.sha256, decisions=decisions)
     return dataclasses.replace(posterior, provenance=provenance)
 
@@ -130,7 +146,7 @@ def _show_plan(verb: Restoring, volume: Volume, grid: Geometry, *, settings: dic
         "dry_run": True,
         "input": {"modality": volume.modality, "units": volume.units} | geometry(volume.geometry),
         "output": geometry(grid),
-        "noise": {"kind": verb.noise, "level": level},
+        "noise": {"kind": settings["noise"], "level": level},
         "prior": {"name": card.name, "sha256": card.weights_sha256, "images": card.images},
         "settings": {name: settings[name] for name in ("draws", "steps", "seed")} | {"device": device},
         "files": verb.outputs,
@@ -144,7 +160,7 @@ def _show_plan(verb: Restoring, volume: Volume, grid: Geometry, *, settings: dic
             "plan": f"{verb_name(verb)} (nothing is written)",
             "input": volume,
             "output": grid,
-            "noise": f"{verb.noise}, level {level}",
+            "noise": f"{settings['noise']}, level {level}",
             "prior": f"{card.name}, {card.images} images seen, sha256 {card.weights_sha256[:12]}",
             "draws": samples,
             "device": device,

@@ -130,9 +130,13 @@ class Restoring(Repairs):
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.restoring")
     source: Source
     out: Output
-    noise: Annotated[Literal["rician", "gaussian"], Option("kind of noise: magnitude MR is Rician, CT is Gaussian")] = (
-        "rician"
-    )
+    modality: Annotated[
+        Literal["MR", "CT", "PT"] | None, Option("what the scan is, where its file does not say; CT is in HU")
+    ] = None
+    noise: Annotated[
+        Literal["rician", "gaussian"] | None,
+        Option("kind of noise; when left out Gaussian for CT and PET, Rician (magnitude MR) for the rest"),
+    ] = None
     noise_level: Annotated[
         float | None, Option("standard deviation in the scan's stored units; estimated when left out", ("SIGMA",))
     ] = None
@@ -147,7 +151,10 @@ class Restoring(Repairs):
     draw: Annotated[Path | None, Option("write the first draw here: plausible, sharper, less exact", ("PATH",))] = None
     steps: Annotated[int, Option("network evaluations for each draw", ("N",))] = 4
     seed: Seed = 0
-    prior: PriorName = "fine-t1"
+    prior: Annotated[
+        str | None,
+        Option("a bundled prior's name, or the path of a prior's card (.json); when left out that of the modality"),
+    ] = None
     device: Device = "auto"
     format: Format = None
     record: Record = None

@@ -1,6 +1,14 @@
 """Bijective changes: made before the network, undone after it, from their own record."""
 
-from medidiff.prepare.intensity import IntensityScale, fit_intensity
+from medidiff.prepare.intensity import IntensityScale, fit_intensity, looks_like_hounsfield, with_filler_marked
 from medidiff.prepare.masks import put_back, readable, without_padding
 
-__all__ = ["IntensityScale", "fit_intensity", "put_back", "readable", "without_padding"]
+__all__ = [
+    "IntensityScale",
+    "fit_intensity",
+    "looks_like_hounsfield",
+    "put_back",
+    "readable",
+    "with_filler_marked",
+    "without_padding",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,14 @@ from medidiff.errors import InputError
 from medidiff.prepare.masks import readable, without_padding
 from medidiff.volume import Volume
 
-__all__ = ["IntensityScale", "fit_intensity"]
+__all__ = ["IntensityScale", "fit_intensity", "looks_like_hounsfield", "with_filler_marked"]
 
 _HU_AIR = -1024.0
 _HU_SPAN = 2048.0  # air to dense bone becomes 0 … 1; nothing is clipped
+_HU_FILLER = -1500.0  # no noise in air goes so far below -1000: what is lower fills the corners round the field of view
+_HU_AIRY = (-1100.0, -700.0)  # air and lung
+_HU_FAT_END = -500.0  # between lung and fat
+_FEWEST_AIRY, _MOSTLY = 0.01, 0.6  # shares of all voxels, and of those below fat
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +47,10 @@ class IntensityScale:
 def fit_intensity(volume: Volume) -> IntensityScale:
     """The scale on which this scan's tissue reaches about 1.
 
-    CT has a scale of its own, Hounsfield units, which is kept: -1024 HU becomes 0 and 1024 HU becomes 1. Everything
-    else has arbitrary units: 0 stays 0 and the 99th percentile of the tissue becomes 1. Padding and what a repair has
-    filled in have no say.
+    CT has a scale of its own, Hounsfield units, which is kept: ``(HU + 1024) / 2048``, so that air is 0, water 0.5 and
+    1024 HU is 1. Both numbers are powers of two: up to 3072 HU, whole HU and steps down to 2^-12 HU come back bit for
+    bit, finer ones to 2^-13 HU. Nothing is clipped, metal included. Everything else has arbitrary units: 0 stays 0 and
+    the 99th percentile of the tissue becomes 1. Padding and what a repair has filled in have no say.
 
     Raises:
         InputError: the scan is constant or shows no tissue.
@@ -58,3 +64,30 @@ def fit_intensity(volume: Volume) -> IntensityScale:
     if where is not None and (tissue & where).any():
         tissue &= where
     return IntensityScale(0.0, float(tissue_maximum(image, tissue)))
+
+
+def with_filler_marked(volume: Volume) -> Volume:
+    """A CT whose corners outside the field of view are marked as padding, where its file does not mark them.
+
+    Scanners fill them with one value far below air (-2000, -2048, -3024 HU). No other voxel holds that value, and none
+    is measured there. Everything else is returned as it is.
+    """
+    if volume.modality != "CT" or volume.padding is not None:
+        return volume
+    lowest = volume.data.min()
+    if not lowest <= _HU_FILLER:
+        return volume
+    return dataclasses.replace(volume, padding=(volume.data == lowest).all(axis=0))
+
+
+def looks_like_hounsfield(volume: Volume) -> bool:
+    """Whether the numbers of a scan that does not say its modality are those of a CT.
+
+    True where at least a hundredth of the voxels is darker than fat can be, and most of these hold what air and lung
+    do, from -1100 to -700 HU. Phase images of MR are spread evenly instead; magnitude images have nothing below 0.
+    """
+    dark = volume.data[volume.data < _HU_FAT_END]
+    dark = dark[dark > dark.min()] if dark.size and dark.min() <= _HU_FILLER else dark
+    if dark.size < _FEWEST_AIRY * volume.data.size or not dark.size:
+        return False
+    return bool(((dark >= _HU_AIRY[0]) & (dark <= _HU_AIRY[1])).mean() >= _MOSTLY)

@@ -1,6 +1,7 @@
 """Priors: what a training run leaves behind, and what every task starts from."""
 
 from medidiff.prior.card import Card
+from medidiff.prior.fitting import fitting_prior
 from medidiff.prior.prior import BUNDLED, DEFAULT_PRIOR, Prior, build_denoiser
 
-__all__ = ["BUNDLED", "DEFAULT_PRIOR", "Card", "Prior", "build_denoiser"]
+__all__ = ["BUNDLED", "DEFAULT_PRIOR", "Card", "Prior", "build_denoiser", "fitting_prior"]

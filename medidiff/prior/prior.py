@@ -38,6 +38,15 @@ class Prior:
     denoiser: Preconditioned
     card: Card
 
+    @staticmethod
+    def card_of(source: str | Path) -> Card:
+        """The card of a prior alone, named as for `load`.
+
+        Raises:
+            PriorError: no such prior, or a broken card.
+        """
+        return _read_card(_card_path(source))
+
     @classmethod
     def load(cls, source: str | Path = DEFAULT_PRIOR, *, device: str | torch.device = "cpu") -> Prior:
         """A bundled prior by name, or one from disk by the path of its card or weights.
