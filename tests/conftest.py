@@ -28,7 +28,7 @@ def random_backbone() -> Callable[..., Backbone]:
 
     A fresh one is silent (its last layers are zero) and would keep any law.
     """
-    from medidiff.diffusion.backbone import Backbone, BackboneShape  # MONAI takes seconds: only for those who ask
+    from medidiff.diffusion.backbone import Backbone, BackboneShape
 
     def build(blocks: tuple[int, int, int] = (1, 1, 1), channels: tuple[int, int] = (8, 12)) -> Backbone:
         chance = torch.Generator().manual_seed(7)

@@ -8,8 +8,7 @@ so no sampler knows of them::
     sigmas = karras(8, 0.01, 1.0)
     draws = heun(denoiser, bridge(condition, sigmas[0], generators), sigmas, condition=condition)
 
-Needs torch only. The network itself is built from MONAI's blocks, in `medidiff.diffusion.backbone`, which is not
-imported here because MONAI takes seconds to load.
+Needs torch only. The network itself is in `medidiff.diffusion.backbone`.
 """
 
 from medidiff.diffusion.condition import Condition, observe
