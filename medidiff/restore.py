@@ -24,12 +24,10 @@ from torch import Tensor
 from medidiff.diffusion import (
     Condition,
     Denoiser,
+    Plan,
     Tiled,
     Turned,
-    dpmpp_2m,
     generators_for,
-    informed,
-    karras,
     observe,
     worst_last,
 )
@@ -48,10 +46,8 @@ from medidiff.prior import Prior, fitting_prior
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
-__all__ = ["Posterior", "Settings", "denoise", "restore", "superresolve"]
+__all__ = ["Posterior", "Settings", "agreeing", "denoise", "restore", "superresolve"]
 
-_SIGMA_START = 0.5  # far above the spread of what a measurement leaves open, so an informed start is nearly exact
-_SIGMA_END = 0.01
 _FINER = 1e-4  # relative: a target spacing this little below the source's is the source's
 
 NoiseLaw = Literal["rician", "gaussian"]
@@ -205,7 +201,7 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
     with torch.no_grad():
         mean = denoiser(torch.zeros_like(condition.image), torch.tensor(torch.inf), condition)
         draws = [_draw(denoiser, mean, condition, number, settings) for number in range(settings.draws)]
-    answers = [_agreeing(x, y, operator, level).cpu() for x in (mean, *draws)]
+    answers = [agreeing(x, y, operator, level).cpu() for x in (mean, *draws)]
     if not all(bool(torch.isfinite(x).all()) for x in answers):
         raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")
     volumes = [Volume(scale.undo(x[0].numpy()), target, volume.modality, volume.units) for x in answers]
@@ -300,11 +296,10 @@ class _Counted:
 
 def _draw(denoiser: Denoiser, mean: Tensor, condition: Condition, number: int, settings: Settings) -> Tensor:
     generators = generators_for(settings.seed, [number])
-    sigmas = karras(settings.steps, _SIGMA_END, _SIGMA_START)
-    return dpmpp_2m(denoiser, informed(mean, _SIGMA_START, generators), sigmas, condition=condition)
+    return Plan(steps=settings.steps).draw(denoiser, mean, condition=condition, generators=generators)
 
 
-def _agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
+def agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
     """Move x towards the measurement just so far that ``rms(A x - y)`` is at most the noise level (Morozov).
 
     Since ``A A^s r = r`` for the smoothest answer ``A^s r`` to a residual, ``x + t A^s(y - A x)`` leaves exactly 1 - t

@@ -17,6 +17,7 @@ from medidiff.diffusion.denoiser import Denoiser, Preconditioned, diffuse, expan
 from medidiff.diffusion.draws import generators_for, noise_like
 from medidiff.diffusion.forward import ddim, ddpm_alpha_bar, ddpm_ancestral, ddpm_betas, q_sample
 from medidiff.diffusion.guidance import ClassifierFree
+from medidiff.diffusion.plan import STARTS, Plan
 from medidiff.diffusion.samplers import SAMPLERS, Sampler, ancestral, dpmpp_2m, euler, heun
 from medidiff.diffusion.sigma import GRIDS, cosine, from_alpha_bar, karras, log_linear
 from medidiff.diffusion.start import bridge, from_noise, informed
@@ -26,10 +27,12 @@ from medidiff.diffusion.turning import Turned, worst_last
 __all__ = [
     "GRIDS",
     "SAMPLERS",
+    "STARTS",
     "ClassifierFree",
     "Condition",
     "Consistent",
     "Denoiser",
+    "Plan",
     "Preconditioned",
     "Sampler",
     "Tiled",
