@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.diffusion import (
@@ -34,6 +33,7 @@ from medidiff.diffusion import (
 from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.physics import Separable, identity, sampling
 from medidiff.physics.estimate import estimate_noise
+from medidiff.physics.estimate_ct import axial_slices, estimate_noise_ct
 from medidiff.prepare import (
     IntensityScale,
     fit_intensity,
@@ -194,7 +194,7 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
     y = torch.from_numpy(scale.apply(measured))[None].to(device)
     fitting, decisions = fitting_prior(volume, settings.prior)
     prior = _on_device(fitting, device)
-    level, told = _noise_level(y, scale, settings, prior, measured=readable(volume))
+    level, told = _noise_level(volume, y, scale, settings=settings, prior=prior)
     decisions += told
     condition = observe(y, operator, level)
     denoiser = Turned(_tiled(prior, condition, settings), worst_last(operator, target.shape))
@@ -253,14 +253,14 @@ def _on_device(prior: Prior, device: torch.device) -> Prior:
 
 
 def _noise_level(
-    y: Tensor, scale: IntensityScale, settings: Settings, prior: Prior, *, measured: NDArray[np.bool_] | None
+    volume: Volume, y: Tensor, scale: IntensityScale, *, settings: Settings, prior: Prior
 ) -> tuple[float, list[str]]:
     """σ_y at network scale, within what the prior has practised, and what was decided on the way."""
     decisions: list[str] = []
     if settings.noise_level is not None:
         level = settings.noise_level / scale.gain
     else:
-        level = estimate_noise(y[0, 0].cpu(), kind=settings.noise or "rician", measured=measured)
+        level = _estimated(volume, y, scale, settings)
         decisions.append(f"noise level {level * scale.gain:.4g} estimated from the scan ({settings.noise})")
     low, high = prior.card.noise
     told = min(max(level, low), high)
@@ -270,6 +270,17 @@ def _noise_level(
             f"the nearest it was trained on ({low * scale.gain:.4g} to {high * scale.gain:.4g})"
         )
     return told, decisions
+
+
+def _estimated(volume: Volume, y: Tensor, scale: IntensityScale, settings: Settings) -> float:
+    """σ_y at network scale from the scan alone; the noise of a CT is not white, and read in another way."""
+    measured = readable(volume)
+    if volume.modality != "CT":
+        return estimate_noise(y[0, 0].cpu(), kind=settings.noise or "rician", measured=measured)
+    along, sides_mm = axial_slices(volume.geometry)
+    slices = np.moveaxis(volume.data[0], along, -1)
+    measured = None if measured is None else np.moveaxis(measured, along, -1)
+    return estimate_noise_ct(slices, side_mm=math.sqrt(math.prod(sides_mm)), measured=measured) / scale.gain
 
 
 def _tiled(prior: Prior, condition: Condition, settings: Settings) -> Denoiser:

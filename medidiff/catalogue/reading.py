@@ -137,6 +137,10 @@ INPUT: Rows = {
         "The pixels are compressed in a way that no installed package reads.",
         "Install the package that the message names, or export the series uncompressed.",
     ),
+    "E-NOISELEVEL": (
+        "The noise of a CT cannot be read off it: there is too little soft tissue without borders.",
+        "Give it with --noise-level: the standard deviation in HU of a region that should be even.",
+    ),
     "E-NOIMAGES": (
         "There is no CT, MR or PET image in the folder.",
         "Give the folder that holds the slices; 'medidiff info' lists what was seen and why it was left out.",

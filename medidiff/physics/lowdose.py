@@ -31,14 +31,15 @@ from numpy.typing import ArrayLike, NDArray
 from skimage.transform import iradon, radon
 
 from medidiff.errors import InputError, SettingsError
+from medidiff.physics.estimate_ct import axial_slices
 from medidiff.volume import Volume
 
 __all__ = ["Beam", "lower_dose", "projection_noise", "projections", "reconstructed"]
 
 _Array = NDArray[np.float32]
 _Window = Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"]
+_SQUARE = 0.01  # relative difference of the two sides of a voxel that still passes for square
 _FEWEST_COUNTS = 1.0  # a detector that counted less is read as this: the logarithm of 0 is no attenuation
-_SQUARE = 0.01  # relative difference of the two voxel sides of a slice that still passes for square
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,12 @@ def lower_dose(volume: Volume, dose: float, *, seed: int, beam: Beam | None = No
         raise SettingsError("E-DOSE", f"a dose of {dose:g}", wanted="a share above 0 and at most 1", attribute="dose")
     if seed < 0:
         raise SettingsError("E-SEED", f"seed {seed}", wanted="at least 0")
-    along, side_mm = _slices_of(volume)
+    if volume.data.shape[0] != 1:
+        raise InputError("E-4D", f"{volume.data.shape[0]} channels", wanted="one", mend="Take them one by one.")
+    along, (side_mm, other_mm) = axial_slices(volume.geometry)
+    if abs(side_mm - other_mm) > _SQUARE * side_mm:
+        found = f"slices of {side_mm:.4g} x {other_mm:.4g} mm"
+        raise InputError("E-SQUARE", found, wanted="square voxels across the patient", mend="Resample the scan first.")
     slices = np.moveaxis(np.asarray(volume.data[0], dtype=np.float32), along, 0)
     if not np.isfinite(slices).all():
         raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
@@ -185,16 +191,3 @@ def reconstructed(lines: _Array, sizes: tuple[int, int], side_mm: float, beam: B
         lines, beam.angles, circle=False, output_size=max(sizes), filter_name=beam.window, interpolation="linear"
     )
     return np.asarray(slice_[: sizes[0], : sizes[1]] * (1000 / (beam.water_per_mm * side_mm)), dtype=np.float32)
-
-
-def _slices_of(volume: Volume) -> tuple[int, float]:
-    """The axis along the patient, and the side of the square voxels across it."""
-    if volume.data.shape[0] != 1:
-        raise InputError("E-4D", f"{volume.data.shape[0]} channels", wanted="one", mend="Take them one by one.")
-    orientation = volume.geometry.orientation
-    along = next(axis for axis in range(3) if orientation[axis] in "IS")
-    one, two = (size for axis, size in enumerate(volume.geometry.spacing_mm) if axis != along)
-    if abs(one - two) > _SQUARE * max(one, two):
-        found = f"slices of {one:.4g} x {two:.4g} mm"
-        raise InputError("E-SQUARE", found, wanted="square voxels across the patient", mend="Resample the scan first.")
-    return along, math.sqrt(one * two)
