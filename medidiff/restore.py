@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.diffusion import (
@@ -26,6 +27,7 @@ from medidiff.diffusion import (
     Plan,
     Tiled,
     Turned,
+    cheapest_tile,
     generators_for,
     observe,
     worst_last,
@@ -67,7 +69,7 @@ class Settings:
         steps: network evaluations for each draw, at least 1.
         seed: what the draws' randomness comes from, at least 0.
         device: ``"auto"`` takes a CUDA GPU when there is one, else the CPU.
-        tile: largest side in voxels that the network is shown at once; bounds memory (256: about 3 GB).
+        tile: side of a cube of as many voxels as the network is shown at once; bounds memory (320: about 3 GB).
         progress: called with the number of evaluations done and to do.
 
     Raises:
@@ -81,7 +83,7 @@ class Settings:
     steps: int = 4
     seed: int = 0
     device: str = "auto"
-    tile: int = 256
+    tile: int = 320
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -197,9 +199,10 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
     level, told = _noise_level(volume, y, scale, settings=settings, prior=prior)
     decisions += told
     condition = observe(y, operator, level)
-    denoiser = Turned(_tiled(prior, condition, settings), worst_last(operator, target.shape))
+    axes = worst_last(operator, target.shape)
+    denoiser = Turned(_tiled(prior, [target.shape[axis] for axis in axes], settings), axes)
     with torch.no_grad():
-        mean = denoiser(torch.zeros_like(condition.image), torch.tensor(torch.inf), condition)
+        mean = denoiser(condition.image.new_zeros(1).expand_as(condition.image), torch.tensor(torch.inf), condition)
         draws = [_draw(denoiser, mean, condition, number, settings) for number in range(settings.draws)]
     answers = [agreeing(x, y, operator, level).cpu() for x in (mean, *draws)]
     if not all(bool(torch.isfinite(x).all()) for x in answers):
@@ -283,11 +286,10 @@ def _estimated(volume: Volume, y: Tensor, scale: IntensityScale, settings: Setti
     return estimate_noise_ct(slices, side_mm=math.sqrt(math.prod(sides_mm)), measured=measured) / scale.gain
 
 
-def _tiled(prior: Prior, condition: Condition, settings: Settings) -> Denoiser:
-    tile = max(settings.tile, 2 * prior.halo + 16)
+def _tiled(prior: Prior, sizes: Sequence[int], settings: Settings) -> Denoiser:
     counted = _Counted(prior.denoiser, settings.progress)
-    tiled = Tiled(counted, (tile,) * 3, prior.halo)
-    counted.total = tiled.count(condition.image.shape[-3:]) * (1 + settings.draws * settings.steps)
+    tiled = Tiled(counted, cheapest_tile(sizes, voxels=settings.tile**3, halo=prior.halo), prior.halo)
+    counted.total = tiled.count(sizes) * (1 + settings.draws * settings.steps)
     return tiled
 
 
@@ -329,6 +331,15 @@ def _spread(draws: Sequence[Tensor], scale: IntensityScale, like: Volume) -> Vol
     return like.with_data(torch.stack(list(draws)).std(dim=0)[0].numpy() * np.float32(scale.gain))
 
 
+def _sha256(data: NDArray[Any]) -> str:
+    """SHA-256 of numbers in the order of their indices, in hexadecimal; a plane at a time, whatever lies in memory."""
+    digest = hashlib.sha256()
+    for channel in data:
+        for plane in channel:
+            digest.update(plane.tobytes())
+    return digest.hexdigest()
+
+
 def _provenance(
     volume: Volume,
     target: Geometry,
@@ -342,7 +353,7 @@ def _provenance(
     return Provenance(
         task=task,
         version=__version__,
-        inputs=(hashlib.sha256(np.ascontiguousarray(volume.data).tobytes()).hexdigest(),),
+        inputs=(_sha256(volume.data),),
         settings={
             "noise": settings.noise,
             "noise_level": level,

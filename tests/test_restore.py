@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from small_prior import CARD, small_prior
 
 from medidiff.errors import InputError, PriorError, SettingsError
+from medidiff.prepare import IntensityScale
 from medidiff.prior import Prior, build_denoiser
 from medidiff.restore import Settings, _sees, denoise, superresolve
 from medidiff.volume import Geometry, Provenance, Volume
@@ -74,9 +76,12 @@ def test_a_draw_does_not_depend_on_how_many_are_drawn(prior) -> None:
 
 
 def test_tiles_change_nothing(prior) -> None:
-    scan = head((72, 26, 18))
-    whole, tiled = (denoise(scan, prior=prior, noise_level=40.0, tile=t).mean for t in (256, 16))
-    assert prior.halo * 2 + 16 < 72  # so that the volume was really cut
+    scan, evaluations = head((96, 26, 18)), []
+    whole, tiled = (
+        denoise(scan, prior=prior, noise_level=40.0, tile=t, progress=lambda done, all: evaluations.append(all)).mean
+        for t in (256, 16)
+    )
+    assert evaluations == [1, 3, 3, 3]  # so that the volume was really cut
     assert np.abs(whole.data - tiled.data).max() < 1e-4 * whole.data.max()
 
 
@@ -173,3 +178,27 @@ def test_without_turning_they_are_not(prior, monkeypatch) -> None:
 def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made(prior) -> None:
     with pytest.raises(SettingsError, match=r"E-TARGET.*billion in all"):
         superresolve(head(), (0.01, 0.01, 0.01), prior=prior)
+
+
+# Whole volumes are held no more often than they must be
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 5, 6, 7), (2, 3, 1, 4), (1, 1, 1, 1), (4,), ()])
+def test_scaling_plane_by_plane_is_scaling(shape, kind, order) -> None:
+    scale = IntensityScale(3.3, 97.1)
+    values = np.asarray(200 * np.random.default_rng(0).random(shape)).astype(kind, order=order)
+    wide = values.astype(np.float64)
+    assert np.array_equal(scale.apply(values), ((wide - 3.3) / 97.1).astype(np.float32))
+    assert np.array_equal(scale.undo(values), (wide * 97.1 + 3.3).astype(np.float32))
+    assert scale.apply(values).strides == ((wide - 3.3) / 97.1).astype(np.float32).strides
+    assert not np.array_equal(scale.apply(values), IntensityScale(3.4, 97.1).apply(values))
+
+
+def test_an_array_is_told_by_the_hash_of_its_numbers_however_they_lie(prior) -> None:
+    scan = head()
+    wanted = (hashlib.sha256(np.ascontiguousarray(scan.data).tobytes()).hexdigest(),)
+    for same in (scan.data, np.asfortranarray(scan.data), np.repeat(scan.data, 2, axis=3)[..., ::2]):
+        assert denoise(scan.with_data(same), prior=prior, noise_level=40.0).provenance.inputs == wanted
+    assert denoise(scan.with_data(scan.data[:, ::-1]), prior=prior, noise_level=40.0).provenance.inputs != wanted

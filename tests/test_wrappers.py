@@ -15,6 +15,7 @@ from medidiff.diffusion import (
     Preconditioned,
     Tiled,
     bridge,
+    cheapest_tile,
     generators_for,
     heun,
     karras,
@@ -300,6 +301,37 @@ def test_tiling_reads_no_voxel_twice_that_it_keeps():
     for size, halo in itertools.product((21, 50, 64, 65), (0, 4)):
         cores = [core for core, _, _ in Tiled(prior, (20, 20, 20), halo)._spans(size, 20)]
         assert [i for core in cores for i in range(core.start, core.stop)] == list(range(size))
+
+
+def shown(sizes, tile, halo):
+    """Voxels that a denoiser is shown in all, and the most at once."""
+    inner = Counting(lambda x, sigma, condition: x)
+    x = torch.zeros((1, 1, *sizes))
+    Tiled(inner, tile, halo)(x, torch.tensor(1.0))
+    counts = [x.numel() for x, _ in inner.shown]
+    return sum(counts), max(counts)
+
+
+@pytest.mark.parametrize("sizes", [(64, 64, 64), (100, 90, 12), (61, 33, 130), (20, 20, 20)])
+@pytest.mark.parametrize("side", [28, 36, 50, 80])
+def test_the_cheapest_tile_fits_and_no_cube_is_cheaper(sizes, side):
+    halo = 7
+    tile = cheapest_tile(sizes, voxels=side**3, halo=halo)
+    total, most = shown(sizes, tile, halo)
+    assert most <= max(side, 2 * 8 + 16) ** 3
+    assert total <= shown(sizes, (max(side // 4 * 4, 2 * 8 + 16),) * 3, halo)[0]
+
+
+def test_a_cube_costs_more_where_a_volume_is_flat():
+    """The law above has teeth: a cube as large shows more voxels than it must."""
+    sizes, halo, voxels = (200, 200, 20), 8, 100 * 100 * 80
+    assert cheapest_tile(sizes, voxels=voxels, halo=halo) == (200, 200, 32)
+    cube = shown(sizes, (92, 92, 92), halo)[0]
+    assert cube > 1.3 * shown(sizes, (200, 200, 32), halo)[0]
+
+
+def test_a_tile_never_lacks_a_core():
+    assert cheapest_tile((300, 300, 300), voxels=1, halo=7) == (32, 32, 32)
 
 
 # --- all together ---------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from medidiff.diffusion.plan import STARTS, Plan
 from medidiff.diffusion.samplers import SAMPLERS, Sampler, ancestral, dpmpp_2m, euler, heun
 from medidiff.diffusion.sigma import GRIDS, cosine, from_alpha_bar, karras, log_linear
 from medidiff.diffusion.start import bridge, from_noise, informed
-from medidiff.diffusion.tiling import Tiled
+from medidiff.diffusion.tiling import Tiled, cheapest_tile
 from medidiff.diffusion.turning import Turned, worst_last
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Turned",
     "ancestral",
     "bridge",
+    "cheapest_tile",
     "cosine",
     "ddim",
     "ddpm_alpha_bar",

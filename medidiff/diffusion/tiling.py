@@ -4,6 +4,9 @@ The volume is cut into cores that neither overlap nor leave a gap. The denoiser 
 neighbours round it, and only the core of its answer is kept; so nothing is blended, and where the halo is at least the
 denoiser's reach the result *is* that of the whole volume. Tiles begin on multiples of the network's stride, for
 otherwise it would fold other voxels together than it does in the whole volume.
+
+A halo costs: of a cube of 256 voxels with a halo of 52 on each side, a fifth is core. So few large tiles are better
+than many small ones, and an axis is better left whole than cut; `cheapest_tile` weighs that for a volume.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from medidiff.diffusion.condition import Condition
 from medidiff.diffusion.denoiser import Denoiser
 from medidiff.errors import SettingsError
 
-__all__ = ["Tiled"]
+__all__ = ["Tiled", "cheapest_tile"]
+
+_MOST_PARTS = 64  # that an axis is cut into: of the longest axis of any scan, 32,768 voxels, these are 512 long
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +92,44 @@ class Tiled:
             stop = size if high == size else high - self.halo
             yield slice(start, stop), slice(low, high), slice(start - low, stop - low)
             start = stop
+
+
+def cheapest_tile(sizes: Sequence[int], *, voxels: int, halo: int, multiple: int = 4) -> tuple[int, int, int]:
+    """The tile that shows a denoiser the fewest voxels in all, among those of at most so many voxels.
+
+    An axis of n voxels in p parts shows ``n + 2 (p - 1) halo`` of them, whatever its tiles' length.
+
+    Args:
+        sizes: voxels of the volume along each axis.
+        voxels: of a tile, halo included. Where no tile with a core is that small, the smallest is taken.
+        halo: as for `Tiled`.
+        multiple: as for `Tiled`.
+
+    Example:
+        >>> cheapest_tile((512, 512, 100), voxels=320**3, halo=50)
+        (512, 512, 120)
+        >>> cheapest_tile((512, 512, 512), voxels=320**3, halo=50)
+        (308, 308, 308)
+    """
+    halo = -(-halo // multiple) * multiple
+    smallest = 2 * halo + 4 * multiple
+    ways = [_ways(size, halo, multiple, smallest) for size in sizes]
+    found: list[tuple[int, tuple[int, int, int]]] = []
+    for (shown_i, i), (shown_j, j) in product(*ways[:2]):
+        fitting = next(((shown, k) for shown, k in ways[2] if i * j * k <= voxels), None)
+        if fitting is not None:
+            found.append((shown_i * shown_j * fitting[0], (i, j, fitting[1])))
+    best = min(found)[1] if found else (smallest, smallest, smallest)
+    return max(best[0], smallest), max(best[1], smallest), max(best[2], smallest)  # beyond a short axis lies nothing
+
+
+def _ways(size: int, halo: int, multiple: int, smallest: int) -> list[tuple[int, int]]:
+    """How an axis may be cut, coarsest first: the voxels that are shown in all, and the length of a tile."""
+    found = []
+    for parts in range(1, _MOST_PARTS + 1):
+        shown = size + 2 * (parts - 1) * halo
+        length = -(-shown // (parts * multiple)) * multiple
+        if parts > 1 and length < smallest:
+            break
+        found.append((shown, length))
+    return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +39,24 @@ class IntensityScale:
 
     def apply(self, stored: NDArray[np.generic]) -> NDArray[np.float32]:
         """Stored numbers to network scale."""
-        return ((np.asarray(stored, dtype=np.float64) - self.offset) / self.gain).astype(np.float32)
+        return _changed(stored, lambda plane: (plane - self.offset) / self.gain)
 
     def undo(self, scaled: NDArray[np.floating]) -> NDArray[np.float32]:
         """Network scale to stored numbers."""
-        return (np.asarray(scaled, dtype=np.float64) * self.gain + self.offset).astype(np.float32)
+        return _changed(scaled, lambda plane: plane * self.gain + self.offset)
+
+
+def _changed(values: NDArray[Any], change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float32]:
+    """Values changed in float64 and rounded to float32; a plane at a time, so that no volume is held in float64."""
+    values = np.asarray(values)
+    answer = np.empty_like(values, dtype=np.float32)
+    if values.ndim < 2:
+        answer[...] = change(values.astype(np.float64))
+        return answer
+    slowest = int(np.argmax([stride * (n > 1) for stride, n in zip(values.strides, values.shape, strict=True)]))
+    for plane, out in zip(np.moveaxis(values, slowest, 0), np.moveaxis(answer, slowest, 0), strict=True):
+        out[...] = change(plane.astype(np.float64))
+    return answer
 
 
 def fit_intensity(volume: Volume) -> IntensityScale:
