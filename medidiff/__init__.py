@@ -25,6 +25,7 @@ _HOME = {
     "Provenance": "medidiff.volume",
     "Volume": "medidiff.volume",
     "__version__": "medidiff.version",
+    "adapt": "medidiff.training.adapt",
     "denoise": "medidiff.restore",
     "inspect": "medidiff.io",
     "read": "medidiff.io",

@@ -49,8 +49,8 @@ BOTH_WAYS: Rows = {
 OUTPUT: Rows = {
     "E-DISK": ("The disk is full.", "Free some space and run the same command again; nothing half is left."),
     "E-EXISTS": (
-        "The output folder already holds files that would mix with the new ones.",
-        "Choose a new folder.",
+        "The output folder already holds files that would mix with the new ones, or a prior of the same name.",
+        "Choose a new folder, or another name for the prior.",
     ),
     "E-LOCKED": (
         "Another run of medidiff is writing to the same output.",

@@ -63,8 +63,14 @@ class _Argument:
 
     @property
     def parts(self) -> tuple[Any, ...]:
-        """The type of each value that the argument takes."""
-        return typing.get_args(self.hint) if typing.get_origin(self.hint) is tuple else (self.hint,)
+        """The type of each value that the argument takes; a single one where it takes any number of them."""
+        parts = typing.get_args(self.hint) if typing.get_origin(self.hint) is tuple else (self.hint,)
+        return tuple(part for part in parts if part is not Ellipsis)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it takes one value or more."""
+        return Ellipsis in typing.get_args(self.hint)
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
         shown = "" if self.required or self.default is None else f" (default: {self.default})"
@@ -74,6 +80,7 @@ class _Argument:
         names = self.option.metavar or (_choices(self.hint) or self.name.upper(),)
         metavar: Any = names if len(self.parts) > 1 else names[0]
         count: dict[str, Any] = {"nargs": len(self.parts)} if len(self.parts) > 1 else {}
+        count |= {"nargs": "+"} if self.is_list else {}
         words: dict[str, Any] = {"metavar": metavar, "help": self.option.help.replace("%", "%%") + shown, **count}
         if self.option.positional:
             parser.add_argument(self.name, **words)
@@ -87,6 +94,8 @@ class _Argument:
         if self.hint is bool:
             return typed
         words = typed if isinstance(typed, list) else [typed]
+        if self.is_list:
+            return tuple(_convert(self.parts[0], word, label=self.label) for word in words)
         values = tuple(_convert(hint, word, label=self.label) for hint, word in zip(self.parts, words, strict=True))
         return values if len(self.parts) > 1 else values[0]
 

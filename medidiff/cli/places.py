@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medidiff.cli.session import Session
-from medidiff.cli.verbs import Convert, Demo, Restoring, Superresolve, Train
+from medidiff.cli.verbs import Adapt, Convert, Demo, Restoring, Superresolve, Train
 from medidiff.errors import OutputError, SettingsError
 from medidiff.io import SeriesSummary, find
 from medidiff.io.files.atomic import output_errors, refuse_full, refuse_source, resolved
@@ -24,7 +24,7 @@ _VOXEL_BYTES = 4  # results are floats of 32 bits, and the series of a DICOM stu
 _PACKED = 3  # by about this factor their compressed files are smaller
 
 
-def run(verb: Convert | Restoring | Train | Demo, session: Session) -> None:
+def run(verb: Convert | Restoring | Train | Adapt | Demo, session: Session) -> None:
     """Check every place that a verb writes to.
 
     Raises:
@@ -32,7 +32,9 @@ def run(verb: Convert | Restoring | Train | Demo, session: Session) -> None:
         SettingsError: the format of an output is open, or two outputs share a name.
         OutputError: an output is the source, or cannot be written.
     """
-    if isinstance(verb, Train | Demo):
+    if isinstance(verb, Train | Adapt | Demo):
+        if isinstance(verb, Adapt):
+            _refuse_prior(verb)
         _refuse_folder(verb.out, session)
         return
     found = session.find(verb.source)
@@ -134,6 +136,14 @@ def _refuse_record(path: Path) -> None:
 def _refuse_file(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise OutputError("E-OUT", "a file stands where the folder would go", file=path.name, mend="Name a folder.")
+
+
+def _refuse_prior(verb: Adapt) -> None:
+    """Refuse to write over a prior: it may be the one that this one begins with."""
+    for path in verb.outputs.values():
+        if path.exists():
+            mend = "Choose another --name, or another folder."
+            raise OutputError("E-EXISTS", "there is a prior of this name", file=path.name, mend=mend)
 
 
 def _refuse_crowded(verb: Restoring, scan: SeriesSummary) -> None:

@@ -14,6 +14,7 @@ from medidiff.cli.options import Option
 
 __all__ = [
     "VERBS",
+    "Adapt",
     "Convert",
     "Deidentify",
     "Demo",
@@ -217,6 +218,44 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adapt(Repairs):
+    """Make a prior for the scanner and contrast of noisy scans, without a clean one; some minutes on a CPU.
+
+    Parts of the scans are held back. They say when to stop, and the new weights are taken only where they are better
+    there beyond doubt; if not, the prior is written as it was and said to be. The noise must be white: not that of
+    scans that were interpolated or filtered. Use it with --prior DIR/NAME.json.
+    """
+
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.adapt")
+    scans: Annotated[
+        tuple[Path, ...], Option("noisy scans of one scanner and contrast, as IN elsewhere", ("SCAN",), positional=True)
+    ]
+    out: Folder
+    name: Annotated[str, Option("of the new prior; its files are DIR/NAME.json and DIR/NAME.safetensors", ("NAME",))]
+    prior: PriorName = "fine-t1"
+    noise: Annotated[Literal["rician", "gaussian"], Option("kind of noise: magnitude MR is Rician, CT is Gaussian")] = (
+        "rician"
+    )
+    noise_level: Annotated[
+        float | None, Option("standard deviation in the scans' stored units; estimated when left out", ("SIGMA",))
+    ] = None
+    patches: Annotated[int, Option("training patches at most", ("N",))] = 600
+    minutes: Annotated[
+        float, Option("time at most; where this ends it, another machine gets other weights", ("M",))
+    ] = 10.0
+    seed: Seed = 0
+    device: Device = "auto"
+    record: Record = None
+    dry_run: DryRun = False
+    json: Json = False
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """What is written, by name."""
+        return {"weights": self.out / f"{self.name}.safetensors", "card": self.out / f"{self.name}.json"}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo:
     """Denoise and super-resolve the bundled sample scan, measured against classical filters; about two minutes."""
 
@@ -271,7 +310,7 @@ class Deidentify:
     json: Json = False
 
 
-Verb = Info | Convert | Denoise | Superresolve | Train | Demo | Evaluate | Deidentify
+Verb = Info | Convert | Denoise | Superresolve | Train | Adapt | Demo | Evaluate | Deidentify
 
 VERBS: dict[str, type] = {
     "info": Info,
@@ -279,6 +318,7 @@ VERBS: dict[str, type] = {
     "denoise": Denoise,
     "superresolve": Superresolve,
     "train": Train,
+    "adapt": Adapt,
     "demo": Demo,
     "evaluate": Evaluate,
     "deidentify": Deidentify,
