@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from medidiff import io
 from medidiff.anatomy import foreground, tissue_maximum
 from medidiff.errors import InputError, MedidiffError, SettingsError
-from medidiff.volume import Geometry
+from medidiff.training.slabs import cut_slab, read_slab
+from medidiff.volume import Geometry, Volume
 
 if TYPE_CHECKING:
     from medidiff.prior import Prior
@@ -33,6 +35,7 @@ __all__ = [
     "region",
     "save",
     "scored_scans",
+    "scored_slab",
     "spread",
     "truth",
 ]
@@ -64,6 +67,23 @@ def scored_scans(data: Path, split: Path, folder: str, *, part: str) -> dict[int
             )
         scans[number] = found[0]
     return scans
+
+
+def scored_slab(data: Path, split: Path, folder: str, *, part: str) -> Volume:
+    """The slab of one part of a folder that holds one CT, in HU.
+
+    Raises:
+        SettingsError: the split has no such folder, or not one slab of this part.
+    """
+    entries = tomllib.loads(split.read_text(encoding="utf-8")).get(folder, {}).get(part, [])
+    if len(entries) != 1:
+        found = f"{len(entries)} slabs of '{folder}' for {part}"
+        raise SettingsError("E-SPLIT", found, wanted="one", attribute="--set", file=split.name)
+    slab = read_slab(entries[0])
+    scans = sorted((data / folder).rglob(f"{slab.subject}_ct.nii.gz"))
+    if len(scans) != 1:
+        raise InputError("E-DATA", f"{len(scans)} files for part {part}", wanted="one", attribute="--data")
+    return dataclasses.replace(cut_slab(io.read(scans[0]), slab), modality="CT", units="HU")
 
 
 def truth(path: Path, crop: int) -> Truth:

@@ -24,7 +24,8 @@ _RADIUS_MM = 3.0
 _RADIUS_VOXELS = 3.0  # at least: in a smaller disc correlated noise looks like a change of brightness
 _SOFT_HU = (-10.0, 110.0)  # muscle, vessels and organs; fat lies below -50
 _SMOOTHING_MM = 2.5  # standard deviation of the filter that tissue is told by: noise must not choose the voxels
-_FEWEST = 2000  # discs; fewer do not show where most of them lie
+_SMOOTHING_VOXELS = 2.0  # at least
+_FEWEST = 1000  # discs; fewer do not show where most of them lie
 _BINS = 200
 _BIN_SMOOTHING = 4.0  # bins
 
@@ -48,7 +49,7 @@ def estimate_noise_ct(hounsfield: NDArray[Any], *, side_mm: float, measured: NDA
         InputError: ``E-NOISELEVEL``, there is too little soft tissue to read it in.
     """
     disc = _disc(max(_RADIUS_MM / side_mm, _RADIUS_VOXELS))
-    smoothing = _SMOOTHING_MM / side_mm
+    smoothing = max(_SMOOTHING_MM / side_mm, _SMOOTHING_VOXELS)
     spreads = []
     for k in range(hounsfield.shape[-1]):
         slice_ = np.asarray(hounsfield[..., k], dtype=np.float64)
