@@ -21,6 +21,7 @@ __all__ = [
     "Denoise",
     "Evaluate",
     "Info",
+    "Priors",
     "Repairs",
     "Restoring",
     "Superresolve",
@@ -286,6 +287,15 @@ class Evaluate(Repairs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Priors:
+    """List the priors that are bundled, and those of a folder: what each is for, and what it is known not to do."""
+
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.priors",)
+    folder: Annotated[Path | None, Option("list also the priors of this folder", ("DIR",))] = None
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Deidentify:
     """Write DICOM files anew without anything that identifies the patient: the basic profile of PS3.15, all objects.
 
@@ -310,7 +320,7 @@ class Deidentify:
     json: Json = False
 
 
-Verb = Info | Convert | Denoise | Superresolve | Train | Adapt | Demo | Evaluate | Deidentify
+Verb = Info | Convert | Denoise | Superresolve | Train | Adapt | Demo | Evaluate | Deidentify | Priors
 
 VERBS: dict[str, type] = {
     "info": Info,
@@ -322,4 +332,5 @@ VERBS: dict[str, type] = {
     "demo": Demo,
     "evaluate": Evaluate,
     "deidentify": Deidentify,
+    "priors": Priors,
 }

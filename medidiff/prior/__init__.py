@@ -2,6 +2,7 @@
 
 from medidiff.prior.card import Card
 from medidiff.prior.fitting import fitting_prior
+from medidiff.prior.listing import Listed, list_priors
 from medidiff.prior.prior import BUNDLED, DEFAULT_PRIOR, Prior, build_denoiser
 
-__all__ = ["BUNDLED", "DEFAULT_PRIOR", "Card", "Prior", "build_denoiser", "fitting_prior"]
+__all__ = ["BUNDLED", "DEFAULT_PRIOR", "Card", "Listed", "Prior", "build_denoiser", "fitting_prior", "list_priors"]

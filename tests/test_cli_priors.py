@@ -1,0 +1,102 @@
+"""`priors`: which priors there are, and what each is for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small_prior import small_prior
+
+import medidiff.cli as cli
+from medidiff.prior import BUNDLED, Prior, list_priors
+from tests.cli_cases import document, refused
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with one prior that can be used."""
+    small_prior().save(tmp_path / "own")
+    return tmp_path / "own"
+
+
+def test_every_bundled_prior_is_listed_with_what_its_card_says(capsys):
+    told = {each["prior"]: each for each in document(["priors"], capsys)["priors"]}
+    assert set(told) == {path.stem for path in BUNDLED.glob("*.safetensors")}
+    for name, each in told.items():
+        card, prior = json.loads((BUNDLED / f"{name}.json").read_text(encoding="utf-8")), Prior.load(name)
+        told_of = ("modality", "contrasts", "summary", "intended_use", "limits", "licence", "noise", "weights_sha256")
+        assert {key: each[key] for key in told_of} == {key: card[key] for key in told_of}
+        assert each["weights"] == sum(weight.numel() for weight in prior.denoiser.state_dict().values())
+        assert each["size_bytes"] == (BUNDLED / f"{name}.safetensors").stat().st_size
+        assert (each["bundled"], each["problem"]) == (True, "")
+
+
+def test_the_text_says_name_use_range_and_limits(capsys):
+    assert cli.main(["priors"]) == 0
+    shown = capsys.readouterr().out
+    for prior in list_priors():
+        assert prior.card is not None
+        for part in (prior.file.stem, prior.card.licence, prior.card.intended_use, *prior.card.limits, "can be used"):
+            assert part in shown
+        assert f"{100 * prior.card.noise[0]:g} to {100 * prior.card.noise[1]:g} %" in shown
+
+
+def test_the_noise_of_a_ct_prior_is_a_share_of_its_span(tmp_path, capsys):
+    small_prior("CT").save(tmp_path)
+    assert document(["priors", "--folder", tmp_path], capsys)["priors"][-1]["noise_is_a_share_of"] == "2048 HU"
+    assert document(["priors"], capsys)["priors"][0]["noise_is_a_share_of"] == "the tissue maximum"
+
+
+def test_a_folders_priors_follow_the_bundled_ones(folder, capsys):
+    bundled, (own,) = list_priors(), document(["priors", "--folder", folder], capsys)["priors"][len(list_priors()) :]
+    assert (own["prior"], own["bundled"], own["problem"]) == ("tiny.json", False, "")
+    assert len(list_priors(folder)) == len(bundled) + 1
+    assert Prior.load(own["file"]).card.name == "tiny"
+
+
+def broken(folder: Path, name: str) -> str:
+    (found,) = (each for each in list_priors(folder) if each.file.name == f"{name}.safetensors" and not each.bundled)
+    assert found.weights == 0
+    return found.problem
+
+
+def test_a_prior_that_cannot_be_used_is_listed_with_its_problem(folder, capsys):
+    for name in ("cut", "cardless", "odd"):
+        for ending in (".json", ".safetensors"):
+            (folder / f"{name}{ending}").write_bytes((folder / f"tiny{ending}").read_bytes())
+    weights = (folder / "cut.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(weights[:-1])
+    (folder / "cardless.json").unlink()
+    (folder / "odd.json").write_text("{}", encoding="utf-8")
+    for name, code in {"cut": "E-WEIGHTS", "cardless": "E-PRIOR", "odd": "E-CARD"}.items():
+        assert broken(folder, name).startswith(code)
+    (good,) = (each for each in list_priors(folder) if each.file.name == "tiny.safetensors")
+    assert good.problem == ""
+    assert good.weights > 0
+    assert cli.main(["priors", "--folder", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    states = {line.split()[0]: line.split()[-1] for line in lines[: len(list_priors(folder)) + 1]}
+    assert (states["cut.json"], states["cardless.json"], states["tiny.json"]) == ("E-WEIGHTS", "E-PRIOR", "used")
+    assert sum("problem" in line for line in lines) == 3
+
+
+def test_a_folder_without_priors_or_none_is_refused(tmp_path, capsys):
+    assert "E-PRIOR" in refused(["priors", "--folder", str(tmp_path)], capsys, code=6)
+    assert "E-PRIOR" in refused(["priors", "--folder", str(tmp_path / "absent")], capsys, code=6)
+
+
+def test_a_cards_text_cannot_break_a_line(folder, capsys):
+    card = json.loads((folder / "tiny.json").read_text(encoding="utf-8"))
+    card["limits"] = ["\x1b[31mred\nFORGED"]
+    (folder / "tiny.json").write_text(json.dumps(card), encoding="utf-8")
+    assert cli.main(["priors", "--folder", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\nFORGED" not in shown
+
+
+def test_nothing_is_written(folder, capsys):
+    before = sorted(folder.rglob("*"))
+    assert cli.main(["priors", "--folder", str(folder), "--json"]) == 0
+    assert sorted(folder.rglob("*")) == before
