@@ -50,7 +50,7 @@ def test_the_power_of_a_blur_falls_as_its_transfer_says(command, noise):
     radial, across = (b / a for a, b in zip(command.spectrum(noise), command.spectrum(blurred), strict=True))
     middle = (np.arange(command.BANDS) + 0.5) * 0.25 / command.BANDS
     np.testing.assert_allclose(radial[2:], np.exp(-4 * (np.pi * middle[2:]) ** 2), rtol=0.12)
-    assert across[-1] < 0.2 * across[0]  # along the last axis alone: also falling, from what the other axes have left
+    assert across[-1] < 0.5 * across[0]  # in slabs too, whatever the other axes have left
 
 
 def test_detail_that_lacks_along_one_axis_is_seen_across_and_hardly_in_the_shells(command, noise):

@@ -7,7 +7,7 @@ draws. Every answer passes the consistency step of `restore`.
 
 *Sharpness* is the power of an answer over the power of the truth, by band of spatial frequency up to half of Nyquist
 (0.25 cycles per voxel); 1 is the scan's own, and a posterior mean stays below. *Radial* takes the bands from shells of
-the 3D spectrum, *across* from the spectrum along the axis of the slices, where all that is new lies. Beside the mean
+the 3D spectrum, *across* from slabs of it along the axis of the slices, where all that is new lies. Beside the mean
 over the bands stands the worst one. The truth holds about 2 % of noise, which an honest draw has too.
 
 *Spread* is the power of what draws differ by from the one-step mean, over the power of what the truth differs by, in
@@ -66,7 +66,7 @@ class Question:
 
     def answer(self, x: Tensor) -> Array:
         """(I, J, K) what `restore` would hand out for x."""
-        return np.asarray(agreeing(x, self.y, self.operator, self.level)[0, 0].numpy())
+        return np.asarray(agreeing(x, self.y, self.operator, self.level)[0, 0].cpu().numpy())
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ class Score:
 
 
 def spectrum(image: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean power by band up to half of Nyquist, over shells and along the last axis, each (BANDS,).
+    """Mean power by band up to half of Nyquist, in shells and in slabs along the last axis, each (BANDS,).
 
     The image is taken about its mean and through a Hann window along each axis, so that its ends do not meet in a step.
     """
@@ -124,20 +124,21 @@ def spectrum(image: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     window = windows[0][:, None, None] * windows[1][:, None] * windows[2]
     x = image.astype(np.float64)
     power = np.abs(np.fft.fftn((x - (x * window).sum() / window.sum()) * window)) ** 2
-    frequencies = [np.fft.fftfreq(n) for n in image.shape]
-    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*frequencies, indexing="ij", sparse=True)))
-    return _by_band(power, radius), _by_band(power.sum((0, 1)), np.abs(frequencies[2]))
+    i, j, k = np.meshgrid(*(np.fft.fftfreq(n) for n in image.shape), indexing="ij", sparse=True)
+    plane = np.sqrt(i**2 + j**2)
+    across = np.where(plane < _HALF_NYQUIST, np.abs(k), np.inf)
+    return _by_band(power, np.sqrt(plane**2 + k**2)), _by_band(power, across)
 
 
 def _by_band(power: NDArray[np.float64], frequency: NDArray[np.float64]) -> NDArray[np.float64]:
-    band = np.floor(frequency / _HALF_NYQUIST * BANDS * (1 - 1e-9)).astype(int).ravel()
-    inside = band < BANDS
-    count = np.bincount(band[inside], minlength=BANDS)
+    inside = frequency <= _HALF_NYQUIST
+    band = np.minimum(frequency[inside] / _HALF_NYQUIST * BANDS, BANDS - 1).astype(int)
+    count = np.bincount(band, minlength=BANDS)
     if not count.all():
         raise SettingsError(
             "E-SETTING", "a scan too small for its spectrum", wanted="36 voxels a side", attribute="--crop"
         )
-    return np.asarray(np.bincount(band[inside], power.ravel()[inside], minlength=BANDS) / count)
+    return np.asarray(np.bincount(band, power[inside], minlength=BANDS) / count)
 
 
 def questions(number: int, reference: Truth, prior: Prior, options: argparse.Namespace) -> Iterator[Question]:
