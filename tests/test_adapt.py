@@ -101,7 +101,8 @@ def world_scan(seed=0, size=48):
     rng = np.random.default_rng(seed)
     x = np.zeros((size,) * 3, np.float32)
     inner = slice(4, size - 4)
-    x[inner, inner, inner] = TISSUE + TEXTURE * rng.standard_normal((size - 8,) * 3)
+    texture = ndimage.gaussian_filter(rng.standard_normal((size - 8,) * 3), 1.5)
+    x[inner, inner, inner] = TISSUE + TEXTURE * texture / texture.std()
     y = np.hypot(x + LEVEL * rng.standard_normal(x.shape), LEVEL * rng.standard_normal(x.shape)).astype(np.float32)
     return Volume(y, Geometry.regular(x.shape), "MR"), x
 
@@ -271,6 +272,25 @@ def test_a_scan_that_cannot_teach_leaves_the_prior_as_it_is(scan, level, says):
     assert any(says in sentence for sentence in made.decisions)
     assert made.prior.denoiser is first.denoiser
     assert made.prior.card.name == "new"
+
+
+@pytest.mark.parametrize(("blur", "white"), [(0.0, True), (0.5, False), (0.6, False)])
+def test_noise_that_neighbours_share_is_seen_and_left_alone(blur, white):
+    scan, x = world_scan()
+    noise = ndimage.gaussian_filter(scan.data[0] - x, blur)
+    blurred = scan.with_data((x + noise * LEVEL / noise.std())[None].astype(np.float32))
+    found = noisy_scan(blurred, kind="gaussian", level=None, seed=0)
+    assert (found.colour <= module._WHITE) == white
+    made = adapt(blurred, "new", prior=small_prior(), noise="gaussian", device="cpu", patches=2)
+    assert any("is not white" in sentence for sentence in made.decisions) != white
+    assert (made.patches > 0) == white
+
+
+@pytest.mark.parametrize(("factor", "taken"), [(0.7, False), (1.0, True), (1.4, False)])
+def test_a_level_that_the_scan_does_not_show_is_not_believed(factor, taken):
+    made = adapt(world_scan()[0], "new", prior=small_prior(), noise_level=factor * LEVEL, device="cpu", patches=2)
+    assert (made.patches > 0) == taken
+    assert any("is far from the" in sentence for sentence in made.decisions) != taken
 
 
 def test_time_ends_it_and_that_is_said(eager):

@@ -5,7 +5,8 @@ are held back (`medidiff.training.heldback`): they say when to stop, and whether
 that is not beyond doubt the answer is the prior as it was, so adapting makes nothing worse that could be seen.
 
 What is asked of the scans: their noise is white and of the level that is told or estimated. The noise of a scan that
-was interpolated or filtered is neither; its neighbours tell of each other, and the prior would learn to keep it.
+was interpolated or filtered is neither; its neighbours tell of each other, and the prior would learn to keep it without
+any held-back part noticing. So scans whose noise is seen not to be white, or of another level, are left out.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from medidiff.volume import Volume
 __all__ = ["AdaptSettings", "Adapted", "adapt"]
 
 _SHARE = 0.6  # a of `recorrupt`: scans are made 1.17 times as noisy
+_WHITE = 1.15  # largest `NoisyScan.colour`: noise smoothed by half a voxel has 1.2, white noise of 3 % about 1.05
+_TOLD_RIGHT = 1.25  # factor between the level that is told and the one that the scan shows
 _RATE = 5e-4
 _WARMUP = 10  # patches until the full rate is reached
 _CLIP = 1.0  # largest norm of a gradient
@@ -173,6 +176,13 @@ def _usable(noisy: Sequence[NoisyScan], card: Card, chosen: AdaptSettings) -> tu
         elif not low <= scan.level <= high:
             span = f"{100 * low:g} to {100 * high:.3g} % of the tissue maximum"
             decisions.append(f"{told} is outside of what can be adapted to ({span}); it is left out")
+        elif not 1 / _TOLD_RIGHT <= scan.level / scan.estimated <= _TOLD_RIGHT:
+            decisions.append(f"{told} is far from the {scan.estimated * scan.gain:.4g} that it shows; it is left out")
+        elif scan.colour > _WHITE:
+            found = f"the noise of scan {number} is not white (a factor of {scan.colour:.2f}, at most {_WHITE:g})"
+            decisions.append(
+                f"{found}: the scan was interpolated or filtered, or is nearly free of noise; it is left out"
+            )
         elif not len(scan.starts):
             decisions.append(f"scan {number} has too little tissue to hold some of it back; it is left out")
         else:

@@ -37,6 +37,7 @@ _HELD_SHARE = 0.3  # of the tissue, at most
 _LEAST_TISSUE = 0.5  # share of a held-back cube
 _LEAST_CENTRES = 0.1  # share of the tissue that training patches must be able to be centred on
 _TRIES = 60
+_LEAST_HALVED = 24  # voxels along an axis, so that half of them show the noise
 _CONTEXT = 12  # voxels round a held-back cube that the network is shown
 _BLOCK = 8  # side of the blocks whose errors are compared, in voxels
 _STANDARD_ERRORS = 3.0  # by how many a change must be below 0 to be believed
@@ -51,7 +52,10 @@ class NoisyScan:
     Args:
         image: (I, J, K) float32, tissue maximum about 1.
         tissue: (I, J, K) booleans: where errors count.
-        level: σ of its noise, in image units.
+        level: σ of its noise, in image units, as told or estimated.
+        estimated: σ as the scan shows it.
+        colour: how much noisier the scan is estimated to be when every other voxel is left out, along the worst axis. 1
+            for white noise; above where neighbours share noise, since fewer of them remain; structure adds a little.
         gain: stored units that are 1 in the image.
         patch: sides of training patches, none larger than the scan.
         starts: (N, 3) first voxels of patches that touch no held-back cube; none when the scan is too small.
@@ -62,6 +66,8 @@ class NoisyScan:
     image: Tensor
     tissue: Tensor
     level: float
+    estimated: float
+    colour: float
     gain: float
     patch: tuple[int, ...]
     starts: _Array
@@ -114,19 +120,33 @@ def noisy_scan(volume: Volume, *, kind: Kind, level: float | None, seed: int) ->
     tissue = foreground(image, measured=where)
     if where is not None:
         tissue &= where
-    sigma = estimate_noise(image, kind=kind, measured=where) if level is None else level / scale.gain
+    estimated, colour = _noise(image, where, kind)
     cubes = _held_back(tissue, Chance(seed, -1))  # 0 and above are the patches
     patch, starts = _patches(tissue, cubes)
     return NoisyScan(
         image=torch.from_numpy(image),
         tissue=torch.from_numpy(tissue),
-        level=sigma,
+        level=estimated if level is None else level / scale.gain,
+        estimated=estimated,
+        colour=colour,
         gain=scale.gain,
         patch=patch,
         starts=starts,
         cubes=cubes,
         sha256=hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest(),
     )
+
+
+def _noise(image: NDArray[np.float32], where: NDArray[np.bool_] | None, kind: Kind) -> tuple[float, float]:
+    """Estimated level, and by what factor it is higher with half of the voxels; infinite where none is seen."""
+    whole = estimate_noise(image, kind=kind, measured=where)
+    halves = [
+        estimate_noise(image[half], kind=kind, measured=None if where is None else where[half])
+        for axis in range(3)
+        if image.shape[axis] >= _LEAST_HALVED
+        for half in [tuple(slice(None, None, 2 if each == axis else 1) for each in range(3))]
+    ]
+    return whole, max(halves, default=whole) / whole if whole > 0 else math.inf
 
 
 def _held_back(tissue: NDArray[np.bool_], chance: Chance) -> _Array:
