@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from small_prior import small_prior
 
 from medidiff import io
@@ -80,6 +81,14 @@ def test_scores_of_a_known_error(command):
     clipped = command.scored(beyond + 40, beyond, masks)
     assert clipped["psnr_soft"] == float("inf")  # both are white in this window
     assert clipped["rmse_soft"] == pytest.approx(40)
+
+
+def test_neighbours_of_white_and_of_blurred_noise(command):
+    noise, mask = np.random.default_rng(0).normal(0, 1, (60, 60, 8)), np.ones((60, 60, 8), dtype=bool)
+    assert np.abs(command.neighbours(noise, mask)).max() < 0.06
+    along_i, along_j = command.neighbours(ndimage.gaussian_filter(noise, (1, 0, 0)), mask)
+    assert along_i > 0.6
+    assert abs(along_j) < 0.1
 
 
 @pytest.mark.parametrize(

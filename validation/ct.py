@@ -33,6 +33,7 @@ from skimage.restoration import denoise_tv_chambolle
 from medidiff.anatomy import foreground
 from medidiff.errors import SettingsError
 from medidiff.metrics import psnr, ssim
+from medidiff.physics.estimate import estimate_noise
 from medidiff.physics.estimate_ct import axial_slices, estimate_noise_ct
 from medidiff.physics.lowdose import Beam, lower_dose
 from medidiff.report import montage
@@ -76,6 +77,16 @@ def regions(hounsfield: Array) -> dict[str, Mask]:
 def rmse(image: Array, reference: Array, mask: Mask) -> float:
     """Root mean square error in a mask, HU."""
     return float(np.sqrt(np.mean(np.square(image[mask].astype(np.float64) - reference[mask]))))
+
+
+def neighbours(image: Array, mask: Mask) -> tuple[float, float]:
+    """Correlation of the fine structure of a slice with that one voxel further, along its two axes."""
+    fine = image - ndimage.gaussian_filter(image, (3, 3, 0))
+    inside = ndimage.binary_erosion(mask, np.ones((7, 7, 1)))
+    i = inside[1:] & inside[:-1]
+    j = inside[:, 1:] & inside[:, :-1]
+    along_i, along_j = np.corrcoef(fine[1:][i], fine[:-1][i]), np.corrcoef(fine[:, 1:][j], fine[:, :-1][j])
+    return float(along_i[0, 1]), float(along_j[0, 1])
 
 
 def gaussian(noisy: Array, level: float) -> list[Candidate]:
@@ -148,25 +159,32 @@ def score_dose(scan: Volume, dose: float, options: argparse.Namespace) -> tuple[
     low = lower_dose(scan, dose, seed=options.seed, beam=_beam(options))
     noisy = np.asarray(low.data[0])
     level = float((noisy - reference)[body].std())
-    soft_level = float((noisy - reference)[masks["soft"]].std())
-    _, sides_mm = axial_slices(scan.geometry)
-    own, found = (estimate_noise_ct(x, side_mm=math.sqrt(math.prod(sides_mm))) for x in (reference, noisy))
-    line = (
-        f"Dose {dose:g}: {level:.1f} HU added inside the body, {soft_level:.1f} in soft tissue; the level is estimated "
-        f"as {own:.1f} HU at full dose and {found:.1f} at this one."
-    )
+    line = f"Dose {dose:g}: {_about(reference, noisy, body=body, soft=masks['soft'], scan=scan)}"
+    scores, answers = [], {}
     methods = {_INPUT: [Candidate("", partial(np.copy, noisy))]}
     methods |= {name: PEERS[name](noisy, level) for name in options.peers}
     if options.prior != "none":
         for name, told in ((_OURS, level), (_ESTIMATED, None)):
             methods[name] = [Candidate("posterior mean", partial(_ours, low, told, options.prior))]
-    scores, answers = [], {}
     for name, candidates in methods.items():
         answer, setting, seconds = best(candidates, reference, body)
         answers[name] = answer
         scores.append(Score(dose, name, setting, **scored(answer, reference, masks), seconds=seconds))
         print(f"dose {dose:g}  {name:25} {scores[-1].rmse_lung:6.1f} {scores[-1].rmse_soft:6.1f} HU", file=sys.stderr)
     return scores, answers, line
+
+
+def _about(reference: Array, noisy: Array, *, body: Mask, soft: Mask, scan: Volume) -> str:
+    """What the dose adds, whether it is correlated as the scan's own noise is, and what the estimates make of it."""
+    added = noisy - reference
+    side_mm = math.sqrt(math.prod(axial_slices(scan.geometry)[1]))
+    own, found = (estimate_noise_ct(x, side_mm=side_mm) for x in (reference, noisy))
+    ours, theirs = ("{:.2f} and {:.2f}".format(*neighbours(x, soft)) for x in (added, reference))
+    return (
+        f"{added[body].std():.1f} HU added inside the body, {added[soft].std():.1f} in soft tissue; neighbours in "
+        f"a slice correlate by {ours} ({theirs} in the scan's own fine structure). Estimated level: {own:.1f} HU at "
+        f"full dose, {found:.1f} at this one, {estimate_noise(noisy, kind='gaussian'):.1f} when taken for white."
+    )
 
 
 def _ours(low: Volume, told: float | None, name: str) -> Array:
