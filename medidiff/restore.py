@@ -33,9 +33,10 @@ from medidiff.diffusion import (
     worst_last,
 )
 from medidiff.errors import InputError, PriorError, SettingsError
-from medidiff.physics import Separable, identity, sampling
+from medidiff.physics import ProfileName, Separable, Slices, identity, least_agreement, sampling
 from medidiff.physics.estimate import estimate_noise
 from medidiff.physics.estimate_ct import axial_slices, estimate_noise_ct
+from medidiff.physics.profile import PROFILES, slice_axis
 from medidiff.prepare import (
     IntensityScale,
     fit_intensity,
@@ -48,8 +49,10 @@ from medidiff.prior import Prior, fitting_prior
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
-__all__ = ["Posterior", "Settings", "agreeing", "denoise", "restore", "superresolve"]
+__all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore", "superresolve"]
 
+_THINNEST = 1.0  # thickness in slice distances of the slices that a prior practised whose card does not tell: no gap
+_RCOND = 1e-6  # of overlapping slices even what they hardly tell apart was measured, and is not contradicted
 _FINER = 1e-4  # relative: a target spacing this little below the source's is the source's
 
 NoiseLaw = Literal["rician", "gaussian"]
@@ -156,25 +159,51 @@ def denoise(volume: Volume, **settings: Any) -> Posterior:
     return restore(volume, volume.geometry, identity(), task="denoise", settings=Settings(**settings))
 
 
-def superresolve(volume: Volume, spacing: Sequence[float], **settings: Any) -> Posterior:
+def superresolve(
+    volume: Volume,
+    spacing: Sequence[float],
+    *,
+    thickness_mm: float | None = None,
+    profile: ProfileName = "box",
+    **settings: Any,
+) -> Posterior:
     """Bring a scan to a finer grid, and denoise it on the way.
 
-    The slice thickness is taken as the slice distance (no gap), with a box profile. The answer agrees with the scan:
-    seen through the same slices again, it differs by no more than the noise level (root mean square).
+    The answer agrees with the scan: seen through the same slices again, it differs by no more than the noise level
+    (root mean square), with gaps, overlaps and either profile.
 
     Args:
         volume: (1, I, J, K) scan.
         spacing: (3,) target voxel size in mm along the scan's own voxel axes, none larger than the scan's.
+        thickness_mm: of the slices; when left out that of the scan's header, or else the slice distance (no gap).
+        profile: sensitivity across a slice, whose full width at half maximum the thickness is.
         settings: the fields of `Settings`.
 
     Raises:
-        SettingsError: a spacing coarser than the scan's.
+        SettingsError: a spacing coarser than the scan's, or a thickness out of range.
+        InputError: a thickness in the header that cannot be; otherwise as `restore`.
     """
     target = volume.geometry.with_spacing(spacing)
-    return restore(volume, target, _sees(target, volume.geometry), task="superresolve", settings=Settings(**settings))
+    slices = Slices.of(volume, thickness_mm=thickness_mm, profile=profile) if refines(volume, target) else None
+    operator = _sees(target, volume.geometry, slices)
+    return restore(volume, target, operator, task="superresolve", settings=Settings(**settings), slices=slices)
 
 
-def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str, settings: Settings) -> Posterior:
+def refines(volume: Volume, target: Geometry) -> bool:
+    """Whether a target grid is finer than a scan across its slices, so that their thickness matters."""
+    axis = slice_axis(volume)
+    return volume.geometry.spacing_mm[axis] > target.spacing_mm[axis] * (1 + _FINER)
+
+
+def restore(
+    volume: Volume,
+    target: Geometry,
+    operator: Separable,
+    *,
+    task: str,
+    settings: Settings,
+    slices: Slices | None = None,
+) -> Posterior:
     """Answer `p(x | y)` for a scan y that sees the grid `target` through `operator`.
 
     A scan of one value is passed through as it is, and the provenance says so.
@@ -198,7 +227,7 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
     prior = _on_device(fitting, device)
     level, told = _noise_level(volume, y, scale, settings=settings, prior=prior)
     decisions += told
-    condition = observe(y, operator, level)
+    condition = observe(y, _told(operator, target, volume.geometry, slices, prior, decisions), level)
     axes = worst_last(operator, target.shape)
     denoiser = Turned(_tiled(prior, [target.shape[axis] for axis in axes], settings), axes)
     with torch.no_grad():
@@ -207,12 +236,22 @@ def restore(volume: Volume, target: Geometry, operator: Separable, *, task: str,
     answers = [agreeing(x, y, operator, level).cpu() for x in (mean, *draws)]
     if not all(bool(torch.isfinite(x).all()) for x in answers):
         raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")
-    volumes = [Volume(scale.undo(x[0].numpy()), target, volume.modality, volume.units) for x in answers]
+    thickness = volume.thickness_mm if target == volume.geometry else None
+    volumes = [
+        Volume(scale.undo(x[0].numpy()), target, volume.modality, volume.units, thickness_mm=thickness) for x in answers
+    ]
     spread = _spread(answers[1:], scale, volumes[0])
     volumes = [put_back(answer, volume) for answer in volumes]
     spread = None if spread is None else put_back(spread, volume, values=False)
     record = _provenance(
-        volume, target, task, settings=settings, prior=prior, level=level * scale.gain, decisions=decisions
+        volume,
+        target,
+        task,
+        settings=settings,
+        prior=prior,
+        level=level * scale.gain,
+        decisions=decisions,
+        slices=slices,
     )
     return Posterior(volumes[0], spread, tuple(volumes[1:]), record)
 
@@ -229,8 +268,33 @@ def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Se
     return Posterior(mean, spread, (mean,) * settings.draws, record)
 
 
-def _sees(target: Geometry, source: Geometry) -> Separable:
-    """The operator of a scan that sees each fine voxel axis in boxes as long as its own voxels."""
+def _told(
+    operator: Separable,
+    target: Geometry,
+    source: Geometry,
+    slices: Slices | None,
+    prior: Prior,
+    decisions: list[str],
+) -> Separable:
+    """What the prior is told of the operator: slices as they were, but for wide gaps and far overlaps.
+
+    The answer agrees with the scan through the true operator all the same.
+    """
+    if slices is None:
+        return operator
+    decisions.append(slices.sentence)
+    practised = prior.card.recipe.get("degradation", {}).get("overlap", (_THINNEST,))
+    near = slices.tellable(min(practised))
+    if near.thickness_mm != slices.thickness_mm:
+        decisions.append(
+            f"slices {slices.thickness_mm:.4g} mm thick told to the prior as {near.thickness_mm:.4g} mm, "
+            "the nearest that it can make use of"
+        )
+    return _sees(target, source, near)
+
+
+def _sees(target: Geometry, source: Geometry, slices: Slices | None = None) -> Separable:
+    """The operator of a scan that sees each fine voxel axis in boxes as long as its own voxels, or in its slices."""
     first = target.index(source.world(np.zeros(3)))
     matrices: list[Tensor | None] = []
     for axis in range(3):
@@ -244,10 +308,14 @@ def _sees(target: Geometry, source: Geometry) -> Separable:
             )
         same = abs(factor - 1) <= _FINER and target.shape[axis] == source.shape[axis]
         size, count = target.shape[axis], source.shape[axis]
+        seen: dict[str, Any] = {}
+        if slices is not None and axis == slices.axis:
+            width = slices.thickness_mm / target.spacing_mm[axis]
+            seen = {"thickness": width, "profile": PROFILES[slices.profile]}
         matrices.append(
-            None if same else sampling(size, factor=max(factor, 1.0), offset=float(first[axis]), count=count)
+            None if same else sampling(size, factor=max(factor, 1.0), offset=float(first[axis]), count=count, **seen)
         )
-    return Separable((matrices[0], matrices[1], matrices[2]))
+    return Separable((matrices[0], matrices[1], matrices[2]), rcond=_RCOND)
 
 
 def _on_device(prior: Prior, device: torch.device) -> Prior:
@@ -315,14 +383,14 @@ def _draw(denoiser: Denoiser, mean: Tensor, condition: Condition, number: int, s
 def agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
     """Move x towards the measurement just so far that ``rms(A x - y)`` is at most the noise level (Morozov).
 
-    Since ``A A^s r = r`` for the smoothest answer ``A^s r`` to a residual, ``x + t A^s(y - A x)`` leaves exactly 1 - t
-    of it and adds no steps between slices. Denoising is left alone: there the residual *is* the noise removed.
+    The change is the smoothest that does it and adds no steps between slices (`least_agreement`). Denoising is left
+    alone: there the residual *is* the noise removed.
     """
     if operator.is_identity:
         return x
     residual = y - operator(x)
-    rms = float(residual.square().mean().sqrt())
-    return x if rms <= level else x + (1 - level / rms) * operator.smoothest(residual)
+    within = float(residual.square().mean().sqrt()) <= level
+    return x if within else x + least_agreement(residual, operator, level)
 
 
 def _spread(draws: Sequence[Tensor], scale: IntensityScale, like: Volume) -> Volume | None:
@@ -349,6 +417,7 @@ def _provenance(
     prior: Prior | None,
     level: float,
     decisions: list[str],
+    slices: Slices | None = None,
 ) -> Provenance:
     return Provenance(
         task=task,
@@ -361,7 +430,8 @@ def _provenance(
             "steps": settings.steps,
             "spacing_mm": list(target.spacing_mm),
             "tile": settings.tile,
-        },
+        }
+        | ({} if slices is None else {"slices": slices.record()}),
         prior={} if prior is None else {"name": prior.card.name, "sha256": prior.card.weights_sha256},
         seed=settings.seed,
         environment={

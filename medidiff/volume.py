@@ -180,6 +180,8 @@ class Volume:
         padding: (I, J, K), true where the scanner measured nothing and stored a padding value; None when nowhere. Such
             voxels stay out of every statistic, and a result holds the same values there as the scan.
         filled: (I, J, K), true where a repair made the value up (a missing slice, NaN); None when nowhere.
+        thickness_mm: what each slice across K averages over, as the scan's header says, right or wrong; None when it
+            says nothing. The distance between slices is the grid's.
 
     Raises:
         InputError: the data or a mask do not fit the grid, or the data are not real numbers.
@@ -191,6 +193,7 @@ class Volume:
     units: str = ""
     padding: NDArray[np.bool_] | None = None
     filled: NDArray[np.bool_] | None = None
+    thickness_mm: float | None = None
 
     def __post_init__(self) -> None:
         data = np.asarray(self.data)

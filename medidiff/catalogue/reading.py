@@ -202,6 +202,10 @@ INPUT: Rows = {
         "Check that the right scan was given; shift its values first if they are meant to be negative.",
     ),
     "E-SCAN": ("There is no scan with this number.", "List the scans with 'medidiff info'."),
+    "E-THICKNESS": (
+        "SliceThickness is not above 0, or over three times the distance of the slices.",
+        "Pass --thickness MM with the thickness that the protocol says.",
+    ),
     "E-TILT": (
         "The slices are not stacked along their normal (gantry tilt): a plain grid would be wrong.",
         "--on-tilt resample interpolates to a right-angled grid; --on-tilt shear keeps the voxels.",

@@ -14,8 +14,9 @@ from medidiff.cli.session import Session, read_options
 from medidiff.cli.verbs import Restoring, Superresolve
 from medidiff.errors import InputError, SettingsError
 from medidiff.io import Reading, write
+from medidiff.physics import Slices
 from medidiff.prior import fitting_prior
-from medidiff.restore import Posterior, Settings, denoise, superresolve
+from medidiff.restore import Posterior, Settings, denoise, refines, superresolve
 from medidiff.volume import Geometry, Volume
 
 __all__ = ["run"]
@@ -39,12 +40,13 @@ def run(verb: Restoring, session: Session) -> None:
     reading = _labelled(session.read(verb.source), verb)
     volume = reading.volume
     grid = _target(verb, volume.geometry)
+    slices = _slices(verb, volume, grid)
     settings["noise"] = Settings(noise=verb.noise).for_scan(volume).noise
     prior, chosen = fitting_prior(volume, verb.prior)
     settings["prior"] = prior
     session.prior(prior.card.name, prior.card.weights_sha256)
     if verb.dry_run:
-        _show_plan(verb, volume, grid, settings=settings, screen=screen)
+        _show_plan(verb, volume, grid, settings=settings, slices=slices, screen=screen)
         return
     started = time.monotonic()
     with screen.progress(verb_name(verb)) as report:
@@ -92,7 +94,8 @@ def _settings(verb: Restoring) -> dict[str, Any]:
 def _restored(verb: Restoring, reading: Reading, settings: dict[str, Any], *, chosen: list[str]) -> Posterior:
     """The answer; its provenance tells the bytes that were read, and what was decided before."""
     if isinstance(verb, Superresolve):
-        posterior = superresolve(reading.volume, verb.spacing, **settings)
+        how: dict[str, Any] = {"thickness_mm": verb.thickness, "profile": verb.profile}
+        posterior = superresolve(reading.volume, verb.spacing, **how, **settings)
     else:
         posterior = denoise(reading.volume, **settings)
     made = posterior.provenance
@@ -137,7 +140,15 @@ def _write(volume: Volume, path: Path, *, verb: Restoring, name: str, posterior:
     )
 
 
-def _show_plan(verb: Restoring, volume: Volume, grid: Geometry, *, settings: dict[str, Any], screen: Screen) -> None:
+def _show_plan(
+    verb: Restoring,
+    volume: Volume,
+    grid: Geometry,
+    *,
+    settings: dict[str, Any],
+    slices: Slices | None,
+    screen: Screen,
+) -> None:
     card = settings["prior"].card
     level = "estimated" if verb.noise_level is None else verb.noise_level
     device = str(Settings(**settings).place())
@@ -151,6 +162,8 @@ def _show_plan(verb: Restoring, volume: Volume, grid: Geometry, *, settings: dic
         "settings": {name: settings[name] for name in ("draws", "steps", "seed")} | {"device": device},
         "files": verb.outputs,
     }
+    if slices is not None:
+        document["slices"] = slices.record()
     if verb.json:
         screen.document(document)
         return
@@ -165,6 +178,7 @@ def _show_plan(verb: Restoring, volume: Volume, grid: Geometry, *, settings: dic
             "draws": samples,
             "device": device,
         }
+        | ({} if slices is None else {"slices": slices.sentence})
         | {f"write {name}": path for name, path in verb.outputs.items()}
     )
 
@@ -180,6 +194,13 @@ def _target(verb: Restoring, source: Geometry) -> Geometry:
             mend = f"Give {held:.4g} to keep the scan's own size along this axis."
             raise SettingsError("E-TARGET", found, wanted=f"at most {held:.4g} mm", mend=mend, attribute="--spacing")
     return target
+
+
+def _slices(verb: Restoring, volume: Volume, grid: Geometry) -> Slices | None:
+    """How the slices were taken, where it matters; refuses a thickness that cannot be before the prior is loaded."""
+    if not isinstance(verb, Superresolve) or not refines(volume, grid):
+        return None
+    return Slices.of(volume, thickness_mm=verb.thickness, profile=verb.profile)
 
 
 def _show_result(posterior: Posterior, files: dict[str, Path], *, seconds: float, screen: Screen) -> None:

@@ -196,6 +196,13 @@ class Superresolve(Restoring):
     spacing: Annotated[
         tuple[float, float, float], Option("target voxel size in mm along the scan's own axes", ("I", "J", "K"))
     ]
+    thickness: Annotated[
+        float | None,
+        Option("slice thickness in mm; when left out the header's, or else the slice distance (no gap)", ("MM",)),
+    ] = None
+    profile: Annotated[
+        Literal["box", "gaussian"], Option("sensitivity across a slice; a Gaussian is as wide as thick at half maximum")
+    ] = "box"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from scipy import ndimage
 from medidiff.errors import InputError
 from medidiff.io.files.checks import SHEAR_LIMIT, shear
 from medidiff.io.options import ReadOptions
-from medidiff.io.sidecar import labels
+from medidiff.io.sidecar import labels, slice_thickness
 from medidiff.volume import Geometry, Volume
 
 __all__ = [
@@ -50,7 +50,8 @@ def finished(
     if modality != "OT":
         unit = f" in {units}" if units else ""
         notes += (f"{modality}{unit}, as the JSON file beside the scan says",)
-    volume = Volume(data, geometry, modality, units, filled=filled)
+    thickness = slice_thickness(path, geometry)
+    volume = Volume(data, geometry, modality, units, filled=filled, thickness_mm=thickness)
     notes += _constant_note(data)
     if options.on_tilt == "resample" and shear(geometry) > SHEAR_LIMIT:
         volume, more = resampled(volume)
@@ -189,7 +190,8 @@ def resampled(volume: Volume) -> tuple[Volume, tuple[str, ...]]:
         f"angles of {'x'.join(str(n) for n in target.shape)} voxels, {int(outside.sum())} of them outside the scan "
         "(--on-tilt resample)"
     )
-    return dataclasses.replace(volume, data=data, geometry=target, padding=padding, filled=filled), (note,)
+    whole = dataclasses.replace(volume, data=data, geometry=target, padding=padding, filled=filled)
+    return dataclasses.replace(whole, thickness_mm=None), (note,)  # its slices lie across no axis now
 
 
 def _interpolated(data: NDArray[Any], way: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[Any]:

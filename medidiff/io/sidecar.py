@@ -25,6 +25,7 @@ __all__ = [
     "record_path",
     "refuse_foreign_record",
     "safe_name",
+    "slice_thickness",
     "write_record",
 ]
 
@@ -82,6 +83,22 @@ def labels(path: Path) -> tuple[str, str]:
     units = fields.get("Units") if _is_own(fields) else None
     known = isinstance(units, str) and _UNITS.fullmatch(units) is not None
     return (modality if modality in _MODALITIES else "OT", str(units) if known else "")
+
+
+def slice_thickness(path: Path, geometry: Geometry) -> float | None:
+    """SliceThickness in mm that the record beside a scan states (a field of BIDS), where it is about the last axis.
+
+    A scan that was reoriented after the record was made may have its slices across another axis: where the last one is
+    not the coarsest, nothing is believed.
+
+    Args:
+        path: the scan.
+        geometry: its grid.
+    """
+    said = _read(record_path(path)).get("SliceThickness")
+    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said):
+        return None
+    return float(said) if geometry.spacing_mm[2] >= 0.99 * max(geometry.spacing_mm) else None
 
 
 def exact_affine(path: Path, geometry: Geometry, *, transform: str) -> tuple[Geometry, tuple[str, ...]]:
@@ -153,6 +170,8 @@ def write_record(path: Path, volume: Volume, *, provenance: Provenance, descript
         "AffineRAS": volume.geometry.affine.tolist(),
         "Provenance": dataclasses.asdict(provenance),
     }
+    if volume.thickness_mm is not None:
+        fields["SliceThickness"] = volume.thickness_mm
     if provenance.inputs and not provenance.synthetic:
         fields["SpatialReference"] = "orig"  # the result lies where the source does, however its voxels are cut
     text = json.dumps(_strict(fields), indent=2, sort_keys=True, allow_nan=False) + "\n"

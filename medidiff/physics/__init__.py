@@ -1,7 +1,9 @@
 """The physics of a scan: operators A, noise N, and the measurement `y = N(A x)`."""
 
+from medidiff.physics.agreement import least_agreement
 from medidiff.physics.degradation import Degradation
 from medidiff.physics.noise import Noise, NoiseKind, rician_correction
+from medidiff.physics.profile import ProfileName, Slices
 from medidiff.physics.separable import (
     Separable,
     box_profile,
@@ -17,10 +19,13 @@ __all__ = [
     "Degradation",
     "Noise",
     "NoiseKind",
+    "ProfileName",
     "Separable",
+    "Slices",
     "box_profile",
     "gaussian_profile",
     "identity",
+    "least_agreement",
     "nothing",
     "resample",
     "rician_correction",

@@ -85,4 +85,5 @@ class Assembly:
             unit,
             padding=None if self._padding is None else self._padding.transpose(2, 1, 0),
             filled=None if filled is None else filled.transpose(2, 1, 0),
+            thickness_mm=self._stack.thickness_mm,
         )

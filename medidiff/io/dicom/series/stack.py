@@ -55,6 +55,12 @@ class Stack:
         return self.course.geometry
 
     @property
+    def thickness_mm(self) -> float | None:
+        """SliceThickness, where all slices say the same."""
+        said = {header.thickness_mm for header in self.slices}
+        return said.pop() if len(said) == 1 else None
+
+    @property
     def files(self) -> list[Path]:
         """The files in reading order, each once."""
         return list(dict.fromkeys(header.file for header in self.slices))
