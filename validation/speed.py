@@ -2,20 +2,27 @@
 
 One noisy head is written to disk; each method denoises it in a process of its own, from the file to a file, told the
 same noise level, with the same number of threads. Wall time, processor time and peak memory are those of the whole
-process (start, imports and files included); ratios are to medidiff in the same run. DIPY's non-local means runs in its
-default setting. BM4D takes minutes for a whole head, and its licence is non-commercial: it is run when it is named.
+process (start, imports and files included); *compute* is the wall time of the denoising alone, from voxels in memory to
+voxels in memory (medidiff's from a process beside the command line's, the second of two calls on a GPU); ratios are to
+medidiff in the same run. DIPY's non-local means runs in its default setting. BM4D takes minutes for a whole head, and
+its licence is non-commercial: it is run when it is named. Peers run on the processor, also with ``--device cuda``.
+
+``--roofline`` also times the network alone, and says which share it reaches of the operations a second of a large
+matrix product on the same device, in the same number format. ``--side 512 --methods`` shows the memory of a large scan.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +34,7 @@ from medidiff.errors import SettingsError
 from medidiff.volume import Geometry, Volume
 
 _PEERS = ("nlmeans", "bm4d")
+_COUNTED = 64  # side of the cube in which the operations of the network are counted
 _HERE = Path(__file__).resolve()
 _WATCH = """
 import json, resource, subprocess, sys, time
@@ -46,12 +54,14 @@ class Run:
         wall_s: from its start to its end.
         cpu_s: processor time of all its threads.
         peak_gib: largest resident set.
+        compute_s: of `wall_s`, or of a process beside it, the denoising alone.
     """
 
     method: str
     wall_s: float
     cpu_s: float
     peak_gib: float
+    compute_s: float = math.nan
 
 
 def head(path: Path, side: int) -> Array:
@@ -89,39 +99,130 @@ def measured(method: str, command: Sequence[str], *, threads: int) -> Run:
     return Run(method, wall, cpu, peak / 2**20)
 
 
-def command_of(method: str, source: Path, out: Path, *, level: float, threads: int) -> list[str]:
-    """The command line of a method's process."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the processes are given.
+
+    Args:
+        source: the noisy head.
+        folder: where results go.
+        level: of the noise, in the head's units.
+        threads: of each process.
+        device: of medidiff.
+        prior: a bundled prior's name or a card's path; empty for the default.
+    """
+
+    source: Path
+    folder: Path
+    level: float
+    threads: int
+    device: str = "cpu"
+    prior: str = ""
+
+    def whole(self, method: str) -> list[str]:
+        """The command line of a method's process, from file to file."""
+        if method != "medidiff":
+            return self.inside(method)
+        named = ["--prior", self.prior] if self.prior else []
+        options = ["--noise-level", str(self.level), "--device", self.device, *named]
+        return [sys.executable, "-m", "medidiff", "denoise", str(self.source), str(self.folder / "m.nii.gz"), *options]
+
+    def inside(self, method: str) -> list[str]:
+        """The command line of a process that also tells how long the denoising alone took, see `seconds`."""
+        told = json.dumps(asdict(self) | {"source": str(self.source), "folder": str(self.folder)})
+        return [sys.executable, str(_HERE), "--inside", method, told]
+
+    def seconds(self, method: str) -> float:
+        """What that process told."""
+        return float((self.folder / f"{method}.seconds").read_text())
+
+
+def inside(method: str, work: Work) -> None:
+    """The work of such a process: read, denoise, write the seconds and the result."""
+    scan = io.read(work.source)
+    denoised, calls = _denoiser(method, work), 2 if method == "medidiff" and work.device == "cuda" else 1
+    for _ in range(calls):
+        start = time.perf_counter()
+        answer = denoised(scan)
+        spent = time.perf_counter() - start
+    (work.folder / f"{method}.seconds").write_text(str(spent))
+    io.write(scan.with_data(answer), work.folder / f"{method}.nii.gz")
+
+
+def _denoiser(method: str, work: Work) -> Callable[[Volume], Array]:
+    """A method as a function of a scan, its modules loaded."""
     if method == "medidiff":
-        options = ["--noise-level", str(level), "--device", "cpu"]
-        return [sys.executable, "-m", "medidiff", "denoise", str(source), str(out / "medidiff.nii.gz"), *options]
-    numbers = [str(level), str(threads)]
-    return [sys.executable, str(_HERE), "--peer", method, str(source), str(out / f"{method}.nii.gz"), *numbers]
+        from medidiff.prior import DEFAULT_PRIOR, Prior
+        from medidiff.restore import denoise
 
-
-def peer(method: str, source: Path, out: Path, level: float, threads: int) -> None:
-    """The work of a peer's process: read, denoise, write."""
-    scan = io.read(source)
-    image = scan.data[0].astype(np.float32)
+        known = {"prior": Prior.load(work.prior or DEFAULT_PRIOR), "noise_level": work.level, "device": work.device}
+        return lambda scan: denoise(scan, **known).mean.data[0]
     if method == "nlmeans":
         from dipy.denoise.nlmeans import nlmeans
 
-        answer = nlmeans(image, sigma=level, rician=True, num_threads=threads)
-    else:
-        from bm4d import bm4d
-        from peers import unbiased
+        how = {"sigma": work.level, "rician": True, "num_threads": work.threads}
+        return lambda scan: np.asarray(nlmeans(scan.data[0].astype(np.float32), **how), dtype=np.float32)
+    from bm4d import bm4d
+    from peers import unbiased
 
-        answer = unbiased(np.asarray(bm4d(image, level), dtype=np.float32), level)
-    io.write(scan.with_data(np.asarray(answer, dtype=np.float32)), out)
+    return lambda scan: unbiased(np.asarray(bm4d(scan.data[0].astype(np.float32), work.level), np.float32), work.level)
+
+
+def roofline(side: int, *, device: str, threads: int, prior: str) -> str:
+    """How fast the network alone is, and which share that is of a matrix product's speed on the device."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from medidiff.diffusion import Condition
+    from medidiff.prior import DEFAULT_PRIOR, Prior
+
+    torch.set_num_threads(threads)
+    denoiser = Prior.load(prior or DEFAULT_PRIOR, device=device).denoiser
+    denoiser.autocast = torch.bfloat16 if device == "cuda" else None
+    kind = denoiser.autocast or torch.float32
+
+    def network(size: int) -> None:
+        image = torch.full((1, 1, size, size, size), 0.5, device=device)
+        seen = Condition(image, torch.ones(1, device=device), torch.full((1,), 0.05, device=device))
+        denoiser(torch.zeros_like(image), torch.tensor(torch.inf, device=device), seen)
+
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            network(_COUNTED)
+        operations = counter.get_total_flops() * (side / _COUNTED) ** 3
+        spent = timed(lambda: network(side), device)
+        n = 8192 if device == "cuda" else 2048
+        left, right = (torch.ones((n, n), dtype=kind, device=device) for _ in range(2))
+        best = 2 * n**3 / timed(lambda: left @ right, device)
+    name = str(kind).removeprefix("torch.")
+    return (
+        f"The network alone, {side}³ in {name} on {device}: {spent:.2f} s for {operations / 1e12:.2f} T operations, "
+        f"{operations / spent / best:.0%} of a matrix product's {best / 1e12:.2f} T a second.\n"
+    )
+
+
+def timed(call: Callable[[], object], device: str) -> float:
+    """Seconds of the second of two calls."""
+    import torch
+
+    for _ in range(2):
+        start = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        spent = time.perf_counter() - start
+    return spent
 
 
 def markdown(runs: Sequence[Run], heading: str) -> str:
     """The table, with ratios to medidiff."""
     ours = next(run for run in runs if run.method == "medidiff")
-    lines = [heading, "", "| method | wall s | ratio | CPU s | ratio | peak GiB |", "|---|--:|--:|--:|--:|--:|"]
+    names = "| method | wall s | ratio | compute s | ratio | CPU s | ratio | peak GiB |"
+    lines = [heading, "", names, "|---|--:|--:|--:|--:|--:|--:|--:|"]
     for run in runs:
-        ratios = run.wall_s / ours.wall_s, run.cpu_s / ours.cpu_s
-        cells = f"{run.wall_s:.1f} | {ratios[0]:.2f} | {run.cpu_s:.1f} | {ratios[1]:.2f} | {run.peak_gib:.2f}"
-        lines.append(f"| {run.method} | {cells} |")
+        pairs = ((run.wall_s, ours.wall_s), (run.compute_s, ours.compute_s), (run.cpu_s, ours.cpu_s))
+        cells = " | ".join(f"{own:.1f} | {own / our:.2f}" for own, our in pairs)
+        lines.append(f"| {run.method} | {cells} | {run.peak_gib:.2f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -131,6 +232,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--side", type=int, default=200, help="side of the head in voxels")
     out.add_argument("--percent", type=float, default=5.0, help="noise, %% of the tissue maximum")
     out.add_argument("--methods", nargs="*", choices=_PEERS, default=["nlmeans"], help="whom to compare")
+    out.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where medidiff computes")
+    out.add_argument("--roofline", action="store_true", help="also time the network alone")
     out.set_defaults(threads=os.cpu_count() or 1)
     return out
 
@@ -145,23 +248,28 @@ def run(arguments: argparse.Namespace) -> str:
         source = Path(name) / "noisy.nii.gz"
         grid = Geometry.regular((side,) * 3)
         io.write(Volume(1000 * noisy(head(file, side), level), grid, modality="MR"), source)
-        runs = []
+        given = {"threads": arguments.threads, "device": arguments.device, "prior": arguments.prior}
+        work, runs = Work(source, Path(name), 1000 * level, **given), []
         for method in ("medidiff", *arguments.methods):
-            command = command_of(method, source, Path(name), level=1000 * level, threads=arguments.threads)
-            runs.append(measured(method, command, threads=arguments.threads))
+            whole = measured(method, work.whole(method), threads=arguments.threads)
+            if method == "medidiff":
+                measured(method, work.inside(method), threads=arguments.threads)
+            runs.append(replace(whole, compute_s=work.seconds(method)))
             print(runs[-1], file=sys.stderr)
-    heading = f"Denoising {side}³ voxels, {arguments.threads} threads, each a whole process."
-    table = markdown(runs, heading)
+    where = f"{arguments.threads} threads" + (", medidiff on a GPU" if arguments.device == "cuda" else "")
+    table = markdown(runs, f"Denoising {side}³ voxels, {where}, each a whole process.")
+    if arguments.roofline:
+        table += "\n" + roofline(side, **given)
     scoring.save(arguments.out, "speed", table=table, record=[asdict(run) for run in runs])
     return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command, or a peer's process; 0, or the exit code of the refusal."""
+    """Run the command, or the work of one of its processes; 0, or the exit code of the refusal."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["--peer"]:
-        method, source, out, level, threads = given[1:]
-        peer(method, Path(source), Path(out), float(level), int(threads))
+    if given[:1] == ["--inside"]:
+        told = json.loads(given[2])
+        inside(given[1], Work(**told | {"source": Path(told["source"]), "folder": Path(told["folder"])}))
         return 0
     return scoring.ended(run, parser(), given)
 
