@@ -159,13 +159,13 @@ def test_worse_weights_are_refused(monkeypatch):
     def flattering(judge, denoiser):
         return next(verdicts) or compare(judge, denoiser)
 
-    verdicts = iter([Comparison(-1.0, 0.01, 2.0), Comparison(-0.9, 0.01, 2.0), None])
+    verdicts = iter([Comparison(-1.0, 0.01, 0.0, 2.0), Comparison(-0.9, 0.01, 0.0, 2.0), None])
     monkeypatch.setattr(Judge, "compare", flattering)
     made = adapt(world_scan()[0], "new", prior=prior, noise_level=LEVEL, device="cpu", patches=50)
     assert made.comparison.change > 0
     assert not made.changed
     assert made.prior.denoiser is prior.denoiser
-    verdicts = iter([Comparison(-1.0, 0.01, 2.0)] * 3)  # the negative: were all flattered, they would be taken
+    verdicts = iter([Comparison(-1.0, 0.01, 0.0, 2.0)] * 3)  # the negative: were all flattered, they would be taken
     assert adapt(world_scan()[0], "new", prior=prior, noise_level=LEVEL, device="cpu", patches=50).changed
 
 
@@ -196,7 +196,7 @@ def test_a_comparison_with_itself_finds_nothing_and_with_a_worse_one_what_it_cos
     variance = (TEXTURE / scan.gain) ** 2
     exact = variance * noise2 / (variance + noise2) / scan.level**2
     assert same.before == pytest.approx(exact, rel=0.15)
-    assert math.isnan(Comparison(-0.1, 0.01, -1.0).gain_db)
+    assert math.isnan(Comparison(-0.1, 0.01, 0.0, -1.0).gain_db)
 
 
 # The whole
@@ -280,10 +280,33 @@ def test_noise_that_neighbours_share_is_seen_and_left_alone(blur, white):
     noise = ndimage.gaussian_filter(scan.data[0] - x, blur)
     blurred = scan.with_data((x + noise * LEVEL / noise.std())[None].astype(np.float32))
     found = noisy_scan(blurred, kind="gaussian", level=None, seed=0)
-    assert (found.colour <= module._WHITE) == white
+    assert (max(found.colours) <= module._WHITE) == white
     made = adapt(blurred, "new", prior=small_prior(), noise="gaussian", device="cpu", patches=2)
     assert any("is not white" in sentence for sentence in made.decisions) != white
     assert (made.patches > 0) == white
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.05, 0.1, 0.2])
+def test_the_share_that_neighbours_tell_is_that_of_the_best_linear_guess(correlation):
+    """Noise along one axis with spectrum 1 + 2 ρ cos ω, its own level estimated; the guess is solved for directly."""
+    rng = np.random.default_rng(4)
+    inner = np.sqrt((1 + math.sqrt(1 - 4 * correlation**2)) / 2)  # of the moving average (inner, ρ / inner)
+    white = rng.standard_normal((97, 96, 96))
+    noise = inner * white[1:] + correlation / inner * white[:-1]
+    image = (TISSUE + LEVEL * noise).astype(np.float32)
+    image[:4] = image[-4:] = 0
+    found = noisy_scan(Volume(image, Geometry.regular(image.shape), "MR"), kind="gaussian", level=None, seed=0)
+    neighbours = [d for d in range(-8, 9) if d]
+    matrix = np.array([[{0: 1.0, 1: correlation}.get(abs(a - b), 0.0) for b in neighbours] for a in neighbours])
+    beside = np.array([correlation if abs(d) == 1 else 0.0 for d in neighbours])
+    exact = beside @ np.linalg.solve(matrix, beside)
+    assert found.shared == pytest.approx(exact, abs=0.005)
+
+
+def test_a_gain_that_shared_noise_could_feign_is_not_believed():
+    assert Comparison(-0.05, 0.01, 0.0, 1.0).better
+    assert not Comparison(-0.05, 0.01, 0.03, 1.0).better
+    assert not Comparison(-0.05, 0.02, 0.0, 1.0).better
 
 
 @pytest.mark.parametrize(("factor", "taken"), [(0.7, False), (1.0, True), (1.4, False)])

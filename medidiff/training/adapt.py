@@ -6,7 +6,8 @@ that is not beyond doubt the answer is the prior as it was, so adapting makes no
 
 What is asked of the scans: their noise is white and of the level that is told or estimated. The noise of a scan that
 was interpolated or filtered is neither; its neighbours tell of each other, and the prior would learn to keep it without
-any held-back part noticing. So scans whose noise is seen not to be white, or of another level, are left out.
+any held-back part noticing. So scans whose noise is seen not to be white, or of another level, are left out, and the
+gain must be larger than what remains of it could feign.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from medidiff.volume import Volume
 __all__ = ["AdaptSettings", "Adapted", "adapt"]
 
 _SHARE = 0.6  # a of `recorrupt`: scans are made 1.17 times as noisy
-_WHITE = 1.15  # largest `NoisyScan.colour`: noise smoothed by half a voxel has 1.2, white noise of 3 % about 1.05
+_WHITE = 1.15  # largest of `NoisyScan.colours`: noise smoothed by half a voxel has 1.2, white noise of 3 % about 1.05
 _TOLD_RIGHT = 1.25  # factor between the level that is told and the one that the scan shows
 _RATE = 5e-4
 _WARMUP = 10  # patches until the full rate is reached
@@ -178,8 +179,8 @@ def _usable(noisy: Sequence[NoisyScan], card: Card, chosen: AdaptSettings) -> tu
             decisions.append(f"{told} is outside of what can be adapted to ({span}); it is left out")
         elif not 1 / _TOLD_RIGHT <= scan.level / scan.estimated <= _TOLD_RIGHT:
             decisions.append(f"{told} is far from the {scan.estimated * scan.gain:.4g} that it shows; it is left out")
-        elif scan.colour > _WHITE:
-            found = f"the noise of scan {number} is not white (a factor of {scan.colour:.2f}, at most {_WHITE:g})"
+        elif max(scan.colours, default=1.0) > _WHITE:
+            found = f"the noise of scan {number} is not white (a factor of {max(scan.colours):.2f}, at most {_WHITE:g})"
             decisions.append(
                 f"{found}: the scan was interpolated or filtered, or is nearly free of noise; it is left out"
             )
@@ -277,7 +278,10 @@ def _rounded(denoiser: Preconditioned, weights: dict[str, Tensor]) -> Preconditi
 
 def _sentence(found: Comparison) -> str:
     gain = f", about {found.gain_db:+.2f} dB" if math.isfinite(found.gain_db) else ""
-    change = f"{found.change:+.4f} ± {found.error:.4f} of the noise variance{gain}"
+    doubt = (
+        f", of which {found.allowance:.4f} may be noise that neighbours share" if found.allowance > found.error else ""
+    )
+    change = f"{found.change:+.4f} ± {found.error:.4f} of the noise variance{gain}{doubt}"
     verdict = "the new weights are taken" if found.better else "no gain beyond doubt, the weights stay as they were"
     return f"error on the parts held back {change}: {verdict}"
 
@@ -322,7 +326,11 @@ def _card(first: Card, name: str, scans: Sequence[NoisyScan], run: _Run, found: 
             "start": dict(first.recipe),
         },
         start=_origin(first),
-        metrics={"held_back_change": found.change, "held_back_error": found.error},
+        metrics={
+            "held_back_change": found.change,
+            "held_back_error": found.error,
+            "held_back_allowance": found.allowance,
+        },
         limits=(*first.limits, limit),
         weights_sha256="",
     )

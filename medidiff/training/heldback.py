@@ -54,8 +54,8 @@ class NoisyScan:
         tissue: (I, J, K) booleans: where errors count.
         level: σ of its noise, in image units, as told or estimated.
         estimated: σ as the scan shows it.
-        colour: how much noisier the scan is estimated to be when every other voxel is left out, along the worst axis. 1
-            for white noise; above where neighbours share noise, since fewer of them remain; structure adds a little.
+        colours: how much noisier the scan is estimated to be when every other voxel is left out, along each axis. 1 for
+            white noise; above where neighbours share noise, since fewer of them remain; structure adds a little.
         gain: stored units that are 1 in the image.
         patch: sides of training patches, none larger than the scan.
         starts: (N, 3) first voxels of patches that touch no held-back cube; none when the scan is too small.
@@ -67,12 +67,26 @@ class NoisyScan:
     tissue: Tensor
     level: float
     estimated: float
-    colour: float
+    colours: tuple[float, ...]
     gain: float
     patch: tuple[int, ...]
     starts: _Array
     cubes: _Array
     sha256: str
+
+    @property
+    def shared(self) -> float:
+        """Share of the noise's variance that the neighbours of a voxel tell, as far as `colours` show it.
+
+        Second differences of noise whose next neighbours correlate by ρ have ``1 - 4ρ/3`` of its variance, and with
+        every other voxel left out all of it. What is left of the noise once all others are known is ``(1 - 4ρ²)^½`` for
+        each axis (one over the mean of the inverse spectrum ``1 + 2ρ cos ω``).
+        """
+        left = 1.0
+        for colour in self.colours:
+            correlation = min(0.75 * (1 - max(colour, 1.0) ** -2), 0.49)
+            left *= math.sqrt(1 - 4 * correlation**2)
+        return 1 - left
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +96,20 @@ class Comparison:
     Args:
         change: of the mean squared error, in units of the noise variance; below 0 is better.
         error: standard error of the change.
+        allowance: what of the change noise that neighbours share could feign. A prior that learns to keep all of the
+            share s that they tell seems better by s, and is worse by s: a change below -2 s cannot come of that alone.
         before: mean squared error of the first weights, same units, as far as it can be told.
     """
 
     change: float
     error: float
+    allowance: float
     before: float
 
     @property
     def better(self) -> bool:
         """Whether the weights are better beyond doubt."""
-        return self.change < -_STANDARD_ERRORS * self.error
+        return self.change < -_STANDARD_ERRORS * self.error - self.allowance
 
     @property
     def gain_db(self) -> float:
@@ -120,7 +137,7 @@ def noisy_scan(volume: Volume, *, kind: Kind, level: float | None, seed: int) ->
     tissue = foreground(image, measured=where)
     if where is not None:
         tissue &= where
-    estimated, colour = _noise(image, where, kind)
+    estimated, colours = _noise(image, where, kind)
     cubes = _held_back(tissue, Chance(seed, -1))  # 0 and above are the patches
     patch, starts = _patches(tissue, cubes)
     return NoisyScan(
@@ -128,7 +145,7 @@ def noisy_scan(volume: Volume, *, kind: Kind, level: float | None, seed: int) ->
         tissue=torch.from_numpy(tissue),
         level=estimated if level is None else level / scale.gain,
         estimated=estimated,
-        colour=colour,
+        colours=colours,
         gain=scale.gain,
         patch=patch,
         starts=starts,
@@ -137,8 +154,8 @@ def noisy_scan(volume: Volume, *, kind: Kind, level: float | None, seed: int) ->
     )
 
 
-def _noise(image: NDArray[np.float32], where: NDArray[np.bool_] | None, kind: Kind) -> tuple[float, float]:
-    """Estimated level, and by what factor it is higher with half of the voxels; infinite where none is seen."""
+def _noise(image: NDArray[np.float32], where: NDArray[np.bool_] | None, kind: Kind) -> tuple[float, tuple[float, ...]]:
+    """Estimated level, and by what factor it is higher with half of the voxels along each axis that is long enough."""
     whole = estimate_noise(image, kind=kind, measured=where)
     halves = [
         estimate_noise(image[half], kind=kind, measured=None if where is None else where[half])
@@ -146,7 +163,7 @@ def _noise(image: NDArray[np.float32], where: NDArray[np.bool_] | None, kind: Ki
         if image.shape[axis] >= _LEAST_HALVED
         for half in [tuple(slice(None, None, 2 if each == axis else 1) for each in range(3))]
     ]
-    return whole, max(halves, default=whole) / whole if whole > 0 else math.inf
+    return whole, tuple(half / whole if whole > 0 else math.inf for half in halves)
 
 
 def _held_back(tissue: NDArray[np.bool_], chance: Chance) -> _Array:
@@ -251,6 +268,11 @@ class Judge:
             for number, (scan, box) in enumerate(cubes)
         ]
         self._counts = torch.cat([exhibit.counts() for exhibit in self._exhibits])
+        shared = sum(
+            scan.shared * float(exhibit.counts().sum())
+            for (scan, _), exhibit in zip(cubes, self._exhibits, strict=True)
+        )
+        self._allowance = 2 * shared / float(self._counts.sum())
         self._first, self._floor = self._errors(denoiser)
 
     def _errors(self, denoiser: Denoiser) -> Tensor:
@@ -266,7 +288,7 @@ class Judge:
         scatter = (difference - change * counts).square().sum()
         error = (scatter * len(counts) / max(len(counts) - 1, 1)).sqrt() / total
         before = (first - self._floor[some]).sum() / total
-        return Comparison(float(change), float(error), float(before))
+        return Comparison(float(change), float(error), self._allowance, float(before))
 
 
 def _exhibit(
