@@ -144,3 +144,24 @@ def test_tissue_maximum_refuses(image, mask, code):
     with pytest.raises(InputError) as refusal:
         tissue_maximum(image, mask)
     assert refusal.value.code == code
+
+
+def closed_by_filters(mask, side):
+    """The closing with a cube as SciPy's filters make it."""
+    reach = side // 2
+    grown = ndimage.maximum_filter(np.pad(mask, reach).view(np.uint8), side, mode="constant")
+    shrunk = ndimage.minimum_filter(grown, side, mode="constant") > 0
+    return shrunk[reach:-reach, reach:-reach, reach:-reach]
+
+
+@pytest.mark.parametrize("shape", [(30, 26, 28), (1, 1, 1), (3, 40, 2), (50, 6, 7)])
+@pytest.mark.parametrize("share", [0.002, 0.02, 0.3])
+def test_the_closing_is_that_of_a_cube_of_seven_voxels(shape, share):
+    mask = np.random.default_rng(0).random(shape) < share
+    assert np.array_equal(anatomy._closed(mask), closed_by_filters(mask, 7))
+
+
+def test_another_cube_would_be_noticed():
+    mask = np.random.default_rng(0).random((30, 26, 28)) < 0.02
+    for side in (5, 9):
+        assert not np.array_equal(anatomy._closed(mask), closed_by_filters(mask, side))
