@@ -28,11 +28,12 @@ def random_backbone() -> Callable[..., Backbone]:
 
     A fresh one is silent (its last layers are zero) and would keep any law.
     """
+    from medidiff.diffusion import Preconditioned
     from medidiff.diffusion.backbone import Backbone, BackboneShape
 
     def build(blocks: tuple[int, int, int] = (1, 1, 1), channels: tuple[int, int] = (8, 12)) -> Backbone:
         chance = torch.Generator().manual_seed(7)
-        network = Backbone(5, BackboneShape(channels, blocks))
+        network = Backbone(Preconditioned.channels, BackboneShape(channels, blocks))
         with torch.no_grad():
             for weight in network.parameters():
                 size = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1

@@ -26,7 +26,7 @@ def normalised(random_backbone):
 
 
 def volume(generator, *size):
-    return torch.randn((1, 5, *size), generator=generator)
+    return torch.randn((1, Preconditioned.channels, *size), generator=generator)
 
 
 def a_tile_with_its_halo_is_the_whole(network, x, *, halo, core=(40, 52)):
@@ -109,7 +109,7 @@ def test_sizes_are_padded_with_zeros_behind(network, generator):
 def test_folding_loses_nothing(generator):
     x = volume(generator, 8, 12, 4)
     assert torch.equal(_unfold(_fold(x)), x)
-    assert _fold(x).shape == (1, 40, 4, 6, 2)
+    assert _fold(x).shape == (1, 8 * Preconditioned.channels, 4, 6, 2)
     with pytest.raises(AssertionError):
         assert torch.equal(_unfold(_fold(x).flip(1)), x)
 
@@ -127,7 +127,7 @@ def test_the_level_reaches_the_answer(network, generator):
 
 
 def test_each_image_of_a_batch_is_answered_by_itself(network, generator):
-    x, levels = torch.randn((3, 5, 8, 8, 8), generator=generator), torch.tensor([-2.0, -0.1, 0.0])
+    x, levels = torch.randn((3, Preconditioned.channels, 8, 8, 8), generator=generator), torch.tensor([-2.0, -0.1, 0.0])
     together = network(x, levels)
     for image in range(3):
         alone = network(x[image : image + 1], levels[image : image + 1])
@@ -157,5 +157,5 @@ def test_bfloat16_is_close_to_float32(network, generator):
 def test_a_fresh_network_is_silent(generator):
     from medidiff.diffusion.backbone import Backbone, BackboneShape
 
-    fresh = Backbone(5, BackboneShape((8, 12), (1, 1, 1)))
+    fresh = Backbone(Preconditioned.channels, BackboneShape((8, 12), (1, 1, 1)))
     assert fresh(volume(generator, 8, 8, 8), LEVEL).abs().max() == 0

@@ -35,7 +35,7 @@ class Mixing(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv3d(5, 1, 3, padding=1)
+        self.conv = nn.Conv3d(Preconditioned.channels, 1, 3, padding=1)
         chance = torch.Generator().manual_seed(3)
         for weight in self.parameters():
             weight.data = 0.2 * torch.randn(weight.shape, generator=chance)

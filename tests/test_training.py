@@ -11,23 +11,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from training_cases import phantom, to_toml, write_case
 
+from medidiff.diffusion import Condition, observe
 from medidiff.errors import PriorError, SettingsError
 from medidiff.io import write
+from medidiff.physics import Separable
 from medidiff.prepare import fit_intensity
 from medidiff.prior import Prior
-from medidiff.training import data, degrade, run
+from medidiff.training import degrade, run
+from medidiff.training import patches as making
 from medidiff.training.chance import Chance
-from medidiff.training.data import Patches, find_scans, load_scan
-from medidiff.training.degrade import measure, random_view
+from medidiff.training.data import find_scans, load_scan
+from medidiff.training.degrade import cut_side, draw_measurement, draw_view, look, measure
 from medidiff.training.fit import FitState, fit, learning_rate
+from medidiff.training.pack import is_pack, read_pack, write_pack
+from medidiff.training.patches import Patches
 from medidiff.training.processes import start_processes
 from medidiff.training.recipe import DegradationRanges, read_recipe
 from medidiff.training.run import Finished, Started, Step, Validated, train
 
 KINDS = ("denoise", "thick", "coarse", "nothing")
-QUIET = DegradationRanges(noise=(1e-6, 1e-6), rician=0.0, varying=0.0, told_error=0.0)
+QUIET = DegradationRanges(noise=(1e-6, 1e-6), thick_noise=(1e-6, 1e-6), rician=0.0, varying=0.0, told_error=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -309,38 +315,40 @@ def test_processes_without_an_address_are_refused(monkeypatch):
 # The loop
 
 
+class Changed(Patches):
+    """Patches whose batches pass through a function of their numbers."""
+
+    def __init__(self, patches, batch):
+        vars(self).update(vars(patches))
+        self.batch = batch
+
+
+def repeated(patches):
+    """The first batch again and again."""
+    return Changed(patches, lambda images: patches.batch(range(len(images))))
+
+
 def test_training_learns(recipe, patches):
     """On one batch that is shown again and again, the loss falls by far more than it wavers."""
-
-    class Same:
-        def batch(self, images):
-            return patches.batch(range(len(images)))
-
     longer = dataclasses.replace(recipe.fit, images=120, batch=2, rate=5e-3, warmup=4, cooldown=0.1)
-    losses = [step.loss for step in fit(FitState(recipe), Same(), longer)]
+    losses = [step.loss for step in fit(FitState(recipe), repeated(patches), longer)]
     assert losses[-1] < losses[0] - 0.25
 
 
 def test_nothing_is_learnt_without_steps(recipe, patches):
     """The negative: at a rate of nearly nothing the loss on one batch stays."""
-
-    class Same:
-        def batch(self, images):
-            return patches.batch(range(len(images)))
-
     idle = dataclasses.replace(recipe.fit, images=8, rate=1e-12)
-    losses = [step.loss for step in fit(FitState(recipe), Same(), idle)]
+    losses = [step.loss for step in fit(FitState(recipe), repeated(patches), idle)]
     assert max(losses) - min(losses) < 1e-5
 
 
 def test_a_diverged_run_is_stopped_before_the_weights_are_spoilt(recipe, patches):
-    class Broken:
-        def batch(self, images):
-            batch = patches.batch(images)
-            return dataclasses.replace(batch, x=batch.x * float("nan")) if images[0] >= 4 else batch
+    def broken(images):
+        batch = patches.batch(images)
+        return dataclasses.replace(batch, x=batch.x * float("nan")) if images[0] >= 4 else batch
 
     state = FitState(recipe)
-    steps = fit(state, Broken(), recipe.fit)
+    steps = fit(state, Changed(patches, broken), recipe.fit)
     next(steps), next(steps)
     with pytest.raises(PriorError, match=r"E-DIVERGED.*after 4 images"):
         next(steps)
@@ -414,7 +422,7 @@ def test_a_patch_depends_on_seed_and_number_only(patches, scans, recipe):
 
 def test_patches_from_one_running_stream_break_the_law(patches, monkeypatch):
     stream = Chance(0, 0)
-    monkeypatch.setattr(data, "Chance", lambda seed, image: stream)
+    monkeypatch.setattr(making, "Chance", lambda seed, image: stream)
     assert not same_patch_in_any_batch(patches)
 
 
@@ -433,14 +441,22 @@ def test_patches_reach_over_the_border_into_air(scans, recipe):
     assert float(x.sum()) == (recipe.fit.patch // 2) ** 3  # one corner in the scan, the rest air
 
 
+def viewed(cube, ranges, chance):
+    """A cube, large enough to cut a view from, as a random view shows it."""
+    side = 8 if ranges.zoomed else cube.shape[0]
+    view = draw_view(side, ranges, chance)
+    cut = cube.permute(*view.order.tolist())[None]
+    return look(cut, type(view)(*(part[None] for part in view)))[0, 0]
+
+
 def test_views_are_the_48_of_a_cube_and_as_bright_as_told():
     cube = torch.arange(27.0).reshape(3, 3, 3)
     plain = DegradationRanges(remap=0.0, gain=(1.0, 1.0))
-    seen = {tuple(random_view(cube, plain, Chance(0, image)).flatten().tolist()) for image in range(600)}
+    seen = {tuple(viewed(cube, plain, Chance(0, image)).flatten().tolist()) for image in range(600)}
     assert len(seen) == 48
     assert all(sorted(view) == sorted(cube.flatten().tolist()) for view in seen)
     bright = DegradationRanges(remap=0.0, gain=(0.5, 2.0))
-    gains = [float(random_view(cube, bright, Chance(0, image)).max()) / 26 for image in range(100)]
+    gains = [float(viewed(cube, bright, Chance(0, image)).max()) / 26 for image in range(100)]
     assert 0.5 <= min(gains) < 0.6
     assert 1.8 < max(gains) < 2.0
 
@@ -449,14 +465,42 @@ def test_a_random_contrast_keeps_air_black_and_voxels_of_one_value_alike():
     x = torch.tensor([0.0, 0.2, 0.2, 0.9] * 16).reshape(4, 4, 4)
     other = DegradationRanges(remap=1.0, gain=(1.0, 1.0))
     for image in range(20):
-        values = random_view(x, other, Chance(1, image))
+        values = viewed(x, other, Chance(1, image))
         assert len(values.unique()) == 3
         assert float(values.min()) == 0
         assert float(values.max()) <= 1
 
 
+def test_a_zoomed_view_shows_a_ramp_shallower_and_flat_tissue_flat():
+    ranges = DegradationRanges(remap=0.0, gain=(1.0, 1.0), zoomed=1.0, zoom=(1.2, 1.5))
+    cut = cut_side(8, ranges)
+    assert cut == 14
+    ramp = torch.arange(float(cut))[:, None, None].expand(cut, cut, cut)
+    for image in range(20):
+        view = viewed(ramp, ranges, Chance(2, image))
+        steps = [view.diff(dim=axis).abs()[2:5, 2:5, 2:5].mean() for axis in range(3)]
+        assert 1.2 <= float(max(steps)) <= 1.5 + 1e-5  # voxels larger by the zoom
+        assert sorted(steps)[1] < 1e-5
+        assert torch.allclose(viewed(torch.ones((cut,) * 3), ranges, Chance(2, image)), torch.ones(8, 8, 8), atol=1e-5)
+
+
 def only(kind, ranges=QUIET):
     return dataclasses.replace(ranges, **{name: float(name == kind) for name in KINDS})
+
+
+def measured(x, ranges, chance):
+    """The random scanner, and what it tells of a patch (1, 1, P, P, P)."""
+    scanner = draw_measurement(x.shape[-1], ranges, chance)
+    noise = torch.randn((1, 2, *x.shape[-3:]), generator=chance.generator)
+    return scanner, measure(x, type(scanner)(*(part[None] for part in scanner)), noise)
+
+
+def operator_of(scanner):
+    """A, without the rows that only pad it."""
+    rows = [matrix[matrix.abs().sum(1) > 0].double() for matrix in scanner.sees]
+    same = torch.eye(scanner.sees.shape[-1], dtype=torch.float64)
+    i, j, k = (None if torch.equal(matrix, same) else matrix for matrix in rows)
+    return Separable((i, j, k))
 
 
 def kind_of(condition):
@@ -471,55 +515,66 @@ def kind_of(condition):
 def test_every_kind_of_measurement_occurs_as_often_as_its_weight():
     x = torch.ones((1, 1, 12, 12, 12))
     ranges = dataclasses.replace(QUIET, denoise=0.4, thick=0.3, coarse=0.2, nothing=0.1)
-    kinds = [kind_of(measure(x, ranges, Chance(3, image))) for image in range(400)]
+    kinds = [kind_of(measured(x, ranges, Chance(3, image))[1]) for image in range(400)]
     for kind in KINDS:
         share = getattr(ranges, kind)
         assert kinds.count(kind) / 400 == pytest.approx(share, abs=4 * (share * (1 - share) / 400) ** 0.5)
 
 
-def certainty_is_the_share_of_an_impulse_that_is_seen(kind):
-    """The law ``c_v = (A⁺ A e_v)_v``, tried on single bright voxels."""
-    seen = []
-    keep = degrade.observe
-
-    def observe(y, operator, noise):
-        seen.append((operator, keep(y, operator, noise)))
-        return seen[-1][1]
-
-    degrade.observe = observe
-    try:
-        for image in range(12):
-            measure(torch.zeros((1, 1, 12, 12, 12)), only(kind), Chance(4, image))
-    finally:
-        degrade.observe = keep
-    for image, (operator, condition) in enumerate(seen):
-        x = torch.zeros((1, 1, 12, 12, 12), dtype=torch.float64)
-        voxel = (0, 0, *torch.randint(12, (3,), generator=Chance(5, image).generator).tolist())
-        x[voxel] = 1.0
-        if abs(float(operator.pinv(operator(x))[voxel] - condition.certainty[voxel])) > 1e-4:
-            return False
-    return bool(seen) or kind == "nothing"
+def training_tells_what_restoration_tells(kind, ranges=QUIET):
+    """The law: a network meets the same maps of a measurement in training and in use."""
+    x = torch.rand((1, 1, 12, 12, 12), generator=torch.Generator().manual_seed(0))
+    for image in range(12):
+        scanner, condition = measured(x, only(kind, ranges), Chance(4, image))
+        operator = operator_of(scanner)
+        wanted = observe(operator(x), operator, 1e-6)
+        stairs = wanted.image if wanted.stairs is None else wanted.stairs
+        for told, want in ((condition.image, wanted.image), (condition.certainty, wanted.certainty),
+                           (condition.stairs, stairs)):  # fmt: skip
+            if float((told - want).abs().max()) > 1e-4:
+                return False
+    return True
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_certainty_is_what_the_measurement_fixes(kind):
-    assert certainty_is_the_share_of_an_impulse_that_is_seen(kind)
+@pytest.mark.parametrize("ranges", [QUIET, dataclasses.replace(QUIET, gaussian=1.0, overlap=(0.4, 0.6), uneven=1.0)])
+@pytest.mark.parametrize("kind", ["denoise", "thick", "coarse"])
+def test_training_tells_the_network_what_restoration_tells_it(kind, ranges):
+    assert training_tells_what_restoration_tells(kind, ranges)
 
 
 def test_a_certainty_of_one_everywhere_breaks_the_law(monkeypatch):
-    def sure(y, operator, noise):
-        condition = observe(y, operator, noise)
-        return dataclasses.replace(condition, certainty=torch.ones_like(condition.image))
+    padded = degrade._padded
 
-    observe = degrade.observe
-    monkeypatch.setattr(degrade, "observe", sure)
-    assert not certainty_is_the_share_of_an_impulse_that_is_seen("thick")
+    def sure(axis, side, *, blank):
+        *matrices, certainty = padded(axis, side, blank=blank)
+        return (*matrices, torch.ones_like(certainty))
+
+    monkeypatch.setattr(degrade, "_padded", sure)
+    assert not training_tells_what_restoration_tells("thick")
+
+
+def test_nothing_measured_is_the_null_condition():
+    x = torch.ones((1, 1, 12, 12, 12))
+    _, condition = measured(x, only("nothing"), Chance(4, 0))
+    null = Condition.null(x)
+    assert torch.equal(condition.image, null.image)
+    assert torch.equal(condition.certainty, null.certainty)
+    assert torch.equal(condition.noise, null.noise)
+
+
+def test_cubic_voxels_are_as_long_along_all_axes_and_others_longest_along_the_last():
+    for share in (0.0, 1.0):
+        ranges = dataclasses.replace(only("coarse"), cubic=share)
+        for image in range(12):
+            scanner = draw_measurement(24, ranges, Chance(9, image))
+            i, j, k = (float(matrix.sum(1).gt(0).sum()) for matrix in scanner.sees)
+            assert abs(i - k) <= 1 if share else i >= j - 1 >= k - 2
 
 
 def log_ratios(ranges, count):
     """ln(noise that was told / noise that is there) of `count` noisy patches."""
     x = torch.full((1, 1, 16, 16, 16), 0.5)
-    told = [measure(x, only("denoise", ranges), Chance(6, image)) for image in range(count)]
+    told = [measured(x, only("denoise", ranges), Chance(6, image))[1] for image in range(count)]
     return torch.stack([-((each.image - x) / each.noise).square().mean().sqrt().log() for each in told])
 
 
@@ -529,6 +584,13 @@ def test_the_noise_that_is_told_is_the_noise_that_is_there(varying):
     assert float(log_ratios(ranges, 20).abs().max()) < 0.05  # 4096 voxels know a level to about 1 %
 
 
+def test_a_varying_noise_varies_and_a_level_one_does_not():
+    x = torch.full((1, 1, 16, 16, 16), 0.5)
+    for varying in (0.0, 1.0):
+        noise = measured(x, only("denoise", dataclasses.replace(QUIET, varying=varying)), Chance(6, 0))[1].noise
+        assert (float(noise.max() / noise.min()) > 1.1) == bool(varying)
+
+
 def test_the_error_of_the_told_noise_is_as_large_as_asked():
     ratios = log_ratios(dataclasses.replace(QUIET, noise=(0.01, 0.1), told_error=0.2), 150)
     assert float(ratios.std()) == pytest.approx(0.2, rel=0.25)
@@ -536,8 +598,13 @@ def test_the_error_of_the_told_noise_is_as_large_as_asked():
 
 
 def test_a_noise_that_is_told_wrong_breaks_the_law(monkeypatch):
-    monkeypatch.setattr(degrade, "observe", lambda y, operator, noise: observe(y, operator, 1.2 * noise))
-    observe = sys.modules["medidiff.diffusion.condition"].observe
+    draw = draw_measurement
+
+    def wrong(side, ranges, chance):
+        scanner = draw(side, ranges, chance)
+        return scanner._replace(told=1.2 * scanner.told)
+
+    monkeypatch.setitem(globals(), "draw_measurement", wrong)
     assert float(log_ratios(dataclasses.replace(QUIET, noise=(0.01, 0.1)), 5).abs().min()) > 0.1
 
 
@@ -545,7 +612,7 @@ def test_rician_noise_lifts_air_and_gaussian_does_not():
     air = torch.zeros((1, 1, 16, 16, 16))
     for share, mean in ((1.0, (torch.pi / 2) ** 0.5), (0.0, 0.0)):
         ranges = dataclasses.replace(QUIET, noise=(0.1, 0.1), rician=share)
-        y = measure(air, only("denoise", ranges), Chance(8, 0)).image
+        y = measured(air, only("denoise", ranges), Chance(8, 0))[1].image
         assert float(y.mean()) / 0.1 == pytest.approx(mean, abs=0.05)
 
 
@@ -562,6 +629,82 @@ def test_scans_come_to_network_scale(scans):
     assert torch.equal(scans[0].image, torch.from_numpy(fit_intensity(volume).apply(volume.data[0])))
     assert 0.5 < float(scans[0].image.quantile(0.99)) < 1.5
     assert scans[0].sha256 != scans[1].sha256
+
+
+# --- plans drawn ahead, and scans that come in a pack ---------------------------------------------------------------
+
+
+def test_plans_drawn_ahead_by_other_processes_are_the_same(scans, recipe, patches):
+    shares = [range(0, 2), range(0), range(2, 4)]
+    ahead = list(Patches(scans, (0.7, 0.3), recipe, workers=2).batches(shares))
+    at_once = list(patches.batches(shares))
+    assert ahead[1] is at_once[1] is None
+    for one, other in ((ahead[0], at_once[0]), (ahead[2], at_once[2])):
+        assert torch.equal(one.x, other.x)
+        assert torch.equal(one.state, other.state)
+        assert torch.equal(one.condition.image, other.condition.image)
+    assert not torch.equal(ahead[0].x, at_once[2].x)
+
+
+@pytest.fixture
+def packed(case, recipe, tmp_path):
+    path = tmp_path / "scans.safetensors"
+    parts = {
+        part: list(zip(*run.load_scans(recipe, case.parent, None, part=part), strict=True))
+        for part in ("train", "validation")
+    }
+    write_pack(path, parts)
+    return path
+
+
+def test_a_pack_holds_the_scans_in_half_precision_and_no_names(packed, scans):
+    read, weights = read_pack(packed, part="train")
+    assert weights == [0.7, 0.3]
+    for scan, other in zip(read, scans, strict=True):
+        assert torch.equal(scan.image, other.image.half())
+        assert torch.equal(scan.centres, other.centres)
+        assert scan.sha256 == other.sha256
+    assert b"first" not in packed.read_bytes()
+    assert len(read_pack(packed, part="validation")[0]) == 2
+
+
+def test_training_from_a_pack_is_training_from_the_scans(case, packed, whole, tmp_path):
+    events = list(train(case, tmp_path / "out", data=packed))
+    assert curve(events) == curve(whole[0])
+    assert events[0].data_fingerprint == whole[0][0].data_fingerprint
+
+
+def broken_packs():
+    about = {"part": "train", "weight": 1.0, "sha256": "0" * 64}
+    good = {"0000.image": torch.ones((2, 2, 2), dtype=torch.float16), "0000.mask": torch.ones((2, 2, 2), dtype=bool)}
+    return {
+        "no list": (good, None),
+        "a list of something else": (good, [{"part": "train"}]),
+        "another part": (good, [about | {"part": "test"}]),
+        "a tensor missing": ({"0000.image": good["0000.image"]}, [about]),
+        "no tissue": (good | {"0000.mask": torch.zeros((2, 2, 2), dtype=bool)}, [about]),
+        "not finite": (good | {"0000.image": torch.full((2, 2, 2), torch.inf).half()}, [about]),
+        "two shapes": (good | {"0000.mask": torch.ones((2, 2, 3), dtype=bool)}, [about]),
+    }
+
+
+@pytest.mark.parametrize("fault", broken_packs())
+def test_broken_packs_are_refused(fault, tmp_path):
+    tensors, about = broken_packs()[fault]
+    path = tmp_path / "pack.safetensors"
+    save_file(tensors, path, metadata=None if about is None else {"scans": json.dumps(about)})
+    with pytest.raises(SettingsError, match="E-PACK"):
+        read_pack(path, part="train")
+
+
+def test_what_is_no_safetensors_file_is_no_pack(tmp_path):
+    path = tmp_path / "pack.safetensors"
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(SettingsError, match="E-PACK"):
+        read_pack(path, part="train")
+    assert is_pack(path)
+    assert not is_pack(tmp_path)
+    assert not is_pack(None)
 
 
 # --- a run that begins with another prior ----------------------------------------------------------------------------

@@ -31,8 +31,9 @@ from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.errors import MedidiffError
 from medidiff.physics import Noise, identity
 from medidiff.training.checks import central_crop, denoise_scores
-from medidiff.training.data import Patches, Scan, find_scans, load_scan
+from medidiff.training.data import find_scans, load_scan
 from medidiff.training.fit import FitState, fit
+from medidiff.training.patches import Patches, Scan
 from medidiff.training.recipe import Recipe, read_recipe
 
 _HERE = Path(__file__).resolve().parent

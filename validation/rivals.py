@@ -37,9 +37,10 @@ from medidiff.diffusion.backbone import Backbone, BackboneShape
 from medidiff.errors import MedidiffError, PriorError, SettingsError
 from medidiff.metrics.peers import cubic_spline
 from medidiff.physics import Noise, sampling
-from medidiff.training.data import Patches, find_scans, load_scan
 from medidiff.training.muon import Muon
+from medidiff.training.patches import Patches
 from medidiff.training.recipe import Recipe, read_recipe
+from medidiff.training.run import load_scans
 
 KINDS = ("regression", "ddpm")
 TASKS = ("slices", "noise")
@@ -50,6 +51,7 @@ _TIMES, _BETAS = 1000, {"beta_start": 0.0005, "beta_end": 0.0195}  # as in MONAI
 _CHANNELS = (40, 64, 96)  # of the stock network: 4.84 M weights
 _COOLDOWN = 0.3  # share of the time, at its end, over which the rate falls to 0
 _WARMUP = 0.02
+_MOST = 10**7  # patches, more than any run sees
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +215,12 @@ def train_rival(
     optimizer: Optimizer = (
         Adam(rival.parameters(), lr=base) if about.kind == "ddpm" else Muon(rival.parameters(), lr=base)
     )
+    feed = patches.batches([range(first, first + batch) for first in range(about.patches, _MOST, batch)])
     began, done, step = time.monotonic(), 0, 0
     while (elapsed := time.monotonic() - began) < seconds:
         for group in optimizer.param_groups:
             group["lr"] = rate(base, elapsed / seconds)
-        numbers = range(about.patches + done, about.patches + done + batch)
-        loss = _loss(rival, about.task, patches, numbers, device)
+        loss = _loss(rival, about.task, next(feed).x, about.patches + done, device)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(rival.parameters(), patches.recipe.fit.clip)
         optimizer.step()
@@ -249,10 +251,9 @@ def _begun(about: About, weights: Path, seed: int) -> tuple[About, Rival]:
     return found, rival
 
 
-def _loss(rival: Rival, task: str, patches: Patches, numbers: Sequence[int], device: torch.device) -> Tensor:
-    generator = Generator(device).manual_seed((patches.recipe.seed * 1_000_003 + numbers[0]) % 2**63)
-    x = patches.batch(list(numbers)).x.to(device)
-    given, covered = measure(x, task, generator, shift=numbers[0] // len(numbers) % FACTOR)
+def _loss(rival: Rival, task: str, x: Tensor, first: int, device: torch.device) -> Tensor:
+    generator = Generator(device).manual_seed(first)
+    given, covered = measure(x, task, generator, shift=first // len(x) % FACTOR)
     with torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext():
         return rival.loss(x, given, covered, generator)
 
@@ -268,7 +269,7 @@ def save_rival(rival: nn.Module, about: About, path: Path) -> None:
     """Write weights and what they are, by a temporary name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in rival.state_dict().items()}
+    tensors = {name: tensor.half().cpu().contiguous() for name, tensor in rival.state_dict().items()}
     save_file(tensors, temporary, metadata={"about": json.dumps(asdict(about))})
     temporary.replace(path)
 
@@ -300,7 +301,8 @@ def training_parser() -> argparse.ArgumentParser:
     out.add_argument("--kind", choices=KINDS, required=True, help="which rival")
     out.add_argument("--task", choices=TASKS, help="its question; if none, slices for a regression and noise for ddpm")
     out.add_argument("--recipe", type=Path, default=_RECIPE, help="network, patches and seed")
-    out.add_argument("--data", type=Path, required=True, help="folder of the shared data")
+    out.add_argument("--data", type=Path, required=True, help="folder of the shared data, or a pack")
+    out.add_argument("--workers", type=int, default=0, help="processes that draw patches ahead")
     out.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="to train on")
     out.add_argument("--minutes", type=float, default=1.0, help="of wall time")
     out.add_argument("--batch", type=int, default=16, help="patches a step")
@@ -334,9 +336,9 @@ def train(options: argparse.Namespace) -> str:
 def patches_of(recipe: Recipe, options: argparse.Namespace) -> Patches:
     """Clean patches in the contrasts of the scans; what they are measured with is the rival's own affair."""
     plain = replace(recipe.degradation, denoise=1.0, thick=0.0, coarse=0.0, nothing=0.0, remap=0.0)
-    found = find_scans(recipe.data, folder=options.recipe.parent, root=options.data, part="train")
-    scans, weights = zip(*((load_scan(path), weight) for path, weight in found), strict=True)
-    return Patches(scans, weights, replace(recipe, degradation=plain))
+    scans, weights = load_scans(recipe, options.recipe.parent, options.data, part="train")
+    recipe = replace(recipe, degradation=plain)
+    return Patches(scans, weights, recipe, device=options.device, workers=options.workers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -57,6 +57,10 @@ SETTINGS: Rows = {
         "Correct the file that the recipe names.",
     ),
     "E-STEPS": ("The number of sampling steps is out of range.", "Take at least 1."),
+    "E-PACK": (
+        "The file given as training data holds no packed scans, or broken ones.",
+        "Make it again with pipelines/prepare.py.",
+    ),
     "E-SYNTHETIC": (
         "An invented scan must not enter a patient's study.",
         "Write it as NIfTI, or without a source.",

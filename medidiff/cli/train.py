@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,13 +17,13 @@ from medidiff.cli.verbs import Train
 from medidiff.errors import SettingsError
 from medidiff.report import montage
 from medidiff.tracking import track
-from medidiff.training.data import find_scans
 from medidiff.training.processes import Process, start_processes
 from medidiff.training.recipe import Recipe, read_recipe
-from medidiff.training.run import Event, Finished, Started, Step, Validated, train
+from medidiff.training.run import Event, Finished, Started, Step, Validated, count_scans, train
 
 __all__ = ["run"]
 
+_MOST_WORKERS = 256
 _RUN_FILE = "mlflow-run.txt"
 _LOSS_STEPS = 50.0  # the loss shown is a running mean over about so many steps
 _SECONDS_BETWEEN_LINES = 60.0  # where there is no bar
@@ -62,9 +63,19 @@ def _device(verb: Train) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if verb.device == "auto" else verb.device
 
 
+def _workers(verb: Train, device: str) -> int:
+    """A GPU waits for its patches unless other processes draw them; on a CPU they would take its cores away."""
+    if verb.workers is None:
+        return max((os.cpu_count() or 1) - 2, 1) if device.startswith("cuda") else 0
+    if not 0 <= verb.workers <= _MOST_WORKERS:
+        raise SettingsError("E-SETTING", f"{verb.workers}", wanted=f"0 to {_MOST_WORKERS}", attribute="--workers")
+    return verb.workers
+
+
 def _events(verb: Train, process: Process) -> Iterator[Event]:
     autocast = torch.bfloat16 if process.device.startswith("cuda") else None
-    events = train(verb.recipe, verb.out, data=verb.data, device=process.device, autocast=autocast)
+    workers = _workers(verb, process.device)
+    events = train(verb.recipe, verb.out, data=verb.data, device=process.device, autocast=autocast, workers=workers)
     if not process.is_first:
         return events
     names = ("noisy", "denoised", "clean")
@@ -132,9 +143,7 @@ class _Watch:
 
 def _show_plan(verb: Train, recipe: Recipe, *, device: str, screen: Screen) -> None:
     folder = verb.recipe.parent
-    scans = {
-        part: len(find_scans(recipe.data, folder=folder, root=verb.data, part=part)) for part in ("train", "validation")
-    }
+    scans = {part: count_scans(recipe, folder, verb.data, part=part) for part in ("train", "validation")}
     plan: dict[str, Any] = {"task": "train", "dry_run": True, "device": device, "scans": scans, "out": verb.out}
     if screen.json:
         screen.document(plan | {"recipe": recipe.to_dict()})

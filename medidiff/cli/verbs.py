@@ -215,8 +215,13 @@ class Train:
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.train")
     recipe: Annotated[Path, Option("TOML file", ("RECIPE",), positional=True)]
     out: Folder
-    data: Annotated[Path | None, Option("data folder instead of the recipe's", ("DIR",))] = None
+    data: Annotated[
+        Path | None, Option("data folder instead of the recipe's, or a pack of pipelines/prepare.py", ("DIR|PACK",))
+    ] = None
     device: Device = "auto"
+    workers: Annotated[
+        int | None, Option("processes that draw patches ahead; on a GPU all cores but two when left out", ("N",))
+    ] = None
     tracking: Annotated[
         str | None,
         Option("MLflow store, sqlite:///file.db or a server; mlflow.db in the output folder when left out", ("URI",)),

@@ -11,7 +11,9 @@ from torch import Tensor
 from medidiff.errors import SettingsError
 from medidiff.physics import Separable
 
-__all__ = ["Condition", "observe"]
+__all__ = ["LEAST_CERTAINTY", "Condition", "observe"]
+
+LEAST_CERTAINTY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,14 @@ class Condition:
         image: (B, 1, I, J, K) what was seen: the smoothest volume z with ``A z = y``, which is y itself for denoising.
         certainty: ``diag(A⁺ A)`` in [0, 1], the share of each voxel that `y` fixes; broadcasts to `image`.
         noise: σ_y, standard deviation of the measurement's noise in image units; broadcasts to `image`.
+        stairs: ``A⁺ y``, the smallest explanation, whose steps show where each sample begins and ends; broadcasts to
+            `image`, which it is equal to for denoising and where it is left out.
     """
 
     image: Tensor
     certainty: Tensor
     noise: Tensor
+    stairs: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.image.ndim != 5 or self.image.shape[1] != 1:
@@ -38,6 +43,8 @@ class Condition:
             )
         object.__setattr__(self, "certainty", self.certainty.to(self.image).expand_as(self.image))
         object.__setattr__(self, "noise", self.noise.to(self.image).expand_as(self.image))
+        if self.stairs is not None:
+            object.__setattr__(self, "stairs", self.stairs.to(self.image).expand_as(self.image))
 
     @classmethod
     def null(cls, like: Tensor) -> Condition:
@@ -46,12 +53,16 @@ class Condition:
         return cls(zero, zero, zero + 1.0)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        """The same change to all three maps, e.g. a crop, a flip or a move to another device."""
-        return Condition(change(self.image), change(self.certainty), change(self.noise))
+        """The same change to all maps, e.g. a crop, a flip or a move to another device."""
+        stairs = None if self.stairs is None else change(self.stairs)
+        return Condition(change(self.image), change(self.certainty), change(self.noise), stairs)
 
 
 def observe(y: Tensor, operator: Separable, noise: float | Tensor) -> Condition:
-    """Tell the network of a measurement: ``(A^s y, diag(A⁺A), σ_y)`` with ``A^s y`` from `Separable.smoothest`.
+    """Tell the network of a measurement: ``(A^s y, diag(A⁺A), σ_y, A⁺y)`` with ``A^s y`` from `Separable.smoothest`.
+
+    A voxel that no sample reaches, in a gap or beyond the last slice, is told with certainty `LEAST_CERTAINTY`, because
+    its neighbours in ``A^s y`` say something of it. Where nothing at all was measured the certainty is 0.
 
     Args:
         y: (B, 1, i, j, k) measurement.
@@ -64,4 +75,7 @@ def observe(y: Tensor, operator: Separable, noise: float | Tensor) -> Condition:
         level = level.reshape(1, 1, 1, 1, 1)
     elif not operator.is_identity:
         level = operator.smoothest(level.expand_as(y)).clamp_min(0)
-    return Condition(image, operator.certainty(image.shape[-3:])[None, None], level)
+    if operator.is_identity or operator.measures_nothing:
+        return Condition(image, operator.certainty(image.shape[-3:])[None, None], level)
+    certainty = operator.certainty(image.shape[-3:])[None, None].clamp_min(LEAST_CERTAINTY)
+    return Condition(image, certainty, level, operator.pinv(y))

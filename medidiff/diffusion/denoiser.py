@@ -7,7 +7,9 @@ smoothly to y_s (error p_y^-½). The skip connection is the best linear guess fr
     p_y = c / (c σ_y² + (1 - c) σ_n²)            precision of y_s where its certainty is c
     Λ   = 1/σ² + p_y + 1/σ_d²                    precision of all that is known, per voxel
     m   = (x_σ/σ² + y_s p_y) / Λ                 best linear guess, whose error is about Λ^-½
-    D   = m + Λ^-½ F(σ_d x_σ c_in, y_s, asinh((m - mean₃ₓ₃ₓ₃ m) Λ^½), c, ln σ_y ; ln c_σ)
+    D   = m + Λ^-½ F(σ_d x_σ c_in, y_s, asinh((m - mean₃ₓ₃ₓ₃ m) Λ^½), asinh((A⁺y - y_s) Λ^½), c, ln σ_y ; ln c_σ)
+
+A⁺y is a staircase; what it has more than y_s tells the network where each slice begins and ends.
 
 With p_y = 0 this is EDM's own preconditioning. Because 1/σ² = 0 is an ordinary number, **σ = ∞ is legal**: x_σ then
 tells nothing and D is the posterior mean ``E[x₀ | y]`` in one evaluation.
@@ -24,7 +26,7 @@ from torch.nn import functional as nnf
 
 from medidiff.diffusion.condition import Condition
 
-__all__ = ["Denoiser", "Preconditioned", "diffuse", "expand_sigma", "restoration_loss"]
+__all__ = ["Denoiser", "Preconditioned", "diffuse", "expand_sigma", "restoration_loss", "with_noise"]
 
 NOISE_FLOOR = 1e-3  # σ_y below 0.1 % of the tissue maximum is treated as that: finer than any scan
 _LOSS_FLOOR = 0.01  # δ: share of the network's unit target below which an image's error no longer matters
@@ -45,9 +47,13 @@ def expand_sigma(sigma: Tensor, like: Tensor) -> Tensor:
 
 
 def diffuse(x: Tensor, sigma: Tensor, generator: Generator) -> Tensor:
-    """The forward process at one level: ``x_σ = x₀ + σ n``; where σ is infinite, zero, since nothing of x₀ is left."""
+    """The forward process at one level, with noise from a generator; see `with_noise`."""
+    return with_noise(x, sigma, torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator))
+
+
+def with_noise(x: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    """``x_σ = x₀ + σ n`` for standard normal n; where σ is infinite, zero, since nothing of x₀ is left."""
     level = expand_sigma(sigma, x)
-    noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
     return torch.where(torch.isinf(level), 0.0, x + level.nan_to_num(posinf=0.0) * noise)
 
 
@@ -55,7 +61,7 @@ class Preconditioned(nn.Module):
     """A `Denoiser` made of a network.
 
     Args:
-        backbone: F, ``(channels (B, 5, I, J, K), c_noise (B,)) -> (B, 1, I, J, K)``.
+        backbone: F, ``(channels (B, 6, I, J, K), c_noise (B,)) -> (B, 1, I, J, K)``.
         sigma_data: σ_d, standard deviation of clean images about their mean.
         sigma_detail: σ_n, standard deviation of what slices twice as thick as the voxels do not fix; (k - 1)^½ σ_n for
             slices k times as thick.
@@ -63,7 +69,7 @@ class Preconditioned(nn.Module):
             preconditioning always stays in float32.
     """
 
-    channels = 5
+    channels = 6
 
     def __init__(
         self, backbone: nn.Module, *, sigma_data: float, sigma_detail: float, autocast: torch.dtype | None = None
@@ -85,10 +91,15 @@ class Preconditioned(nn.Module):
         level = expand_sigma(torch.as_tensor(sigma), x).expand(x.shape[0], 1, 1, 1, 1)
         total, measured = self.precision(level.flatten(), condition)
         guess = (x * level.pow(-2) + condition.image * measured) / total
-        detail = torch.asinh((guess - _local_mean(guess)) * total.sqrt())
+        precise = total.sqrt()
+        detail = torch.asinh((guess - _local_mean(guess)) * precise)
+        if condition.stairs is None:
+            steps = torch.zeros_like(guess)
+        else:
+            steps = torch.asinh((condition.stairs - condition.image) * precise)
         c_in = (1.0 + (level / self.sigma_data).square()).rsqrt()  # EDM's, times σ_d; 0 where σ is infinite
         ln_noise = (condition.noise.clamp_min(NOISE_FLOOR).log() - _LN_NOISE_MID) / _LN_NOISE_SPAN
-        told = [x * c_in, condition.image, detail, condition.certainty, ln_noise * (condition.certainty > 0)]
+        told = [x * c_in, condition.image, detail, steps, condition.certainty, ln_noise * (condition.certainty > 0)]
         c_noise = -0.5 * torch.log1p((self.sigma_data / level.flatten()).square())  # ln σ/σ_d when small, 0 at infinity
         with self._precision_of_network(x.device):
             residual: Tensor = self.backbone(torch.cat(told, dim=1), c_noise)

@@ -5,6 +5,7 @@ from medidiff.physics.degradation import Degradation
 from medidiff.physics.noise import Noise, NoiseKind, rician_correction
 from medidiff.physics.profile import ProfileName, Slices
 from medidiff.physics.separable import (
+    Axis,
     Separable,
     box_profile,
     gaussian_profile,
@@ -16,6 +17,7 @@ from medidiff.physics.separable import (
 )
 
 __all__ = [
+    "Axis",
     "Degradation",
     "Noise",
     "NoiseKind",

@@ -19,7 +19,17 @@ from torch import Tensor
 
 from medidiff.errors import SettingsError
 
-__all__ = ["Separable", "box_profile", "gaussian_profile", "identity", "nothing", "resample", "sampling", "slices"]
+__all__ = [
+    "Axis",
+    "Separable",
+    "box_profile",
+    "gaussian_profile",
+    "identity",
+    "nothing",
+    "resample",
+    "sampling",
+    "slices",
+]
 
 _RIDGE = 1e-4  # ε: makes the smoothest answer unique where a sample says nothing of slope or level
 
@@ -39,11 +49,16 @@ def gaussian_profile(distance_mm: Tensor, thickness_mm: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Axis:
-    """One axis of an operator; `matrix` is (measured, fine) float64, or None for the identity."""
+class Axis:
+    """What an operator does along one axis.
+
+    Args:
+        matrix: (measured, fine) float64, or None for the identity.
+        rcond: singular values below this share of the largest count as not measured.
+    """
 
     matrix: Tensor | None
-    rcond: float
+    rcond: float = 1e-3
 
     @cached_property
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,6 +67,18 @@ class _Axis:
         u, s, vt = torch.linalg.svd(self.matrix, full_matrices=False)
         kept = s > self.rcond * s.max() if s.numel() else s > 0
         return u[:, kept], s[kept], vt[kept]
+
+    @cached_property
+    def pinv(self) -> Tensor:
+        """(n, m): the pseudo-inverse ``V S⁻¹ Uᵀ``."""
+        u, s, vt = self.svd
+        answer: Tensor = (vt.mT / s) @ u.mT
+        return answer
+
+    @cached_property
+    def certainty(self) -> Tensor:
+        """(n,): the diagonal of ``A⁺A``, the share of each voxel that the samples fix."""
+        return self.svd[2].square().sum(0)
 
     @cached_property
     def smoothest(self) -> Tensor:
@@ -91,10 +118,10 @@ class Separable:
     rcond: float = 1e-3
 
     @cached_property
-    def _axes(self) -> tuple[tuple[int, _Axis], ...]:
-        return tuple((dim, _Axis(matrix, self.rcond)) for dim, matrix in zip((-3, -2, -1), self.matrices, strict=True))
+    def _axes(self) -> tuple[tuple[int, Axis], ...]:
+        return tuple((dim, Axis(matrix, self.rcond)) for dim, matrix in zip((-3, -2, -1), self.matrices, strict=True))
 
-    def _apply(self, x: Tensor, pick: Callable[[_Axis], Tensor]) -> Tensor:
+    def _apply(self, x: Tensor, pick: Callable[[Axis], Tensor]) -> Tensor:
         for dim, axis in self._axes:
             x = axis.along(x, None if axis.matrix is None else pick(axis), dim)
         return x
@@ -119,7 +146,7 @@ class Separable:
 
     def pinv(self, y: Tensor) -> Tensor:
         """``A⁺ y``: the smallest fine volume that explains the measurement (zero where nothing was measured)."""
-        return self._apply(y, lambda axis: (axis.svd[2].mT / axis.svd[1]) @ axis.svd[0].mT)
+        return self._apply(y, lambda axis: axis.pinv)
 
     def smoothest(self, y: Tensor) -> Tensor:
         """The smoothest fine volume that explains the measurement, (..., I, J, K); zero where nothing was measured.
@@ -134,8 +161,7 @@ class Separable:
         share = torch.ones(tuple(shape), dtype=torch.float64)
         for dim, axis in self._axes:
             if axis.matrix is not None:
-                diagonal = axis.svd[2].square().sum(0)
-                share = share * diagonal.reshape([-1 if d == dim else 1 for d in (-3, -2, -1)])
+                share = share * axis.certainty.reshape([-1 if d == dim else 1 for d in (-3, -2, -1)])
         return share
 
     def consistent(self, x: Tensor, y: Tensor, *, sigma_y: float, sigma_x: float) -> Tensor:

@@ -13,7 +13,7 @@ from medidiff.diffusion.condition import observe
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.metrics import psnr, ssim
 from medidiff.physics import Noise, identity
-from medidiff.training.data import Scan
+from medidiff.training.patches import Scan
 from medidiff.training.recipe import ValidationRecipe
 
 __all__ = ["central_crop", "denoise_scores"]
@@ -37,8 +37,8 @@ def denoise_scores(
     scores: dict[str, list[float]] = {}
     pictures: list[Tensor] = []
     for number, scan in enumerate(scans):
-        clean = central_crop(scan.image, recipe.crop)
-        mask = central_crop(torch.from_numpy(foreground(scan.image.numpy())), recipe.crop).numpy()
+        clean = central_crop(scan.image, recipe.crop).float()
+        mask = central_crop(torch.from_numpy(foreground(scan.image.float().numpy())), recipe.crop).numpy()
         for level in recipe.levels:
             generator = torch.Generator().manual_seed(number)  # the same noise at every look
             y = Noise("rician", level).apply(clean, generator)[None, None].to(device)

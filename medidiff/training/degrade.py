@@ -1,94 +1,229 @@
-"""Random views and random measurements of clean patches: what a prior practises on."""
+"""Random views and random measurements of clean patches: what a prior practises on.
+
+All that is random about a patch is drawn first, as small matrices and numbers (`View`, `Measurement`), by a `Chance`.
+Applying them is plain algebra over whole batches, on any device.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from medidiff.diffusion.condition import Condition, observe
-from medidiff.physics import Degradation, Noise, NoiseKind, Separable, identity, nothing, sampling
+from medidiff.diffusion.condition import LEAST_CERTAINTY, Condition
+from medidiff.physics import Axis, box_profile, gaussian_profile, sampling
 from medidiff.training.chance import Chance
 from medidiff.training.recipe import DegradationRanges
 
-__all__ = ["measure", "random_view"]
+__all__ = ["Measurement", "View", "cut_side", "draw_measurement", "draw_view", "look", "measure"]
 
 _KNOTS = 6  # of the random grey-value curve
 _TOP = 1.5  # brightest grey value the curve covers
 
 
-def random_view(x: Tensor, ranges: DegradationRanges, chance: Chance) -> Tensor:
-    """One of the 48 ways to hold a cube, brighter or darker, now and then in another contrast.
+class View(NamedTuple):
+    """How a cube of the scan becomes a clean patch; after collation every field has a leading B.
 
     Args:
-        x: (P, P, P) clean patch, tissue maximum about 1.
+        order: (3,) which axes of the scan the patch's are.
+        axes: (3, P, C) what each axis of the patch sees of its axis of the cut: flips and zoom.
+        curve: (KNOTS,) grey values that 0 … 1.5 become.
+        remapped: () whether they do.
+        gain: () brightness.
+    """
+
+    order: Tensor
+    axes: Tensor
+    curve: Tensor
+    remapped: Tensor
+    gain: Tensor
+
+
+class Measurement(NamedTuple):
+    """What a random scanner does to a patch of side P; samples that it lacks are rows and columns of zeros.
+
+    Args:
+        sees: (3, P, P) A of each axis.
+        smoothest: (3, P, P) `Separable.smoothest` of each axis.
+        stairs: (3, P, P) A⁺ of each axis.
+        certainty: (3, P) diag(A⁺A) of each axis.
+        level: () σ_y.
+        ramp: (3, P) change of σ_y along each axis of y, as a share of it.
+        told: () by how much the level that is told is off, a factor.
+        rician: () whether the noise is Rician; Gaussian otherwise.
+        blank: () whether nothing is measured.
+    """
+
+    sees: Tensor
+    smoothest: Tensor
+    stairs: Tensor
+    certainty: Tensor
+    level: Tensor
+    ramp: Tensor
+    told: Tensor
+    rician: Tensor
+    blank: Tensor
+
+
+def cut_side(patch: int, ranges: DegradationRanges) -> int:
+    """Side of the cube of the scan that a view of side `patch` is made from."""
+    return patch if ranges.zoomed == 0 else math.ceil(patch * ranges.zoom[1]) + 2
+
+
+def draw_view(side: int, ranges: DegradationRanges, chance: Chance) -> View:
+    """One of the 48 ways to hold a cube, brighter or darker, now and then smaller or in another contrast.
+
+    Args:
+        side: P, of the patch.
         ranges: how far to go.
         chance: where the choices come from.
     """
-    x = x.permute(chance.permutation(3))
-    x = x.flip([axis for axis in range(3) if chance.happens(0.5)])
-    if chance.happens(ranges.remap):
-        x = _remap(x, chance)
-    return x * chance.log_uniform(*ranges.gain)
-
-
-def _remap(x: Tensor, chance: Chance) -> Tensor:
-    """Pass grey values through a random curve that keeps 0 at 0; it may fall as well as rise, as between T1 and T2."""
+    cut = cut_side(side, ranges)
+    zoomed = chance.happens(ranges.zoomed)
+    axes = []
+    for _ in range(3):
+        rows = _shrink(cut, side, chance.uniform(*ranges.zoom)) if zoomed else torch.eye(cut)[_middle(cut, side)]
+        axes.append(rows.flip(0) if chance.happens(0.5) else rows)
     heights = torch.tensor([0.0] + [chance.uniform(0.1, 1.0) for _ in range(_KNOTS - 1)])
+    return View(
+        order=torch.tensor(chance.permutation(3)),
+        axes=torch.stack(axes),
+        curve=heights,
+        remapped=torch.tensor(chance.happens(ranges.remap)),
+        gain=torch.tensor(chance.log_uniform(*ranges.gain)),
+    )
+
+
+def _middle(cut: int, side: int) -> slice:
+    return slice((cut - side) // 2, (cut - side) // 2 + side)
+
+
+def _shrink(cut: int, side: int, factor: float) -> Tensor:
+    """(side, cut): a triangle as wide as two of the larger voxels, which blurs nearly alike at every phase."""
+    rows = sampling(cut, factor=factor, offset=(cut - 1 - (side - 1) * factor) / 2, count=side, profile=_triangle)
+    assert rows is not None
+    return rows.float()
+
+
+def _triangle(distance: Tensor, width: Tensor) -> Tensor:
+    """Cumulative triangle whose full width at half maximum is `width`."""
+    t = (distance / width).clamp(-1.0, 1.0)
+    return 0.5 + t - 0.5 * t * t.abs()
+
+
+def look(cut: Tensor, view: View) -> Tensor:
+    """The clean patches, (B, 1, P, P, P), of cuts (B, C, C, C) whose axes already stand in the view's order."""
+    x = _along_axes(view.axes, cut)
     position = (x / _TOP * (_KNOTS - 1)).clamp(0, _KNOTS - 1 - 1e-4)
     below = position.long()
-    return torch.lerp(heights[below], heights[below + 1], position - below)
+    low, high = (view.curve.gather(1, (below + step).flatten(1)).view_as(x) for step in (0, 1))
+    curved = torch.lerp(low, high, position - below)
+    return (torch.where(_spread(view.remapped), curved, x) * _spread(view.gain))[:, None]
 
 
-def measure(x: Tensor, ranges: DegradationRanges, chance: Chance) -> Condition:
-    """What a random scanner would tell of a patch.
+def draw_measurement(side: int, ranges: DegradationRanges, chance: Chance) -> Measurement:
+    """What a random scanner does to a patch of a side.
 
     Args:
-        x: (1, 1, P, P, P) clean patch.
+        side: P.
         ranges: which scanners there are.
         chance: where the choices come from.
     """
-    operator = _operator(x.shape[-1], ranges, chance)
-    if operator.measures_nothing:
-        return Condition.null(x)
-    span = ranges.noise if operator.is_identity else ranges.thick_noise
-    level = chance.log_uniform(*span) * _level_shape(operator(x), ranges, chance)
-    kind: NoiseKind = "rician" if chance.happens(ranges.rician) else "gaussian"
-    y = Degradation(operator, Noise(kind, level)).observe(x, chance.generator)
-    told = level * math.exp(ranges.told_error * float(chance.normal()))
-    return observe(y, operator, told)
-
-
-def _operator(size: int, ranges: DegradationRanges, chance: Chance) -> Separable:
     kind = chance.pick((ranges.denoise, ranges.thick, ranges.coarse, ranges.nothing))
-    if kind == 0:
-        return identity()
-    if kind == 3:
-        return nothing((size,) * 3)
+    axes = [Axis(matrix) for matrix in _matrices(kind, side, ranges, chance)]
+    level = chance.log_uniform(*(ranges.noise if kind == 0 else ranges.thick_noise))
+    ramp = torch.zeros((3, side))
+    if chance.happens(ranges.varying):
+        for axis, along in zip(axes, ramp, strict=True):
+            count = side if axis.matrix is None else axis.matrix.shape[0]
+            along[:count] = chance.uniform(-0.6, 0.6) * torch.linspace(-0.5, 0.5, count)
+    parts = [_padded(axis, side, blank=kind == 3) for axis in axes]
+    sees, smoothest, stairs, certainty = (torch.stack(each) for each in zip(*parts, strict=True))
+    return Measurement(
+        sees=sees,
+        smoothest=smoothest,
+        stairs=stairs,
+        certainty=certainty,
+        level=torch.tensor(level),
+        ramp=ramp,
+        told=torch.tensor(math.exp(ranges.told_error * float(chance.normal()))),
+        rician=torch.tensor(chance.happens(ranges.rician)),
+        blank=torch.tensor(kind == 3),
+    )
+
+
+def _matrices(kind: int, side: int, ranges: DegradationRanges, chance: Chance) -> list[Tensor | None]:
+    if kind in (0, 3):
+        return [None, None, None]
     if kind == 2:
-        factors = sorted(chance.uniform(*ranges.coarse_factor) for _ in range(3))  # the worst axis last, see `Turned`
-        i, j, k = (_axis(size, factor, 1.0, chance) for factor in factors)
-        return Separable((i, j, k))
+        factors = [chance.uniform(*ranges.coarse_factor)] * 3
+        if not chance.happens(ranges.cubic):
+            factors = sorted(chance.uniform(*ranges.coarse_factor) for _ in range(3))  # the worst last, see `Turned`
+        return [_samples(side, factor, 1.0, chance) for factor in factors]
     factor = chance.uniform(*ranges.factor)
     factor = max(round(factor), 2) if chance.happens(0.5) else factor  # whole factors are the common ones
-    matrix = _axis(size, factor, chance.uniform(*ranges.overlap) if chance.happens(ranges.uneven) else 1.0, chance)
-    return Separable((None, None, matrix))
+    overlap = chance.uniform(*ranges.overlap) if chance.happens(ranges.uneven) else 1.0
+    return [None, None, _samples(side, factor, overlap, chance, gaussian=chance.happens(ranges.gaussian))]
 
 
-def _axis(size: int, factor: float, overlap: float, chance: Chance) -> Tensor | None:
+def _samples(side: int, factor: float, overlap: float, chance: Chance, *, gaussian: bool = False) -> Tensor | None:
     """Samples from end to end of the patch, at a random phase, as if it were cut out of a longer scan."""
     offset = chance.uniform(-0.5, factor - 0.5)
-    count = int((size - 0.5 - offset) / factor) + 1
-    return sampling(size, factor=factor, thickness=factor * overlap, offset=offset, count=count)
+    count = int((side - 0.5 - offset) / factor) + 1
+    profile = gaussian_profile if gaussian else box_profile
+    return sampling(side, factor=factor, thickness=factor * overlap, offset=offset, count=count, profile=profile)
 
 
-def _level_shape(y: Tensor, ranges: DegradationRanges, chance: Chance) -> Tensor:
-    """1, or a ramp across the patch between about a half and one and a half."""
-    if not chance.happens(ranges.varying):
-        return torch.ones((1, 1, 1, 1, 1))
-    ramp = torch.zeros_like(y)
-    for axis in (-3, -2, -1):
-        slope = torch.linspace(-0.5, 0.5, y.shape[axis]) * chance.uniform(-0.6, 0.6)
-        ramp = ramp + torch.movedim(slope.expand(torch.movedim(y, axis, -1).shape), -1, axis)
-    return 1.0 + ramp
+def _padded(axis: Axis, side: int, *, blank: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A, smoothest, A⁺ and certainty of one axis, (P, P) thrice and (P,), float32."""
+    if blank:
+        return (*torch.zeros((3, side, side)), torch.zeros(side))
+    if axis.matrix is None:
+        return (*torch.eye(side).expand(3, -1, -1), torch.ones(side))
+    sees, smoothest, stairs = torch.zeros((3, side, side))
+    count = axis.matrix.shape[0]
+    sees[:count], smoothest[:, :count], stairs[:, :count] = axis.matrix, axis.smoothest, axis.pinv
+    return sees, smoothest, stairs, axis.certainty.float()
+
+
+def measure(x: Tensor, scanner: Measurement, noise: Tensor) -> Condition:
+    """What random scanners tell of clean patches.
+
+    Args:
+        x: (B, 1, P, P, P) clean patches.
+        scanner: one for each patch.
+        noise: (B, 2, P, P, P) standard normal numbers.
+    """
+    y = _along_axes(scanner.sees, x[:, 0])
+    ramps = (scanner.ramp[:, axis].reshape(_shape(axis, x.shape[-1])) for axis in range(3))
+    level = _spread(scanner.level) * (1.0 + sum(ramps))
+    real = y + level * noise[:, 0]
+    y = torch.where(_spread(scanner.rician), torch.hypot(real, level * noise[:, 1]), real)
+    told = _along_axes(scanner.smoothest, level * _spread(scanner.told)).clamp_min(0)
+    shares = [scanner.certainty[:, axis].reshape(_shape(axis, x.shape[-1])) for axis in range(3)]
+    blank = _spread(scanner.blank)
+    return Condition(
+        _along_axes(scanner.smoothest, y)[:, None],
+        torch.where(blank, 0.0, (shares[0] * shares[1] * shares[2]).clamp_min(LEAST_CERTAINTY))[:, None],
+        torch.where(blank, 1.0, told)[:, None],
+        _along_axes(scanner.stairs, y)[:, None],
+    )
+
+
+def _along_axes(matrices: Tensor, x: Tensor) -> Tensor:
+    """Multiply the (B, 3, m, n) `matrices` onto the three axes of the (B, n, n, n) `x`."""
+    for axis, letters in enumerate(("ijk->mjk", "ijk->imk", "ijk->ijm")):
+        old, new = letters.split("->")
+        x = torch.einsum(f"bm{old[axis]},b{old}->b{new}", matrices[:, axis], x)
+    return x
+
+
+def _shape(axis: int, side: int) -> list[int]:
+    return [-1] + [side if each == axis else 1 for each in range(3)]
+
+
+def _spread(x: Tensor) -> Tensor:
+    """(B,) shaped to multiply (B, P, P, P)."""
+    return x[:, None, None, None]

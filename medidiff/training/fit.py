@@ -13,22 +13,25 @@ from torch import Tensor, distributed, nn
 from medidiff.diffusion.backbone import Backbone, BackboneShape
 from medidiff.diffusion.denoiser import Preconditioned, restoration_loss
 from medidiff.errors import PriorError
-from medidiff.training.data import Batch, Patches
 from medidiff.training.muon import MOMENTS, Muon
+from medidiff.training.patches import Batch, Patches
 from medidiff.training.recipe import FitRecipe, Recipe
 
 __all__ = ["FitState", "Step", "fit", "learning_rate"]
 
 
+_STEPS_ON_GPU = 20  # steps between two looks at the loss on a GPU, which must not wait for each
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did.
+    """What the steps since the last look did; on a CPU that is one step.
 
     Args:
         images: patches seen so far, over all processes.
-        loss: mean over the step's patches.
-        rate: learning rate of the step.
-        gradient: norm of the gradient before clipping.
+        loss: mean over the patches of these steps.
+        rate: learning rate of the last step.
+        gradient: largest norm of a gradient before clipping.
     """
 
     images: int
@@ -133,14 +136,14 @@ def learning_rate(recipe: FitRecipe, images: int) -> float:
 
 
 def fit(state: FitState, patches: Patches, recipe: FitRecipe) -> Iterator[Step]:
-    """Train until the recipe's number of images is reached; `state` is advanced in place, one step a yield.
+    """Train until the recipe's number of images is reached; `state` is advanced in place, between two yields.
 
     In several processes (torch.distributed is initialised) each takes its share of every batch and gradients are
     averaged over all, so the run is the same whatever the number of processes.
 
     Args:
         state: where to start from.
-        patches: what to train on.
+        patches: what to train on, on the device of `state`.
         recipe: how.
 
     Raises:
@@ -148,13 +151,19 @@ def fit(state: FitState, patches: Patches, recipe: FitRecipe) -> Iterator[Step]:
     """
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     parameters = [p for p in state.denoiser.parameters() if p.requires_grad]
-    while state.images < recipe.images:
-        numbers = range(state.images + rank, state.images + recipe.batch, world)
-        loss = _backward(state.denoiser, patches.batch(list(numbers)) if len(numbers) else None, recipe)
-        loss = _sum_over_processes(parameters, loss, world)
-        norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip))
+    every = _STEPS_ON_GPU if patches.device.type == "cuda" else 1
+    starts = range(state.images, recipe.images, recipe.batch)
+    shares = [range(start + rank, start + recipe.batch, world) for start in starts]
+    losses: list[Tensor] = []
+    norms: list[Tensor] = []
+    for number, batch in enumerate(patches.batches(shares), start=1):
+        losses.append(_sum_over_processes(parameters, _backward(state.denoiser, batch, recipe), world))
+        norms.append(nn.utils.clip_grad_norm_(parameters, recipe.clip))
+        look = number % every == 0 or number == len(shares)
+        loss, norm = (_mean(losses), _largest(norms)) if look else (0.0, 0.0)
         if not norm < float("inf"):
-            raise PriorError("E-DIVERGED", f"loss {float(loss):g} after {state.images} images", mend="Lower fit.rate.")
+            found = f"loss {loss:g} after {state.images} images"
+            raise PriorError("E-DIVERGED", found, mend="Lower fit.rate.")
         rate = learning_rate(recipe, state.images)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
@@ -162,24 +171,27 @@ def fit(state: FitState, patches: Patches, recipe: FitRecipe) -> Iterator[Step]:
         state.optimizer.zero_grad(set_to_none=True)
         state.images += recipe.batch
         _follow(state, recipe)
-        yield Step(images=state.images, loss=float(loss), rate=rate, gradient=norm)
+        if look:
+            yield Step(images=state.images, loss=loss, rate=rate, gradient=norm)
+            losses, norms = [], []
+
+
+def _mean(values: list[Tensor]) -> float:
+    return float(torch.stack(values).mean())
+
+
+def _largest(values: list[Tensor]) -> float:
+    return float(torch.stack(values).max())
 
 
 def _backward(denoiser: Preconditioned, batch: Batch | None, recipe: FitRecipe) -> Tensor:
     """This process' share of the batch's mean loss; gradients are left in the parameters."""
     if batch is None:
-        return torch.zeros(())
-    device = next(denoiser.parameters()).device
-    losses = restoration_loss(
-        denoiser,
-        batch.x.to(device),
-        batch.condition.map(lambda part: part.to(device)),
-        sigma=batch.sigma.to(device),
-        state=batch.state.to(device),
-    )
+        return torch.zeros((), device=next(denoiser.parameters()).device)
+    losses = restoration_loss(denoiser, batch.x, batch.condition, sigma=batch.sigma, state=batch.state)
     loss = losses.sum() / recipe.batch
     loss.backward()  # type: ignore[no-untyped-call]
-    return loss.detach().cpu()
+    return loss.detach()
 
 
 def _sum_over_processes(parameters: list[nn.Parameter], loss: Tensor, world: int) -> Tensor:
@@ -198,5 +210,4 @@ def _follow(state: FitState, recipe: FitRecipe) -> None:
     half_life = min(recipe.ema, 0.1 * state.images)
     keep = 0.5 ** (recipe.batch / half_life)
     with torch.no_grad():
-        for mean, now in zip(state.average.parameters(), state.denoiser.parameters(), strict=True):
-            mean.lerp_(now, 1.0 - keep)
+        torch._foreach_lerp_(list(state.average.parameters()), list(state.denoiser.parameters()), 1.0 - keep)

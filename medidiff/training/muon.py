@@ -8,7 +8,8 @@ rate serves both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -31,12 +32,13 @@ def orthogonal(matrix: Tensor) -> Tensor:
     Five steps of the quintic Newton-Schulz iteration with the coefficients of Jordan et al. 2024.
 
     Args:
-        matrix: (m, n), of any size; zero stays zero.
+        matrix: (..., m, n), of any size; zero stays zero.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
+    tall = matrix.shape[-2] > matrix.shape[-1]
     tiny = torch.finfo(matrix.dtype).tiny
-    x = (matrix.mT if tall else matrix) / matrix.abs().max().clamp_min(tiny)  # the squares of small numbers vanish
-    x = x / x.norm().clamp_min(tiny)
+    largest = matrix.abs().amax((-2, -1), keepdim=True).clamp_min(tiny)  # the squares of small numbers vanish
+    x = (matrix.mT if tall else matrix) / largest
+    x = x / x.square().sum((-2, -1), keepdim=True).sqrt().clamp_min(tiny)
     for _ in range(5):
         square = x @ x.mT
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
@@ -61,22 +63,33 @@ class Muon(Optimizer):
         if closure is not None:
             raise NotImplementedError("Muon takes no closure")
         for group in self.param_groups:
+            alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    move = _muon if _is_matrix(parameter) else _adam
-                    parameter.sub_(group["lr"] * move(parameter.grad, self.state[parameter]))
+                if parameter.grad is None:
+                    continue
+                if _is_matrix(parameter):
+                    alike[parameter.shape].append(parameter)
+                else:
+                    parameter.sub_(group["lr"] * _adam(parameter.grad, self.state[parameter]))
+            for parameters in alike.values():
+                updates = _muon([(p.grad, self.state[p]) for p in parameters if p.grad is not None])
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.sub_(group["lr"] * update)
 
 
 def _is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim > 1 and min(parameter.shape[0], parameter[0].numel()) >= _SMALLEST_SIDE
 
 
-def _muon(gradient: Tensor, state: dict[str, Any]) -> Tensor:
-    momentum: Tensor = state.setdefault("momentum", torch.zeros_like(gradient))
-    momentum.lerp_(gradient, 1 - _MOMENTUM)
-    direction = orthogonal(gradient.lerp(momentum, _MOMENTUM).flatten(1))  # Nesterov's look ahead
-    update: Tensor = _ADAM_RMS * max(direction.shape) ** 0.5 * direction.reshape(gradient.shape)
-    return update
+def _muon(alike: Sequence[tuple[Tensor, dict[str, Any]]]) -> list[Tensor]:
+    """Updates of parameters of one shape, all at once: many small products in a row would leave a GPU idle."""
+    gradients = [gradient for gradient, _ in alike]
+    momenta = [state.setdefault("momentum", torch.zeros_like(gradient)) for gradient, state in alike]
+    torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+    ahead = torch.stack([g.lerp(m, _MOMENTUM).flatten(1) for g, m in zip(gradients, momenta, strict=True)])  # Nesterov
+    direction = orthogonal(ahead)
+    update = _ADAM_RMS * max(direction.shape[1:]) ** 0.5 * direction
+    return [each.reshape(gradient.shape) for each, gradient in zip(update, gradients, strict=True)]
 
 
 def _adam(gradient: Tensor, state: dict[str, Any]) -> Tensor:

@@ -44,6 +44,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Factor = Annotated[float, Field(ge=1, allow_inf_nan=False, strict=True)]
+Zoom = Annotated[float, Field(ge=1, le=4, strict=True)]
 Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 Width = Annotated[int, Field(ge=1, le=1024, strict=True)]
 Depth = Annotated[int, Field(ge=1, le=64, strict=True)]
@@ -104,10 +105,14 @@ class DegradationRanges:
         factor: slice distance in fine voxels.
         uneven: share of thick patches whose slices are not as thick as they are apart.
         overlap: slice thickness of those as a share of the slice distance; below 1 leaves a gap.
+        gaussian: share of thick patches whose slice profile is Gaussian instead of a box.
         coarse_factor: voxel size along each axis for `coarse`, in fine voxels.
+        cubic: share of coarse patches whose voxels are as long along all three axes.
         told_error: standard deviation of the error, in ln σ, with which the noise level is told.
         gain: brightness of the patch.
         remap: share of patches whose grey values pass through a random curve, for contrasts never seen.
+        zoomed: share of patches seen smaller, each axis by its own factor: other heads, other voxels, less noise.
+        zoom: that factor.
     """
 
     __pydantic_config__ = _STRICT
@@ -122,10 +127,14 @@ class DegradationRanges:
     factor: FactorRange = (1.2, 5.0)
     uneven: Share = 0.5
     overlap: Range = (0.7, 1.2)
+    gaussian: Share = 0.0
     coarse_factor: FactorRange = (1.2, 3.0)
+    cubic: Share = 0.0
     told_error: Weight = 0.05
     gain: Range = (0.7, 1.3)
     remap: Share = 0.3
+    zoomed: Share = 0.0
+    zoom: Annotated[tuple[Factor, Zoom], AfterValidator(_rising)] = (1.15, 1.5)
 
     def __post_init__(self) -> None:
         if self.denoise + self.thick + self.coarse + self.nothing <= 0:

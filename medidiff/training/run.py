@@ -18,11 +18,12 @@ from medidiff.io.files.names import safe_pattern
 from medidiff.prior import Card, Prior
 from medidiff.training.checkpoint import read_checkpoint
 from medidiff.training.checks import denoise_scores
-from medidiff.training.data import Patches, Scan, find_scans, load_scan
 from medidiff.training.fit import FitState, Step, fit
+from medidiff.training.pack import is_pack, read_pack
+from medidiff.training.patches import Patches, Scan
 from medidiff.training.recipe import Recipe, read_recipe
 
-__all__ = ["Event", "Finished", "Started", "Step", "Validated", "train"]
+__all__ = ["Event", "Finished", "Started", "Step", "Validated", "count_scans", "load_scans", "train"]
 
 CHECKPOINT = "checkpoint.pt"
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
@@ -59,7 +60,13 @@ Event = Started | Step | Validated | Finished
 
 
 def train(
-    recipe_path: Path, out: Path, *, data: Path | None = None, device: str = "cpu", autocast: torch.dtype | None = None
+    recipe_path: Path,
+    out: Path,
+    *,
+    data: Path | None = None,
+    device: str = "cpu",
+    autocast: torch.dtype | None = None,
+    workers: int = 0,
 ) -> Iterator[Event]:
     """Train a prior, or go on with one: the same call resumes from the last checkpoint in `out`.
 
@@ -71,19 +78,20 @@ def train(
     Args:
         recipe_path: TOML recipe.
         out: folder for the checkpoint and the prior.
-        data: data folder instead of the recipe's.
+        data: data folder instead of the recipe's, or a pack of its scans.
         device: where to compute.
         autocast: type that the network computes in on a GPU, e.g. ``torch.bfloat16``.
+        workers: processes that draw patches ahead; they change nothing but the speed.
 
     Yields:
-        `Started`, then `Step` after each step and `Validated` now and then, and `Finished`.
+        `Started`, then `Step` at each look at the loss and `Validated` now and then, and `Finished`.
 
     Raises:
         SettingsError: a broken recipe, missing data, or a folder that holds another recipe's run.
     """
     recipe = read_recipe(recipe_path)
-    scans, weights = _load(recipe, recipe_path.parent, data, part="train")
-    watched = _load_watched(recipe, recipe_path.parent, data)
+    scans, weights = load_scans(recipe, recipe_path.parent, data, part="train")
+    watched, _ = load_scans(recipe, recipe_path.parent, data, part="validation", most=recipe.validation.scans)
     fingerprint = hashlib.sha256("".join(sorted(s.sha256 for s in scans)).encode()).hexdigest()
     state = FitState(recipe, device=device, autocast=autocast)
     start = _begin(state, recipe, recipe_path.parent)
@@ -91,13 +99,13 @@ def train(
     first = not distributed.is_initialized() or distributed.get_rank() == 0
     yield Started(_published(recipe), state.images, len(scans), fingerprint)
     scores: dict[str, float] = {}
-    saved = time.monotonic()
-    for step in fit(state, Patches(scans, weights, recipe), recipe.fit):
+    saved, looked = time.monotonic(), state.images
+    patches = Patches(scans, weights, recipe, device=device, workers=workers)
+    for step in fit(state, patches, recipe.fit):
         yield step
         last = step.images >= recipe.fit.images
-        if first and (
-            last or step.images // recipe.validation.every > (step.images - recipe.fit.batch) // recipe.validation.every
-        ):
+        if first and (last or step.images // recipe.validation.every > looked // recipe.validation.every):
+            looked = step.images
             scores, pictures = denoise_scores(state.average, watched, recipe.validation)
             yield Validated(step.images, scores, pictures)
         if first and (last or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS):
@@ -127,15 +135,34 @@ def _begin(state: FitState, recipe: Recipe, folder: Path) -> Card | None:
     return prior.card
 
 
-def _load(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> tuple[list[Scan], list[float]]:
-    found = find_scans(recipe.data, folder=folder, root=data, part=part)
+def load_scans(
+    recipe: Recipe, folder: Path, data: Path | None, *, part: str, most: int | None = None
+) -> tuple[list[Scan], list[float]]:
+    """The clean scans of one part of the split, and how often a patch is to come from each.
+
+    Args:
+        recipe: which sources.
+        folder: where the recipe lies.
+        data: data folder instead of the recipe's, or a pack.
+        part: ``"train"`` or ``"validation"``.
+        most: scans to load, the first ones.
+    """
+    if data is not None and is_pack(data):
+        scans, weights = read_pack(data, part=part)
+        return scans[:most], weights[:most]
+    from medidiff.training.data import find_scans, load_scan  # with a pack, none of the readers need be installed
+
+    found = find_scans(recipe.data, folder=folder, root=data, part=part)[:most]
     return [load_scan(path) for path, _ in found], [weight for _, weight in found]
 
 
-def _load_watched(recipe: Recipe, folder: Path, data: Path | None) -> list[Scan]:
-    """The scans that training is judged by: the validation part's, or, without a split, the training scans."""
-    found = find_scans(recipe.data, folder=folder, root=data, part="validation")
-    return [load_scan(path) for path, _ in found[: recipe.validation.scans]]
+def count_scans(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> int:
+    """How many scans `load_scans` would load, without loading those of a folder."""
+    if data is not None and is_pack(data):
+        return len(read_pack(data, part=part)[0])
+    from medidiff.training.data import find_scans
+
+    return len(find_scans(recipe.data, folder=folder, root=data, part=part))
 
 
 def _resume(state: FitState, recipe: Recipe, out: Path, *, fingerprint: str) -> None:

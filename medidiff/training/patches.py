@@ -1,0 +1,187 @@
+"""Training patches: planned one by one on the CPU, made in batches on the device that trains on them.
+
+A plan holds all that was drawn for a patch as small tensors, so that it can come from another process; making the
+patch from it is a few matrix products over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from medidiff.diffusion.condition import Condition
+from medidiff.diffusion.denoiser import with_noise
+from medidiff.training.chance import Chance
+from medidiff.training.degrade import Measurement, View, cut_side, draw_measurement, draw_view, look, measure
+from medidiff.training.recipe import Recipe
+
+__all__ = ["Batch", "PatchPlan", "Patches", "Scan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A clean scan at network scale.
+
+    Args:
+        image: (I, J, K), tissue maximum about 1.
+        centres: (N, 3) voxels that a patch may be centred on.
+        sha256: of the float32 image's bytes, for the data fingerprint.
+    """
+
+    image: Tensor
+    centres: Tensor
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Patches ready for the loss: x₀, what was measured of it, σ (B,), and the diffused state x_σ."""
+
+    x: Tensor
+    condition: Condition
+    sigma: Tensor
+    state: Tensor
+
+
+class PatchPlan(NamedTuple):
+    """All that is drawn for one patch; after collation every field has a leading B.
+
+    Args:
+        scan: () number of the scan.
+        corner: (3,) first voxel of the cut, along the view's axes; it may lie outside the scan.
+        view: how the cut becomes the patch.
+        scanner: what is measured of it.
+        sigma: () diffusion level, infinity for the one-step posterior mean.
+        seed: () of the noise.
+    """
+
+    scan: Tensor
+    corner: Tensor
+    view: View
+    scanner: Measurement
+    sigma: Tensor
+    seed: Tensor
+
+
+class Patches:
+    """Training patches, each a function of the seed and of its number alone.
+
+    Args:
+        scans: clean scans.
+        weights: how often a patch comes from each.
+        recipe: sizes, ranges and the seed.
+        device: where they are made; the scans are kept there, in half precision, a tenth of their own noise.
+        workers: processes that draw plans ahead; 0 draws them as they are needed.
+    """
+
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        weights: Sequence[float],
+        recipe: Recipe,
+        *,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+    ) -> None:
+        self.recipe, self.device, self.workers = recipe, torch.device(device), workers
+        self._plans = _Plans([scan.centres for scan in scans], weights, recipe)
+        self._bank = _Bank([scan.image for scan in scans], self.device)
+
+    def batch(self, images: Sequence[int]) -> Batch:
+        """The patches with these numbers."""
+        return self._make(default_collate([self._plans[image] for image in images]))
+
+    def batches(self, numbers: Sequence[Sequence[int]]) -> Iterator[Batch | None]:
+        """A batch for each list of numbers; None for an empty one."""
+        if not self.workers:
+            yield from (self.batch(images) if len(images) else None for images in numbers)
+            return
+        loader = DataLoader(
+            self._plans,
+            batch_sampler=[list(images) for images in numbers if len(images)],
+            num_workers=self.workers,
+            prefetch_factor=4,
+            pin_memory=self.device.type == "cuda",
+        )
+        plans = iter(loader)
+        yield from (self._make(next(plans)) if len(images) else None for images in numbers)
+
+    def _make(self, plan: PatchPlan) -> Batch:
+        seeds = plan.seed.tolist()
+        scan, corner, view, scanner, sigma, _ = _moved(plan, self.device)
+        side = self.recipe.fit.patch
+        x = look(self._bank.cut(scan, corner, view.order, cut_side(side, self.recipe.degradation)), view)
+        noise = torch.empty((len(seeds), 3, side, side, side), device=self.device)
+        for each, seed in zip(noise, seeds, strict=True):
+            each.normal_(generator=torch.Generator(self.device).manual_seed(seed))
+        return Batch(x, measure(x, scanner, noise[:, :2]), sigma, with_noise(x, sigma, noise[:, 2:]))
+
+
+class _Plans(Dataset[PatchPlan]):
+    """Plans by the number of the image."""
+
+    def __init__(self, centres: Sequence[Tensor], weights: Sequence[float], recipe: Recipe) -> None:
+        self.centres, self.weights, self.recipe = tuple(centres), tuple(weights), recipe
+
+    def __getitem__(self, image: int) -> PatchPlan:
+        fit, ranges = self.recipe.fit, self.recipe.degradation
+        chance = Chance(self.recipe.seed, image)
+        scan = chance.pick(self.weights)
+        view = draw_view(fit.patch, ranges, chance)
+        centre = self.centres[scan][chance.below(len(self.centres[scan]))].long()[view.order]
+        scanner = draw_measurement(fit.patch, ranges, chance)
+        mean_only = not scanner.blank and chance.happens(fit.posterior_mean)
+        sigma = float("inf") if mean_only else chance.log_uniform(*fit.sigma)
+        return PatchPlan(
+            scan=torch.tensor(scan),
+            corner=centre - cut_side(fit.patch, ranges) // 2,
+            view=view,
+            scanner=scanner,
+            sigma=torch.tensor(sigma),
+            seed=torch.tensor(chance.below(2**62)),
+        )
+
+
+class _Bank:
+    """All scans in one row of voxels, so that patches of different scans are cut out at once."""
+
+    def __init__(self, images: Sequence[Tensor], device: torch.device) -> None:
+        shapes = torch.tensor([tuple(image.shape) for image in images])
+        sizes = shapes.prod(1)
+        self.voxels = torch.cat([torch.zeros(1), *(image.flatten().half() for image in images)]).half().to(device)
+        self.first = (sizes.cumsum(0) - sizes + 1).to(device)  # voxel 0 is air
+        self.shapes = shapes.to(device)
+        ones = torch.ones(len(images), dtype=torch.int64)
+        self.strides = torch.stack([shapes[:, 1] * shapes[:, 2], shapes[:, 2], ones], dim=1).to(device)
+
+    def cut(self, scan: Tensor, corner: Tensor, order: Tensor, side: int) -> Tensor:
+        """(B, C, C, C) float32 cubes from corners (B, 3), axes in `order` (B, 3); outside of a scan lies air, 0."""
+        sizes, strides = self.shapes[scan].gather(1, order), self.strides[scan].gather(1, order)
+        place = corner[..., None] + torch.arange(side, device=corner.device)  # (B, 3, C)
+        inside = (place >= 0) & (place < sizes[..., None])
+        i, j, k = (place * strides[..., None]).unbind(1)
+        where = self.first[scan][:, None, None, None] + i[:, :, None, None] + j[:, None, :, None] + k[:, None, None, :]
+        a, b, c = inside.unbind(1)
+        where = where * (a[:, :, None, None] & b[:, None, :, None] & c[:, None, None, :])
+        return self.voxels[where].float()
+
+
+def _moved(plan: PatchPlan, device: torch.device) -> PatchPlan:
+    """A plan with all its tensors on a device."""
+
+    def to(part: Tensor) -> Tensor:
+        return part.to(device, non_blocking=True)
+
+    return PatchPlan(
+        to(plan.scan),
+        to(plan.corner),
+        View(*map(to, plan.view)),
+        Measurement(*map(to, plan.scanner)),
+        to(plan.sigma),
+        to(plan.seed),
+    )

@@ -1,0 +1,41 @@
+"""Pack the scans of a recipe into one file: `python pipelines/prepare.py RECIPE PACK.safetensors [--data DIR]`.
+
+`medidiff train RECIPE -o DIR --data PACK.safetensors` then trains where neither the scans nor the readers are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from medidiff.errors import MedidiffError
+from medidiff.training.pack import write_pack
+from medidiff.training.recipe import read_recipe
+from medidiff.training.run import load_scans
+
+
+def main() -> int:
+    """Run the command; 0, or the exit code of the refusal."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path, help="TOML recipe")
+    parser.add_argument("pack", type=Path, help="file to write, .safetensors")
+    parser.add_argument("--data", type=Path, help="data folder instead of the recipe's")
+    options = parser.parse_args()
+    try:
+        recipe = read_recipe(options.recipe)
+        parts = {
+            part: list(zip(*load_scans(recipe, options.recipe.parent, options.data, part=part), strict=True))
+            for part in ("train", "validation")
+        }
+        write_pack(options.pack, parts)
+    except MedidiffError as refusal:
+        print(refusal, file=sys.stderr)
+        return refusal.exit_code
+    counts = ", ".join(f"{len(scans)} for {part}" for part, scans in parts.items())
+    print(f"packed {counts}, {options.pack.stat().st_size / 2**20:.0f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
