@@ -674,6 +674,18 @@ def test_training_from_a_pack_is_training_from_the_scans(case, packed, whole, tm
     assert events[0].data_fingerprint == whole[0][0].data_fingerprint
 
 
+def test_the_command_packs_what_a_recipe_names(case, packed, tmp_path):
+    command = [sys.executable, str(Path(__file__).parents[1] / "pipelines" / "prepare.py"), str(case)]
+    done = subprocess.run([*command, str(tmp_path / "pack.safetensors")], capture_output=True, text=True, check=True)
+    assert "2 for train, 2 for validation" in done.stdout
+    assert (tmp_path / "pack.safetensors").read_bytes() == packed.read_bytes()
+    refused = subprocess.run(
+        [*command, str(tmp_path / "x.safetensors"), "--data", str(tmp_path)], capture_output=True, text=True
+    )
+    assert refused.returncode == 2
+    assert "E-DATA" in refused.stderr
+
+
 def broken_packs():
     about = {"part": "train", "weight": 1.0, "sha256": "0" * 64}
     good = {"0000.image": torch.ones((2, 2, 2), dtype=torch.float16), "0000.mask": torch.ones((2, 2, 2), dtype=bool)}
