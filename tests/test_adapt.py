@@ -90,7 +90,7 @@ class World(nn.Module):
         self.mean, self.variance = nn.Parameter(torch.tensor(mean)), nn.Parameter(torch.tensor(variance))
 
     def forward(self, x, c_noise):
-        y, noise = x[:, 1:2], torch.exp(1.5 * x[:, 4:5] - 3.5)
+        y, noise = x[:, 1:2], torch.exp(1.5 * x[:, -1:] - 3.5)
         total = noise**-2 + 1.0
         answer = self.mean + (y - self.mean) * self.variance / (self.variance + noise**2)
         return (answer - y * noise**-2 / total) * total.sqrt()
