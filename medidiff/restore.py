@@ -34,7 +34,7 @@ from medidiff.diffusion import (
 )
 from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.physics import ProfileName, Separable, Slices, identity, least_agreement, sampling
-from medidiff.physics.estimate import estimate_noise
+from medidiff.physics.estimate import estimate_noise, estimate_noise_map
 from medidiff.physics.estimate_ct import axial_slices, estimate_noise_ct
 from medidiff.physics.profile import PROFILES, slice_axis
 from medidiff.prepare import (
@@ -68,6 +68,8 @@ class Settings:
         noise: kind of noise in the scan: magnitude MR is Rician, CT and real-valued data are Gaussian; None for what
             the modality says, Gaussian for CT and PET and Rician for the rest.
         noise_level: σ in the scan's stored units, above 0; estimated from the scan when None.
+        noise_varies: whether the level changes across the scan, as with parallel imaging; it is then estimated for
+            every voxel, with the level given or estimated as its mean.
         draws: posterior samples for the spread; 0 for none.
         steps: network evaluations for each draw, at least 1.
         seed: what the draws' randomness comes from, at least 0.
@@ -82,6 +84,7 @@ class Settings:
     prior: str | Prior | None = None
     noise: NoiseLaw | None = None
     noise_level: float | None = None
+    noise_varies: bool = False
     draws: int = 0
     steps: int = 4
     seed: int = 0
@@ -227,7 +230,8 @@ def restore(
     prior = _on_device(fitting, device)
     level, told = _noise_level(volume, y, scale, settings=settings, prior=prior)
     decisions += told
-    condition = observe(y, _told(operator, target, volume.geometry, slices, prior, decisions), level)
+    levels = _levels(volume, y, scale, level, settings=settings, prior=prior, decisions=decisions)
+    condition = observe(y, _told(operator, target, volume.geometry, slices, prior, decisions), levels)
     axes = worst_last(operator, target.shape)
     denoiser = Turned(_tiled(prior, [target.shape[axis] for axis in axes], settings), axes)
     with torch.no_grad():
@@ -343,6 +347,26 @@ def _noise_level(
     return told, decisions
 
 
+def _levels(
+    volume: Volume,
+    y: Tensor,
+    scale: IntensityScale,
+    level: float,
+    *,
+    settings: Settings,
+    prior: Prior,
+    decisions: list[str],
+) -> float | Tensor:
+    """σ_y as the prior is told: the level, or where it varies one for every voxel of `y`."""
+    if not settings.noise_varies:
+        return level
+    found = estimate_noise_map(y[0, 0].cpu(), kind=settings.noise or "rician", measured=readable(volume))
+    found *= level / found.mean().clamp_min(torch.finfo(found.dtype).tiny)
+    low, high = (float(q) * scale.gain for q in np.quantile(found.numpy(), (0.05, 0.95)))
+    decisions.append(f"noise level estimated for every voxel: {low:.4g} to {high:.4g} in nine tenths of the scan")
+    return found.clamp(*prior.card.noise)[None, None].to(y)
+
+
 def _estimated(volume: Volume, y: Tensor, scale: IntensityScale, settings: Settings) -> float:
     """σ_y at network scale from the scan alone; the noise of a CT is not white, and read in another way."""
     measured = readable(volume)
@@ -426,6 +450,7 @@ def _provenance(
         settings={
             "noise": settings.noise,
             "noise_level": level,
+            "noise_varies": settings.noise_varies,
             "draws": settings.draws,
             "steps": settings.steps,
             "spacing_mm": list(target.spacing_mm),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_prior import CARD, small_prior
 
+import medidiff.restore as restoration
 from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.prepare import IntensityScale
 from medidiff.prior import Prior, build_denoiser
@@ -202,3 +203,46 @@ def test_an_array_is_told_by_the_hash_of_its_numbers_however_they_lie(prior) -> 
     for same in (scan.data, np.asfortranarray(scan.data), np.repeat(scan.data, 2, axis=3)[..., ::2]):
         assert denoise(scan.with_data(same), prior=prior, noise_level=40.0).provenance.inputs == wanted
     assert denoise(scan.with_data(scan.data[:, ::-1]), prior=prior, noise_level=40.0).provenance.inputs != wanted
+
+
+# --- a noise level that varies ---------------------------------------------------------------------------------------
+
+
+def told_levels(monkeypatch, scan, **settings):
+    """What the network is told of the noise, in the scan's units, along the first axis."""
+    seen = []
+    observe = restoration.observe
+
+    def spy(y, operator, level):
+        seen.append(level)
+        return observe(y, operator, level)
+
+    monkeypatch.setattr(restoration, "observe", spy)
+    restored = denoise(scan, prior=small_prior(), **settings)
+    level = seen[0] if isinstance(seen[0], torch.Tensor) else torch.full((1, 1, *scan.geometry.shape), seen[0])
+    gain = restored.provenance.settings["noise_level"] / float(seen[0].mean()) if settings.get("noise_level") else 1.0
+    return level[0, 0].mean((1, 2)).numpy() * gain, restored.provenance
+
+
+def ramp(shape=(64, 32, 32)):
+    """Tissue everywhere, and noise that grows threefold along the first axis."""
+    rng = np.random.default_rng(0)
+    level = np.linspace(20, 60, shape[0])[:, None, None]
+    clean = 700.0 + 0 * level
+    noisy = np.hypot(clean + level * rng.standard_normal(shape), level * rng.standard_normal(shape))
+    noisy[:, :3], noisy[:, -3:] = 0, 0
+    return Volume(noisy.astype(np.float32), Geometry.regular(shape), "MR")
+
+
+def test_a_level_that_varies_is_told_voxel_by_voxel(monkeypatch) -> None:
+    levels, record = told_levels(monkeypatch, ramp(), noise_varies=True, noise_level=40.0)
+    assert levels[-8:].mean() / levels[:8].mean() > 1.8
+    assert levels.mean() == pytest.approx(40.0, rel=0.02)
+    assert any("for every voxel" in sentence for sentence in record.decisions)
+    assert record.settings["noise_varies"] is True
+
+
+def test_a_level_that_does_not_vary_is_told_once(monkeypatch) -> None:
+    levels, record = told_levels(monkeypatch, ramp())
+    assert levels.max() == levels.min()
+    assert not any("for every voxel" in sentence for sentence in record.decisions)

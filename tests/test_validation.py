@@ -117,3 +117,17 @@ def test_means_are_logged_under_names_without_blanks(denoising, monkeypatch, tmp
     assert (name, params) == ("denoising", {"set": "x"})
     assert logged["named"] == {"artifacts": [tmp_path], "uri": None}
     assert metrics == {"psnr_db_noisy_input_noise_3": 31.5, "ssim_noisy_input_noise_3": 0.9}
+
+
+def test_noise_can_vary_and_its_level_be_estimated(denoising, study, tmp_path):
+    _, plain = score(denoising, study, tmp_path / "plain")
+    _, varying = score(denoising, study, tmp_path / "varying", "--varying", "--told", "estimated")
+    assert varying["noisy input"]["psnr_db"] != plain["noisy input"]["psnr_db"]
+    assert varying["noisy input"]["psnr_db"] == pytest.approx(plain["noisy input"]["psnr_db"] - 0.35, abs=0.5)  # 13/12
+    assert varying["nlmeans"]["psnr_db"] > varying["noisy input"]["psnr_db"] + 2
+    assert "varying noise, level estimated" in (tmp_path / "varying" / "denoising.md").read_text()
+
+
+def test_a_contrast_that_is_not_there_is_refused(denoising, study, tmp_path, capsys):
+    assert denoising.main([*study, "--contrast", "FLAIR", "--out", str(tmp_path)]) != 0
+    assert "E-DATA" in capsys.readouterr().err

@@ -1,10 +1,12 @@
 """Score denoising on scans that no prior has seen: `python validation/denoising.py --help`.
 
 Each scan of the committed test split is scaled to a tissue maximum of 1 and taken as the truth; Rician noise of a known
-level is added; every method is told the level. PSNR and SSIM are those of `medidiff.metrics`, inside the foreground of
-the whole noise-free scan, with a data range of 1. Each peer runs in its best setting for each scan (see `peers.py`);
-the prior has no setting. The truth has noise of its own (about 2 % of white matter in ds002748); a method that removes
-it is marked down for that, at 3 % above all.
+level is added; every method is told the level, or with ``--told estimated`` what medidiff estimates from the noise.
+With ``--varying`` the level grows along the first axis from half to one and a half of its mean, which is what the
+peers are told; medidiff estimates how it is spread. PSNR and SSIM are those of `medidiff.metrics`, inside the
+foreground of the whole noise-free scan, with a data range of 1. Each peer runs in its best setting for each scan (see
+`peers.py`); the prior has no setting. The truth has noise of its own (about 2 % of white matter in ds002748); a method
+that removes it is marked down for that, at 3 % above all.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from scoring import Truth, chosen_scans, load_prior, spread, truth
 from medidiff.errors import SettingsError
 from medidiff.metrics import psnr, ssim
 from medidiff.physics import Noise
+from medidiff.physics.estimate import estimate_noise
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Volume
 
@@ -51,14 +54,15 @@ class Score:
     seconds: float
 
 
-def ours(noisy: Array, level: float, *, geometry: Geometry, prior: Prior) -> list[Candidate]:
+def ours(noisy: Array, level: float, *, geometry: Geometry, prior: Prior, varies: bool) -> list[Candidate]:
     """The posterior mean of the prior, as `medidiff denoise` gives it."""
     from medidiff.restore import denoise  # the network: only for those who ask
 
     volume = Volume(noisy, geometry, modality="MR")
 
     def run() -> Array:
-        return np.asarray(denoise(volume, noise="rician", noise_level=level, prior=prior).mean.data[0])
+        restored = denoise(volume, noise="rician", noise_level=level, noise_varies=varies, prior=prior)
+        return np.asarray(restored.mean.data[0])
 
     return [Candidate("posterior mean", run)]
 
@@ -85,16 +89,23 @@ def score_scan(number: int, reference: Truth, options: argparse.Namespace, prior
     for percent in options.levels:
         level = percent / 100
         generator = torch.Generator().manual_seed(1000 * number + round(10 * percent))
-        noisy = Noise("rician", level).apply(torch.from_numpy(reference.image), generator).numpy()
+        there = level * (_ramp(reference.image.shape) if options.varying else torch.ones(()))
+        noisy = Noise("rician", there).apply(torch.from_numpy(reference.image), generator).numpy()
+        level = estimate_noise(noisy) if options.told == "estimated" else level
         methods = {_NOISY: [Candidate("", partial(np.copy, noisy))]}
         methods |= {name: PEERS[name](noisy, level) for name in options.peers}
         if prior is not None:
-            methods[_OURS] = ours(noisy, level, geometry=reference.geometry, prior=prior)
+            methods[_OURS] = ours(noisy, level, geometry=reference.geometry, prior=prior, varies=options.varying)
         for name, candidates in methods.items():
             score = Score(number, percent, name, *best(candidates, reference))
             print(f"scan {number}  {percent:g} %  {name:12} {score.psnr_db:6.2f} dB  {score.ssim:.3f}", file=sys.stderr)
             scores.append(score)
     return scores
+
+
+def _ramp(shape: tuple[int, ...]) -> torch.Tensor:
+    """From a half to one and a half along the first axis, as a share of the mean."""
+    return torch.linspace(0.5, 1.5, shape[0])[:, None, None]
 
 
 def markdown(scores: Sequence[Score], heading: str) -> str:
@@ -136,6 +147,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--peers", nargs="*", choices=sorted(PEERS), default=["gaussian", "nlmeans"], help="whom to compare"
     )
+    out.add_argument("--told", choices=("given", "estimated"), default="given", help="the noise level that is told")
+    out.add_argument("--varying", action="store_true", help="noise that grows along the first axis, by ±50 %%")
     out.add_argument(
         "--mlflow", default="", help="tracking URI; empty for medidiff's own store, 'none' for no tracking"
     )
@@ -151,11 +164,16 @@ def run(options: argparse.Namespace) -> str:
     files = chosen_scans(options)
     scores = [s for n, file in files.items() for s in score_scan(n, truth(file, options.crop), options, prior)]
     where = scoring.region(options)
-    heading = f"Denoising, {len(files)} {options.part} scans of {options.set}, {where}, mean ± sd over scans."
+    noise = f"{'varying' if options.varying else 'stationary'} noise, level {options.told}"
+    heading = (
+        f"Denoising, {len(files)} {options.part} scans of {options.set}, {options.contrast}, {where}, {noise}, "
+        "mean ± sd over scans."
+    )
     table = markdown(scores, heading)
     params = {
         "version": __version__,
-        "set": options.set,
+        "set": f"{options.set} {options.contrast}",
+        "noise": noise,
         "region": where,
         "scans": " ".join(map(str, files)),
         "split_sha256": hashlib.sha256(options.split.read_bytes()).hexdigest(),

@@ -53,14 +53,22 @@ class Truth:
     geometry: Geometry
 
 
-def scored_scans(data: Path, split: Path, folder: str, *, part: str) -> dict[int, Path]:
+_FILES = {  # by contrast, below the folder of a set
+    "T1w": ("{subject}_T1w.nii.gz", "{subject}/T1.nii.gz"),
+    "T2w": ("{subject}_T2w.nii.gz", "{subject}/T2.nii.gz"),
+    "FLAIR": ("{subject}_FLAIR.nii.gz", "{subject}/FLAIR.nii.gz"),
+}
+
+
+def scored_scans(data: Path, split: Path, folder: str, *, part: str, contrast: str = "T1w") -> dict[int, Path]:
     """The files of one part's subjects of one folder, by their place in the split, from 1."""
     table = tomllib.loads(split.read_text(encoding="utf-8")).get(folder)
     if table is None:
         raise SettingsError("E-SPLIT", f"no folder '{folder}' in the split", attribute="--set", file=split.name)
     scans = {}
     for number, subject in enumerate(table[part], start=1):
-        found = sorted((data / folder).rglob(f"{subject}_T1w.nii.gz"))
+        names = [name.format(subject=subject) for name in _FILES[contrast]]
+        found = sorted(path for name in names for path in (data / folder).rglob(name))
         if len(found) != 1:
             raise InputError(
                 "E-DATA", f"{len(found)} files for scan {number} of part {part}", wanted="one", attribute="--data"
@@ -110,7 +118,9 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def chosen_scans(arguments: argparse.Namespace) -> dict[int, Path]:
     """The files to score, by their place in the split: those of ``--scans``, or all."""
-    files = scored_scans(arguments.data, arguments.split, arguments.set, part=arguments.part)
+    files = scored_scans(
+        arguments.data, arguments.split, arguments.set, part=arguments.part, contrast=arguments.contrast
+    )
     if not set(arguments.scans) <= set(files):
         raise SettingsError("E-SETTING", f"{arguments.scans}", wanted=f"1 to {len(files)}", attribute="--scans")
     return {place: files[place] for place in arguments.scans or files}
@@ -137,6 +147,7 @@ def options(description: str, *, writes: str) -> argparse.ArgumentParser:
     out.add_argument("--data", type=Path, default=Path(shared), help="folder of the shared data")
     out.add_argument("--split", type=Path, default=_HERE / "split.toml", help="which subject serves what")
     out.add_argument("--set", default="t1-ds002748", help="folder of the data to score")
+    out.add_argument("--contrast", choices=sorted(_FILES), default="T1w", help="which scan of each subject")
     out.add_argument(
         "--part", choices=("test", "validation"), default="test", help="validation, to choose between settings"
     )

@@ -78,7 +78,7 @@ def verb_name(verb: Restoring) -> str:
 
 def _settings(verb: Restoring) -> dict[str, Any]:
     """The options as arguments of `Settings`, checked."""
-    names = ("noise", "noise_level", "steps", "seed", "device")
+    names = ("noise", "noise_level", "noise_varies", "steps", "seed", "device")
     settings = {name: getattr(verb, name) for name in names} | {"draws": verb.wanted_draws}
     Settings(**settings)
     if len(verb.outputs) > 1 and verb.wanted_draws == 0:

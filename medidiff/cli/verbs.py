@@ -142,6 +142,9 @@ class Restoring(Repairs):
     noise_level: Annotated[
         float | None, Option("standard deviation in the scan's stored units; estimated when left out", ("SIGMA",))
     ] = None
+    noise_varies: Annotated[
+        bool, Option("the level changes across the scan, as with parallel imaging; it is estimated for every voxel")
+    ] = False
     draws: Annotated[
         int | None, Option("posterior samples; 0, or 8 when --spread, --interval or --draw ask for them", ("N",))
     ] = None
