@@ -10,6 +10,7 @@ from medidiff.training.recipe import (
     DataRecipe,
     DegradationRanges,
     FitRecipe,
+    LowDose,
     ModelRecipe,
     Recipe,
     Scans,
@@ -36,8 +37,22 @@ place = text.filter(lambda t: not t.startswith(("/", "\\")) and ":" not in t)  #
 rising = st.tuples(positive, positive).map(sorted).map(tuple)
 factors = st.tuples(st.floats(1, 9), st.floats(1, 9)).map(sorted).map(tuple)
 scans = st.builds(Scans, pattern=text, licence=text, split=text, weight=positive)
+low_dose = st.builds(
+    LowDose,
+    doses=st.lists(st.floats(1e-3, 0.99), min_size=1, max_size=3).map(tuple),
+    share=share,
+    spread=st.floats(1, 4),
+    photons=positive,
+    electronic=weight,
+    views=st.integers(2, 999),
+    window=st.sampled_from(["ramp", "hann"]),
+    overlap=st.integers(1, 9),
+)
 recipes = st.builds(
     Recipe,
+    modality=st.just("CT"),
+    low_dose=st.none() | low_dose,
+    limits=st.lists(text, max_size=2).map(tuple),
     name=st.from_regex(r"[a-z0-9][a-z0-9-]{0,39}", fullmatch=True),
     summary=text,
     seed=st.integers(0, 2**62),

@@ -49,7 +49,7 @@ def recipe(case):
 
 @pytest.fixture(scope="module")
 def scans(case, recipe):
-    return [load_scan(path) for path, _ in find_scans(recipe.data, folder=case.parent, root=None, part="train")]
+    return [load_scan(each, recipe) for each in find_scans(recipe.data, folder=case.parent, root=None, part="train")]
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_the_parts_of_a_split_do_not_mix(tmp_path):
     source = {"pattern": "{subject}.nii.gz", "licence": "none", "split": "heads"}
     values = read_recipe(write_case(tmp_path, data__split="split.toml", data__sources=[source]))
     found = {
-        part: [path.name for path, _ in find_scans(values.data, folder=tmp_path, root=None, part=part)]
+        part: [each.path.name for each in find_scans(values.data, folder=tmp_path, root=None, part=part)]
         for part in ("train", "validation", "test")
     }
     assert found == {"train": ["second.nii.gz"], "validation": ["first.nii.gz"], "test": []}

@@ -39,7 +39,8 @@ def phantom(seed: int, *, shape: tuple[int, int, int] = (22, 26, 24)) -> Volume:
 
 
 def to_toml(values: dict, *, table: str = "") -> str:
-    """The TOML text of nested settings; JSON's numbers, texts and lists of them are TOML's too."""
+    """The TOML text of nested settings without what is None; JSON's numbers, texts and lists of them are TOML's."""
+    values = {key: value for key, value in values.items() if value is not None}
     inner = {key: value for key, value in values.items() if isinstance(value, dict)}
     lists = {key: v for key, v in values.items() if isinstance(v, list | tuple) and v and isinstance(v[0], dict)}
     plain = {key: value for key, value in values.items() if key not in inner and key not in lists}

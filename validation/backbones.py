@@ -162,7 +162,7 @@ def load(recipe: Recipe, options: argparse.Namespace) -> tuple[Patches, list[Sca
     for part in ("train", "validation"):
         found = find_scans(recipe.data, folder=options.recipe.parent, root=options.data, part=part)
         found = found if part == "train" else found[: recipe.validation.scans]
-        scans[part] = [(load_scan(path), weight) for path, weight in found]
+        scans[part] = [(load_scan(each, recipe), each.weight) for each in found]
     images, weights = zip(*scans["train"], strict=True)
     return Patches(images, weights, recipe), [scan for scan, _ in scans["validation"]]
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -34,7 +34,7 @@ from medidiff.errors import InputError, SettingsError
 from medidiff.physics.estimate_ct import axial_slices
 from medidiff.volume import Volume
 
-__all__ = ["Beam", "lower_dose", "projection_noise", "projections", "reconstructed"]
+__all__ = ["Beam", "added_noise", "lower_dose", "projection_noise", "projections", "reconstructed"]
 
 _Array = NDArray[np.float32]
 _Window = Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"]
@@ -99,30 +99,57 @@ def lower_dose(volume: Volume, dose: float, *, seed: int, beam: Beam | None = No
         InputError: not a CT of one channel with square voxels, or voxels that are not finite.
         SettingsError: the dose or the seed is out of range.
     """
-    beam = beam or Beam()
+    (noise,) = added_noise(volume, (dose,), seed=seed, beam=beam or Beam())
+    noisy = volume.data[0] + noise
+    if volume.padding is not None:
+        noisy = np.where(volume.padding, volume.data[0], noisy)
+    return dataclasses.replace(volume, data=noisy.astype(np.float32))
+
+
+def added_noise(volume: Volume, doses: Sequence[float], *, seed: int, beam: Beam) -> list[_Array]:
+    """What each of several doses would add to a scan, (I, J, K) in HU; the scan is projected once.
+
+    Args:
+        volume: as for `lower_dose`.
+        doses: shares of the scan's dose, in (0, 1].
+        seed: what the counts of all doses are drawn from; the doses share the photons of full dose.
+        beam: the scanner.
+
+    Raises:
+        InputError: as `lower_dose`.
+        SettingsError: as `lower_dose`.
+    """
     if volume.modality != "CT":
         found = f"a scan of modality {volume.modality}"
         raise InputError("E-MODALITY", found, wanted="CT, in HU", mend="Only CT has a dose to lower.")
-    if not (math.isfinite(dose) and 0 < dose <= 1):
-        raise SettingsError("E-DOSE", f"a dose of {dose:g}", wanted="a share above 0 and at most 1", attribute="dose")
+    for dose in doses:
+        if not (math.isfinite(dose) and 0 < dose <= 1):
+            wanted = "a share above 0 and at most 1"
+            raise SettingsError("E-DOSE", f"a dose of {dose:g}", wanted=wanted, attribute="dose")
     if seed < 0:
         raise SettingsError("E-SEED", f"seed {seed}", wanted="at least 0")
+    along, side_mm = _square_slices(volume)
+    slices = np.moveaxis(np.asarray(volume.data[0], dtype=np.float32), along, 0)
+    if not np.isfinite(slices).all():
+        raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
+    lines = [projections(each, side_mm, beam) for each in slices]
+    sizes = (slices.shape[1], slices.shape[2])
+    fields = []
+    for dose in doses:
+        noise = projection_noise(lines, dose, seed=seed, beam=beam)
+        fields.append(np.moveaxis(np.stack([reconstructed(each, sizes, side_mm, beam) for each in noise]), 0, along))
+    return fields
+
+
+def _square_slices(volume: Volume) -> tuple[int, float]:
+    """The axis along the patient, and the side of the square voxels across it."""
     if volume.data.shape[0] != 1:
         raise InputError("E-4D", f"{volume.data.shape[0]} channels", wanted="one", mend="Take them one by one.")
     along, (side_mm, other_mm) = axial_slices(volume.geometry)
     if abs(side_mm - other_mm) > _SQUARE * side_mm:
         found = f"slices of {side_mm:.4g} x {other_mm:.4g} mm"
         raise InputError("E-SQUARE", found, wanted="square voxels across the patient", mend="Resample the scan first.")
-    slices = np.moveaxis(np.asarray(volume.data[0], dtype=np.float32), along, 0)
-    if not np.isfinite(slices).all():
-        raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
-    lines = [projections(each, side_mm, beam) for each in slices]
-    sizes = slices.shape[1:]
-    noise = [reconstructed(each, sizes, side_mm, beam) for each in projection_noise(lines, dose, seed=seed, beam=beam)]
-    noisy = volume.data[0] + np.moveaxis(np.stack(noise), 0, along)
-    if volume.padding is not None:
-        noisy = np.where(volume.padding, volume.data[0], noisy)
-    return dataclasses.replace(volume, data=noisy.astype(np.float32))
+    return along, side_mm
 
 
 def projections(hounsfield: ArrayLike, side_mm: float, beam: Beam) -> _Array:

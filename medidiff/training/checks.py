@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -39,15 +39,24 @@ def denoise_scores(
     for number, scan in enumerate(scans):
         clean = central_crop(scan.image, recipe.crop).float()
         mask = central_crop(torch.from_numpy(foreground(scan.image.float().numpy())), recipe.crop).numpy()
-        for level in recipe.levels:
-            generator = torch.Generator().manual_seed(number)  # the same noise at every look
-            y = Noise("rician", level).apply(clean, generator)[None, None].to(device)
+        for name, y, level in _measured(scan, clean, recipe, number):
+            y = y[None, None].to(device)
             with torch.no_grad():
                 mean = denoiser(torch.zeros_like(y), torch.tensor(torch.inf), observe(y, identity(), level))[0, 0].cpu()
-            percent = f"{100 * level:g}"
-            for name, score in (("psnr_db", psnr), ("ssim", ssim)):
+            for metric, score in (("psnr_db", psnr), ("ssim", ssim)):
                 value = score(mean.numpy(), clean.numpy(), mask=mask, data_range=1.0)
-                scores.setdefault(f"{name}_noise_{percent}", []).append(value)
+                scores.setdefault(f"{metric}_{name}", []).append(value)
             if number == 0:
                 pictures = [y[0, 0].cpu(), mean, clean]
     return {name: float(np.mean(values)) for name, values in scores.items()}, pictures
+
+
+def _measured(scan: Scan, clean: Tensor, recipe: ValidationRecipe, number: int) -> Iterator[tuple[str, Tensor, float]]:
+    """What is scored: its name, the noisy cube, and the level that is told; the same noise at every look."""
+    if scan.noise is not None:
+        for field, level in zip(scan.noise, scan.levels, strict=True):
+            yield f"noise_{100 * level:.2g}", clean + level * central_crop(field, recipe.crop).float(), level
+        return
+    for level in recipe.levels:
+        generator = torch.Generator().manual_seed(number)
+        yield f"noise_{100 * level:g}", Noise("rician", level).apply(clean, generator), level

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medidiff.anatomy import foreground
 from medidiff.errors import InputError, SettingsError
 from medidiff.io import read
 from medidiff.io.files.names import inside
+from medidiff.physics.lowdose import Beam, added_noise
 from medidiff.prepare import fit_intensity
 from medidiff.training.patches import Scan
-from medidiff.training.recipe import DataRecipe, read_toml
+from medidiff.training.recipe import DataRecipe, Recipe, read_toml
+from medidiff.training.slabs import Slab, cut_slab, read_slab
+from medidiff.volume import Volume
 
-__all__ = ["find_scans", "load_scan"]
+__all__ = ["Found", "find_scans", "load_scan"]
 
 
-def find_scans(recipe: DataRecipe, *, folder: Path, root: Path | None, part: str) -> list[tuple[Path, float]]:
-    """The files of one part of the split, each with its weight.
+class Found(NamedTuple):
+    """A scan that a recipe names: its file, how often a patch comes from it, and which of its slices are meant."""
+
+    path: Path
+    weight: float
+    slab: Slab
+
+
+def find_scans(recipe: DataRecipe, *, folder: Path, root: Path | None, part: str) -> list[Found]:
+    """The files of one part of the split, each with its weight and its slices.
 
     Args:
         recipe: which sources.
@@ -35,14 +48,15 @@ def find_scans(recipe: DataRecipe, *, folder: Path, root: Path | None, part: str
     """
     root = folder / recipe.root if root is None else root
     split = _read_split(folder / recipe.split) if recipe.split else {}
-    found: list[tuple[Path, float]] = []
+    found: list[Found] = []
     for source in recipe.sources:
         if source.split and part not in split.get(source.split, {}):
             raise SettingsError("E-SPLIT", f"no list '{part}' in table '{source.split}'", file=recipe.split)
-        subjects = split[source.split][part] if source.split else [""]
-        names = [source.pattern.replace("{subject}", subject) for subject in subjects]
-        found += [(inside(root, name, error=InputError), source.weight / len(names)) for name in names]
-    missing = [path.name for path, _ in found if not path.is_file()]
+        slabs = [read_slab(entry) for entry in split[source.split][part]] if source.split else [Slab("")]
+        for slab in slabs:
+            path = inside(root, source.pattern.replace("{subject}", slab.subject), error=InputError)
+            found.append(Found(path, source.weight / len(slabs), slab))
+    missing = [each.path.name for each in found if not each.path.is_file()]
     if missing:
         raise SettingsError(
             "E-DATA",
@@ -70,9 +84,42 @@ def _read_split(path: Path) -> dict[str, Any]:
     return split
 
 
-def load_scan(path: Path) -> Scan:
-    """Read one clean scan and bring it to network scale."""
-    volume = read(path)
-    image = torch.from_numpy(fit_intensity(volume).apply(volume.data[0]))
-    centres = torch.from_numpy(np.argwhere(foreground(volume.data[0])).astype(np.int16))
-    return Scan(image, centres, hashlib.sha256(image.numpy().tobytes()).hexdigest())
+def load_scan(found: Found, recipe: Recipe) -> Scan:
+    """Read one clean scan, bring it to network scale, and simulate the noise of the recipe's doses.
+
+    Patches of a slab are centred so that they do not stick out of its ends, which are no air.
+    """
+    volume = read(found.path)
+    if volume.modality == "OT":  # the recipe knows it where the file does not say
+        volume = dataclasses.replace(volume, modality=recipe.modality)
+    volume = cut_slab(volume, found.slab)
+    scale = fit_intensity(volume)
+    image = torch.from_numpy(scale.apply(volume.data[0]))
+    tissue = foreground(volume.data[0])
+    centres = np.argwhere(tissue)
+    if found.slab.end is not None:
+        centres = _within(centres, volume.shape[2], recipe.fit.patch)
+    noise, levels = _noise(volume, tissue, recipe, gain=scale.gain)
+    sha256 = hashlib.sha256(image.numpy().tobytes()).hexdigest()
+    return Scan(image, torch.from_numpy(centres.astype(np.int16)), sha256, noise, levels)
+
+
+def _within(centres: NDArray[np.intp], slices: int, patch: int) -> NDArray[np.intp]:
+    """The centres about which a patch fits between the ends of a slab; the middle slices where it never does."""
+    low = min(patch // 2, (slices - 1) // 2)
+    high = max(slices - (patch + 1) // 2, slices // 2)
+    return centres[(centres[:, 2] >= low) & (centres[:, 2] <= high)]
+
+
+def _noise(
+    volume: Volume, tissue: NDArray[np.bool_], recipe: Recipe, *, gain: float
+) -> tuple[torch.Tensor | None, tuple[float, ...]]:
+    """Noise of each dose with unit standard deviation in the tissue, and that deviation at network scale."""
+    doses = recipe.low_dose
+    if doses is None:
+        return None, ()
+    beam = Beam(doses.photons, doses.electronic, doses.views, window=doses.window, overlap=doses.overlap)
+    fields = added_noise(volume, doses.doses, seed=recipe.seed, beam=beam)
+    levels = [float(field[tissue].std()) for field in fields]
+    scaled = [torch.from_numpy(field / level).half() for field, level in zip(fields, levels, strict=True)]
+    return torch.stack(scaled), tuple(level / gain for level in levels)

@@ -6,7 +6,9 @@ Applying them is plain algebra over whole batches, on any device.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,9 +17,19 @@ from torch import Tensor
 from medidiff.diffusion.condition import LEAST_CERTAINTY, Condition
 from medidiff.physics import Axis, box_profile, gaussian_profile, sampling
 from medidiff.training.chance import Chance
-from medidiff.training.recipe import DegradationRanges
+from medidiff.training.recipe import DegradationRanges, LowDose
 
-__all__ = ["Measurement", "View", "cut_side", "draw_measurement", "draw_view", "look", "measure"]
+__all__ = [
+    "Measurement",
+    "View",
+    "cut_side",
+    "draw_low_dose",
+    "draw_measurement",
+    "draw_view",
+    "held",
+    "look",
+    "measure",
+]
 
 _KNOTS = 6  # of the random grey-value curve
 _TOP = 1.5  # brightest grey value the curve covers
@@ -113,6 +125,11 @@ def _triangle(distance: Tensor, width: Tensor) -> Tensor:
     return 0.5 + t - 0.5 * t * t.abs()
 
 
+def held(cut: Tensor, view: View) -> Tensor:
+    """Cuts (B, C, C, C) held as the view holds its own, (B, P, P, P), without its brightness and contrast."""
+    return _along_axes(view.axes, cut)
+
+
 def look(cut: Tensor, view: View) -> Tensor:
     """The clean patches, (B, 1, P, P, P), of cuts (B, C, C, C) whose axes already stand in the view's order."""
     x = _along_axes(view.axes, cut)
@@ -152,6 +169,28 @@ def draw_measurement(side: int, ranges: DegradationRanges, chance: Chance) -> Me
         rician=torch.tensor(chance.happens(ranges.rician)),
         blank=torch.tensor(kind == 3),
     )
+
+
+def draw_low_dose(
+    side: int, ranges: DegradationRanges, low_dose: LowDose, *, levels: Sequence[float], chance: Chance
+) -> tuple[Measurement, int]:
+    """A patch measured voxel by voxel at a lower CT dose, and which of the recipe's doses its noise is cut from.
+
+    The noise of that dose is scaled to a dose near it by what quantum noise would do, √((1/a - 1) / (1/a₀ - 1)).
+
+    Args:
+        side: P.
+        ranges: of which the error of the told level is taken.
+        low_dose: the doses, and how far from them.
+        levels: standard deviation of the noise of each dose.
+        chance: where the choices come from.
+    """
+    number = chance.below(len(levels))
+    near = low_dose.doses[number]
+    dose = min(chance.log_uniform(near / low_dose.spread, near * low_dose.spread), (1 + near) / 2)
+    plain = dataclasses.replace(ranges, denoise=1.0, thick=0.0, coarse=0.0, nothing=0.0, rician=0.0, varying=0.0)
+    level = levels[number] * math.sqrt((1 / dose - 1) / (1 / near - 1))
+    return draw_measurement(side, plain, chance)._replace(level=torch.tensor(level)), number
 
 
 def _matrices(kind: int, side: int, ranges: DegradationRanges, chance: Chance) -> list[Tensor | None]:

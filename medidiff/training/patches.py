@@ -16,8 +16,19 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from medidiff.diffusion.condition import Condition
 from medidiff.diffusion.denoiser import with_noise
+from medidiff.errors import SettingsError
 from medidiff.training.chance import Chance
-from medidiff.training.degrade import Measurement, View, cut_side, draw_measurement, draw_view, look, measure
+from medidiff.training.degrade import (
+    Measurement,
+    View,
+    cut_side,
+    draw_low_dose,
+    draw_measurement,
+    draw_view,
+    held,
+    look,
+    measure,
+)
 from medidiff.training.recipe import Recipe
 
 __all__ = ["Batch", "PatchPlan", "Patches", "Scan"]
@@ -31,11 +42,15 @@ class Scan:
         image: (I, J, K), tissue maximum about 1.
         centres: (N, 3) voxels that a patch may be centred on.
         sha256: of the float32 image's bytes, for the data fingerprint.
+        noise: (D, I, J, K) noise that lower doses add, of unit standard deviation in the tissue; None for none.
+        levels: (D,) that standard deviation, at network scale.
     """
 
     image: Tensor
     centres: Tensor
     sha256: str
+    noise: Tensor | None = None
+    levels: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,7 @@ class PatchPlan(NamedTuple):
         corner: (3,) first voxel of the cut, along the view's axes; it may lie outside the scan.
         view: how the cut becomes the patch.
         scanner: what is measured of it.
+        field: () number of the noise that is cut with it, for all scans in a row; -1 for white noise.
         sigma: () diffusion level, infinity for the one-step posterior mean.
         seed: () of the noise.
     """
@@ -64,6 +80,7 @@ class PatchPlan(NamedTuple):
     corner: Tensor
     view: View
     scanner: Measurement
+    field: Tensor
     sigma: Tensor
     seed: Tensor
 
@@ -89,8 +106,13 @@ class Patches:
         workers: int = 0,
     ) -> None:
         self.recipe, self.device, self.workers = recipe, torch.device(device), workers
-        self._plans = _Plans([scan.centres for scan in scans], weights, recipe)
+        fields = [field for scan in scans if scan.noise is not None for field in scan.noise]
+        if recipe.low_dose is not None and len(fields) != len(scans) * len(recipe.low_dose.doses):
+            mend = "Train from the scans themselves: a pack holds no noise."
+            raise SettingsError("E-PACK", "scans without the noise of the recipe's doses", mend=mend)
+        self._plans = _Plans(scans, weights, recipe)
         self._bank = _Bank([scan.image for scan in scans], self.device)
+        self._fields = _Bank(fields, self.device) if fields else None
 
     def batch(self, images: Sequence[int]) -> Batch:
         """The patches with these numbers."""
@@ -113,20 +135,25 @@ class Patches:
 
     def _make(self, plan: PatchPlan) -> Batch:
         seeds = plan.seed.tolist()
-        scan, corner, view, scanner, sigma, _ = _moved(plan, self.device)
+        scan, corner, view, scanner, field, sigma, _ = _moved(plan, self.device)
         side = self.recipe.fit.patch
-        x = look(self._bank.cut(scan, corner, view.order, cut_side(side, self.recipe.degradation)), view)
+        cut = cut_side(side, self.recipe.degradation)
+        x = look(self._bank.cut(scan, corner, view.order, cut), view)
         noise = torch.empty((len(seeds), 3, side, side, side), device=self.device)
         for each, seed in zip(noise, seeds, strict=True):
             each.normal_(generator=torch.Generator(self.device).manual_seed(seed))
+        if self._fields is not None:
+            own = held(self._fields.cut(field.clamp_min(0), corner, view.order, cut), view)
+            noise[:, 0] = torch.where(field[:, None, None, None] < 0, noise[:, 0], own)
         return Batch(x, measure(x, scanner, noise[:, :2]), sigma, with_noise(x, sigma, noise[:, 2:]))
 
 
 class _Plans(Dataset[PatchPlan]):
     """Plans by the number of the image."""
 
-    def __init__(self, centres: Sequence[Tensor], weights: Sequence[float], recipe: Recipe) -> None:
-        self.centres, self.weights, self.recipe = tuple(centres), tuple(weights), recipe
+    def __init__(self, scans: Sequence[Scan], weights: Sequence[float], recipe: Recipe) -> None:
+        self.centres, self.levels = tuple(scan.centres for scan in scans), tuple(scan.levels for scan in scans)
+        self.weights, self.recipe = tuple(weights), recipe
 
     def __getitem__(self, image: int) -> PatchPlan:
         fit, ranges = self.recipe.fit, self.recipe.degradation
@@ -134,7 +161,12 @@ class _Plans(Dataset[PatchPlan]):
         scan = chance.pick(self.weights)
         view = draw_view(fit.patch, ranges, chance)
         centre = self.centres[scan][chance.below(len(self.centres[scan]))].long()[view.order]
-        scanner = draw_measurement(fit.patch, ranges, chance)
+        scanner, field = draw_measurement(fit.patch, ranges, chance), -1
+        if self.recipe.low_dose is not None and chance.happens(self.recipe.low_dose.share):
+            scanner, dose = draw_low_dose(
+                fit.patch, ranges, self.recipe.low_dose, levels=self.levels[scan], chance=chance
+            )
+            field = scan * len(self.levels[scan]) + dose
         mean_only = not scanner.blank and chance.happens(fit.posterior_mean)
         sigma = float("inf") if mean_only else chance.log_uniform(*fit.sigma)
         return PatchPlan(
@@ -142,6 +174,7 @@ class _Plans(Dataset[PatchPlan]):
             corner=centre - cut_side(fit.patch, ranges) // 2,
             view=view,
             scanner=scanner,
+            field=torch.tensor(field),
             sigma=torch.tensor(sigma),
             seed=torch.tensor(chance.below(2**62)),
         )
@@ -182,6 +215,7 @@ def _moved(plan: PatchPlan, device: torch.device) -> PatchPlan:
         to(plan.corner),
         View(*map(to, plan.view)),
         Measurement(*map(to, plan.scanner)),
+        to(plan.field),
         to(plan.sigma),
         to(plan.seed),
     )

@@ -19,6 +19,7 @@ __all__ = [
     "DataRecipe",
     "DegradationRanges",
     "FitRecipe",
+    "LowDose",
     "ModelRecipe",
     "Recipe",
     "Scans",
@@ -45,6 +46,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Factor = Annotated[float, Field(ge=1, allow_inf_nan=False, strict=True)]
 Zoom = Annotated[float, Field(ge=1, le=4, strict=True)]
+Dose = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 Width = Annotated[int, Field(ge=1, le=1024, strict=True)]
 Depth = Annotated[int, Field(ge=1, le=64, strict=True)]
@@ -142,6 +144,32 @@ class DegradationRanges:
 
 
 @dataclass(frozen=True, slots=True)
+class LowDose:
+    """Noise of a lower CT dose instead of white noise: simulated once for each scan, cut where a patch is cut.
+
+    Args:
+        doses: shares of the scan's dose, one realisation of the noise for each.
+        share: of the patches that have such noise; all the others are measured as `DegradationRanges` says.
+        spread: how far below and above one of `doses` a patch's dose lies, a factor; the noise is scaled to it.
+        photons: of `medidiff.physics.lowdose.Beam`, as all that follow.
+        electronic: see there.
+        views: see there.
+        window: see there.
+        overlap: see there.
+    """
+
+    __pydantic_config__ = _STRICT
+    doses: Annotated[tuple[Dose, ...], Field(min_length=1, max_length=32)]
+    share: Share = 1.0
+    spread: Annotated[float, Field(ge=1, le=4, strict=True)] = 1.4
+    photons: Positive = 2e5
+    electronic: Weight = 10.0
+    views: Annotated[int, Field(ge=2, le=10_000, strict=True)] = 384
+    window: Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"] = "ramp"
+    overlap: Annotated[int, Field(ge=1, le=16, strict=True)] = 1
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRecipe:
     """The network and its preconditioning.
 
@@ -223,6 +251,8 @@ class Recipe:
             It may have fewer blocks than `model`: a new residual block starts as the identity.
         seed: what all randomness is drawn from.
         degradation: what is done to the patches.
+        low_dose: noise of a lower CT dose; only without zoom, which would blur it.
+        limits: sentences for the card on what the prior is not for.
         model: the network.
         validation: how the run is watched.
     """
@@ -238,8 +268,14 @@ class Recipe:
     start: Annotated[Text, AfterValidator(_relative)] = ""
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     degradation: DegradationRanges = field(default_factory=DegradationRanges)
+    low_dose: LowDose | None = None
+    limits: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
     model: ModelRecipe = field(default_factory=ModelRecipe)
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
+
+    def __post_init__(self) -> None:
+        if self.low_dose is not None and (self.modality != "CT" or self.degradation.zoomed > 0):
+            raise ValueError("low_dose is for modality CT, with degradation.zoomed = 0")
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain JSON values."""

@@ -153,7 +153,7 @@ def load_scans(
     from medidiff.training.data import find_scans, load_scan  # with a pack, none of the readers need be installed
 
     found = find_scans(recipe.data, folder=folder, root=data, part=part)[:most]
-    return [load_scan(path) for path, _ in found], [weight for _, weight in found]
+    return [load_scan(each, recipe) for each in found], [each.weight for each in found]
 
 
 def count_scans(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> int:
@@ -214,6 +214,7 @@ def _card(recipe: Recipe, images: int, fingerprint: str, scores: dict[str, float
         images=images + (start.images if start else 0),
         start={"name": start.name, "sha256": start.weights_sha256, "images": start.images} if start else {},
         licence=recipe.licence,
+        limits=recipe.limits,
         sources=tuple(f"{source.pattern} ({source.licence})" for source in recipe.data.sources),
         data_fingerprint=fingerprint,
         recipe=recipe.to_dict() | {"data": dataclasses.asdict(dataclasses.replace(recipe.data, root=""))},
