@@ -178,7 +178,7 @@ def _show_plan(
             "draws": samples,
             "device": device,
         }
-        | ({} if slices is None else {"slices": slices.sentence})
+        | ({} if slices is None else {"slices": slices.sentence.removeprefix("slices ")})
         | {f"write {name}": path for name, path in verb.outputs.items()}
     )
 
