@@ -74,7 +74,15 @@ def test_a_subject_that_is_trained_on_is_refused(command, tmp_path):
     assert command.tested("T2", data=tmp_path, split=FOLDER / "split.toml").name == "T2.nii.gz"
 
 
-@pytest.mark.parametrize("broken", [["--levels", "-1"], ["--prior", "none"]], ids=" ".join)
+def test_blurred_noise_has_its_level_and_neighbours(command):
+    still = np.full((40, 40, 40), 5.0, np.float32)
+    for blur, low, high in ((0.0, -0.03, 0.03), (0.5, 0.2, 0.4)):
+        noise = command.observed(still, 0.1, blur=blur, seed=1) - still
+        assert noise.std() == pytest.approx(0.1, rel=0.02)
+        assert low < np.corrcoef(noise[1:].ravel(), noise[:-1].ravel())[0, 1] < high
+
+
+@pytest.mark.parametrize("broken", [["--blur", "-1"], ["--levels", "-1"], ["--prior", "none"]], ids=" ".join)
 def test_broken_settings_are_refused(command, broken, capsys):
     assert command.main(broken) == 2
     assert capsys.readouterr().err.startswith("E-SETTING")

@@ -4,6 +4,8 @@ Each scan is scaled to a tissue maximum of 1 and taken as the truth; Rician nois
 prior is adapted to that one noisy scan, which is then denoised with the prior as it was (*zero-shot*) and as it has
 become. PSNR is that of `medidiff.metrics` in the foreground of the noise-free scan, with a data range of 1. *Expected*
 is the gain that the command itself tells, which has never seen the truth. Only subjects of the test part are scored.
+With `--blur` the noise of both channels is smoothed, as in a scan that was interpolated: there is nothing to learn from
+it, and the prior must stay as it was; its level is then estimated.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scoring
 import torch
-from scoring import Truth, load_prior, spread, truth
+from scipy import ndimage
+from scoring import Array, Truth, load_prior, spread, truth
 
 from medidiff.errors import SettingsError
 from medidiff.metrics import psnr
@@ -68,18 +71,27 @@ def tested(case: str, *, data: Path, split: Path) -> Path:
     return data / name
 
 
+def observed(image: Array, level: float, *, blur: float, seed: int) -> Array:
+    """A scan with Rician noise of this level, smoothed by a Gaussian of so many voxels."""
+    generator = torch.Generator().manual_seed(seed)
+    if not blur:
+        return Noise("rician", level).apply(torch.from_numpy(image), generator).numpy()
+    channels = [ndimage.gaussian_filter(torch.randn(image.shape, generator=generator).numpy(), blur) for _ in range(2)]
+    real, imaginary = (level * channel / channel.std() for channel in channels)
+    return np.hypot(image + real, imaginary)
+
+
 def score(case: str, reference: Truth, percent: float, prior: Prior, options: argparse.Namespace) -> Score:
     """Adapt to one noisy scan, and denoise it with both priors."""
     from medidiff.restore import denoise
     from medidiff.training.adapt import adapt
 
     level = percent / 100
-    generator = torch.Generator().manual_seed(round(10 * percent))
-    noisy = Noise("rician", level).apply(torch.from_numpy(reference.image), generator).numpy()
+    noisy = observed(reference.image, level, blur=options.blur, seed=round(10 * percent))
     volume = Volume(noisy, reference.geometry, modality="MR")
-    told = None if options.estimate else level
+    told = None if options.estimate or options.blur else level
 
-    def decibel(image: np.ndarray) -> float:
+    def decibel(image: Array) -> float:
         return psnr(image, reference.image, mask=reference.mask, data_range=1.0)
 
     def answer(which: Prior) -> float:
@@ -131,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--patches", type=int, default=600, help="training patches at most")
     out.add_argument("--minutes", type=float, default=10.0, help="time at most for adapting to a scan")
+    out.add_argument("--blur", type=float, default=0.0, help="standard deviation in voxels that smooths the noise")
     out.add_argument("--estimate", action="store_true", help="estimate the noise level instead of telling it")
     return out
 
@@ -138,8 +151,8 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> str:
     """Score, write both files; returns the table."""
     prior = load_prior(options.prior)
-    if prior is None or min(options.levels) <= 0 or options.crop < 0 or options.threads < 1:
-        found = "no prior, or a level, crop or number of threads out of range"
+    if prior is None or min(options.levels) <= 0 or options.crop < 0 or options.threads < 1 or options.blur < 0:
+        found = "no prior, or a level, crop, blur or number of threads out of range"
         raise SettingsError("E-SETTING", found, wanted="levels above 0")
     torch.set_num_threads(options.threads)
     scores = []
