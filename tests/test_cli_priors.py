@@ -44,8 +44,11 @@ def test_the_text_says_name_use_range_and_limits(capsys):
 
 def test_the_noise_of_a_ct_prior_is_a_share_of_its_span(tmp_path, capsys):
     small_prior("CT").save(tmp_path)
-    assert document(["priors", "--folder", tmp_path], capsys)["priors"][-1]["noise_is_a_share_of"] == "2048 HU"
-    assert document(["priors"], capsys)["priors"][0]["noise_is_a_share_of"] == "the tissue maximum"
+    shares = [each["noise_is_a_share_of"] for each in document(["priors", "--folder", tmp_path], capsys)["priors"]]
+    modalities = [each["modality"] for each in document(["priors", "--folder", tmp_path], capsys)["priors"]]
+    named = {"CT": "2048 HU", "MR": "the tissue maximum"}
+    assert shares == [named[modality] for modality in modalities]
+    assert set(modalities) == named.keys()
 
 
 def test_a_folders_priors_follow_the_bundled_ones(folder, capsys):

@@ -125,7 +125,26 @@ def test_each_modality_gets_its_bundled_prior(monkeypatch, tmp_path):
 
 def test_the_bundled_priors_say_what_they_are_for():
     kinds = {path.stem: Prior.card_of(path.stem).modality for path in BUNDLED.glob("*.safetensors")}
-    assert kinds[DEFAULT_PRIOR] == "MR"
+    assert kinds == {DEFAULT_PRIOR: "MR", "fine-ct": "CT"}
+    assert fitting_prior(body(), None)[0].card.name == "fine-ct"
+
+
+def test_the_prior_for_ct_says_that_it_is_a_demonstration():
+    card = Prior.card_of("fine-ct")
+    for told in (card.summary, card.limits[0]):
+        assert told.startswith("Demonstration, one patient, not for use")
+    assert (BUNDLED / "fine-ct.safetensors").stat().st_size <= 2e6
+    decisions = denoise(body(), noise_level=20.0).provenance.decisions
+    assert any("Demonstration, one patient, not for use" in each for each in decisions)
+
+
+def test_the_prior_for_ct_takes_noise_out_of_a_ct():
+    clean = ndimage.gaussian_filter(body().data[0].astype(np.float32), 1.0)
+    noisy = clean + ndimage.gaussian_filter(np.random.default_rng(1).normal(0, 1, SHAPE), (0.6, 0.6, 0.4)) * 100
+    level = float((noisy - clean).std())
+    found = denoise(body().with_data(noisy.astype(np.float32)), noise_level=level).mean.data[0]
+    middle = (slice(4, -4),) * 3
+    assert (found - clean)[middle].std() < 0.7 * (noisy - clean)[middle].std()
 
 
 def test_a_scan_that_does_not_say_what_it_is_passes_unless_it_looks_like_a_ct():
