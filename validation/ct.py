@@ -45,6 +45,7 @@ _INPUT, _OURS, _ESTIMATED = "low dose", "medidiff", "medidiff, level estimated"
 _WINDOWS = {"lung": (-1350.0, 150.0), "soft": (-160.0, 240.0)}  # -600 ± 750 and 40 ± 200 HU
 _LUNG_HU = -500.0  # smoothed; above it lies fat, below it lung and airway
 _BONE_HU = 300.0
+_EVEN_HU = (0.0, 100.0)  # muscle and vessels, where nearly all of the fine structure is noise
 _NLMEANS = (("classic", 1, 3, 1.0), ("classic", 1, 3, 1.4), ("classic", 2, 3, 1.0), ("blockwise", 1, 2, 1.4))
 _TV = (0.3, 0.6, 1.0, 1.5, 2.0, 3.0)
 _GAUSSIAN = (0.5, 0.7, 0.9, 1.1, 1.4, 1.8)
@@ -179,10 +180,12 @@ def _about(reference: Array, noisy: Array, *, body: Mask, soft: Mask, scan: Volu
     added = noisy - reference
     side_mm = math.sqrt(math.prod(axial_slices(scan.geometry)[1]))
     own, found = (estimate_noise_ct(x, side_mm=side_mm) for x in (reference, noisy))
-    ours, theirs = ("{:.2f} and {:.2f}".format(*neighbours(x, soft)) for x in (added, reference))
+    smooth = ndimage.gaussian_filter(reference, (1.5, 1.5, 0))
+    even = soft & (smooth > _EVEN_HU[0]) & (smooth < _EVEN_HU[1])
+    ours, theirs = ("{:.2f} and {:.2f}".format(*neighbours(x, even)) for x in (added, reference))
     return (
-        f"{added[body].std():.1f} HU added inside the body, {added[soft].std():.1f} in soft tissue; neighbours in "
-        f"a slice correlate by {ours} ({theirs} in the scan's own fine structure). Estimated level: {own:.1f} HU at "
+        f"{added[body].std():.1f} HU added inside the body, {added[soft].std():.1f} in soft tissue. Neighbours in "
+        f"even tissue correlate by {ours} ({theirs} in the scan itself). Estimated level: {own:.1f} HU at "
         f"full dose, {found:.1f} at this one, {estimate_noise(noisy, kind='gaussian'):.1f} when taken for white."
     )
 

@@ -1,7 +1,7 @@
 """How much noise is in a CT: the spread inside small discs of soft tissue, as most of them have it.
 
 The noise of a CT is not white: the reconstruction kernel takes the highest frequencies out, and what `estimate_noise`
-reads there is a tenth to a half of the level, depending on the kernel. So the whole spread is measured instead, after
+reads there is a share of the level that depends on the kernel. So the whole spread is measured instead, after
 Christianson et al. 2015 (doi 10.2214/AJR.14.13613): the standard deviation in a disc of 6 mm round each voxel of soft
 tissue, of which the *mode* over the scan is taken. Discs that hold a vessel, a border of fat or a streak have more, and
 lie in the tail. What varies more slowly than the disc is wide is not seen.
