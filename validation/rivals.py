@@ -48,6 +48,7 @@ _RATES = {"regression": 2e-3, "ddpm": 5e-4}  # the tutorials' 5e-5 is for days o
 _RECIPE = Path(__file__).resolve().parent.parent / "pipelines" / "recipes" / "fine-t1.toml"
 FACTOR, THICK_LEVEL, LEVEL = 3, 0.01, 0.09  # slices x3 with 1 % of noise; a scan with 9 %
 _TIMES, _BETAS = 1000, {"beta_start": 0.0005, "beta_end": 0.0195}  # as in MONAI's 3D DDPM tutorial
+_CLIP = {"clip_sample_min": 0.0, "clip_sample_max": 1.6}  # the tutorials clip to the range of their images too
 _CHANNELS = (40, 64, 96)  # of the stock network: 4.84 M weights
 _COOLDOWN = 0.3  # share of the time, at its end, over which the rate falls to 0
 _WARMUP = 0.02
@@ -132,7 +133,7 @@ class Ddpm(nn.Module):
         """One draw by DDIM from pure noise, (1, 1, I, J, K)."""
         size = given.shape[-3:]
         given = nnf.pad(given, [p for n in reversed(size) for p in (0, -n % 4)])
-        scheduler = DDIMScheduler(_TIMES, "scaled_linear_beta", clip_sample=False, **_BETAS)
+        scheduler = DDIMScheduler(_TIMES, "scaled_linear_beta", **_BETAS, **_CLIP)
         scheduler.set_timesteps(steps)
         x = torch.randn(given.shape, generator=generator).to(given)
         for t in scheduler.timesteps:
