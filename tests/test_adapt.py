@@ -370,3 +370,10 @@ def test_padding_is_no_tissue():
     found = noisy_scan(padded, kind="rician", level=LEVEL, seed=0)
     assert found.tissue[..., :24].any()
     assert not found.tissue[..., 24:].any()
+
+
+def test_a_scan_of_another_modality_than_the_priors_is_refused():
+    scan = world_scan()[0]
+    ct = Volume(scan.data[0] - 1024, scan.geometry, "CT")
+    with pytest.raises(InputError, match="E-MODALITY"):
+        adapt([scan, ct], "new", prior=world_prior(texture=TEXTURE), noise_level=LEVEL, device="cpu", patches=2)

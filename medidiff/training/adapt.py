@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.errors import PriorError, SettingsError
-from medidiff.prior import DEFAULT_PRIOR, Card, Prior
+from medidiff.prior import DEFAULT_PRIOR, Card, Prior, fitting_prior
 from medidiff.training.chance import Chance
 from medidiff.training.heldback import Comparison, Judge, NoisyScan, noisy_scan, posterior_mean
 from medidiff.training.muon import Muon
@@ -129,7 +129,8 @@ def adapt(scans: Volume | Sequence[Volume], name: str, **settings: object) -> Ad
 
     Raises:
         SettingsError: a setting or the name is out of range, or there is no scan.
-        InputError: a scan has more than one channel, shows no tissue, or has voxels that are not finite.
+        InputError: a scan has more than one channel, shows no tissue, has voxels that are not finite, or is of another
+            modality than the prior.
         PriorError: no such prior, or training diverged.
 
     Example:
@@ -143,7 +144,7 @@ def adapt(scans: Volume | Sequence[Volume], name: str, **settings: object) -> Ad
         raise SettingsError("E-SETTING", "a name that no file should have", wanted=wanted, attribute="--name")
     if not volumes:
         raise SettingsError("E-SETTING", "no scans", wanted="at least one", attribute="SCAN")
-    first = chosen.prior if isinstance(chosen.prior, Prior) else Prior.load(chosen.prior)
+    first = _prior_for(volumes, chosen.prior)
     noisy = [noisy_scan(v, kind=chosen.noise, level=chosen.noise_level, seed=chosen.seed) for v in volumes]
     usable, decisions = _usable(noisy, first.card, chosen)
     if not usable:
@@ -161,6 +162,14 @@ def adapt(scans: Volume | Sequence[Volume], name: str, **settings: object) -> Ad
         return _unchanged(first, name, decisions, patches=run.seen, comparison=comparison)
     card = _card(first.card, name, usable, run, comparison)
     return Adapted(Prior(denoiser.cpu().eval(), card), True, run.seen, comparison, tuple(decisions))
+
+
+def _prior_for(volumes: Sequence[Volume], prior: str | Prior) -> Prior:
+    """The prior to begin with; every scan must be of its modality."""
+    chosen = prior if isinstance(prior, Prior) else Prior.load(prior)
+    for volume in volumes:
+        fitting_prior(volume, chosen)
+    return chosen
 
 
 def _usable(noisy: Sequence[NoisyScan], card: Card, chosen: AdaptSettings) -> tuple[list[NoisyScan], list[str]]:
