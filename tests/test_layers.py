@@ -41,7 +41,7 @@ DOORS = {
     "mlflow": ("medidiff.tracking",),
     "skimage": ("medidiff.metrics.*", "medidiff.physics.lowdose"),
     "matplotlib": ("medidiff.report",),
-    "monai": ("medidiff.training.data", "medidiff.io.bundle"),
+    "monai": ("medidiff.diffusion.backbone",),
 }
 DEVELOPMENT_ONLY = ("bm4d", "diffusers", "dipy", "hypothesis", "pytest")  # in tests and validation only
 

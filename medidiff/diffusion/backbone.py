@@ -1,11 +1,8 @@
-"""The fine prior's network: a fully convolutional 3D U-Net behind a lossless stem.
+"""The fine prior's network: a fully convolutional 3D U-Net behind a lossless stem, from MONAI's layers.
 
 Nothing in it normalises over the field of view, so what it answers at a voxel depends on the voxels within `halo` of
 it and on nothing else: a tile with that much surround gives what the whole volume gives. The stem (pixel-unshuffle: 1
 channel at full size ↔ 8 at half size) puts no convolution at full size, where it would cost eight times as much.
-
-The layers and their weights are those of MONAI's ``Convolution``, ``pixelunshuffle`` and ``get_timestep_embedding``
-(a test holds them equal); MONAI itself is not imported, because that takes 5 seconds.
 
 There are two ways through it. With gradients, or on a GPU, each layer sees the whole volume. On a CPU without
 gradients it goes slab by slab along I: a block writes its answer over its input, so that one set of features is held
@@ -15,11 +12,12 @@ rounding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from monai.networks.blocks.convolutions import Convolution
+from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
@@ -28,8 +26,7 @@ __all__ = ["Backbone", "BackboneShape"]
 _MAPS = 2  # trailing input channels that also modulate: certainty and noise level
 _TOLD = 32  # features that modulate the blocks
 _EMBEDDING = 64  # sinusoids that encode the diffusion level
-_LONGEST = 10_000.0  # period of the slowest sinusoid, in time steps (Ho et al. 2020)
-_STEPS_PER_NAT = 200.0  # the sinusoids resolve whole time steps; one e-fold of σ becomes this many
+_STEPS_PER_NAT = 200.0  # MONAI's embedding resolves whole time steps; one e-fold of σ becomes this many
 _SLAB_BYTES = 2**23  # of the features of a slab: several of them fit into a processor's last cache
 _SLAB_PLANES = 8  # at least: PyTorch convolves thin ones (channels x planes x rows up to 20,480) five times slower
 
@@ -47,12 +44,13 @@ class BackboneShape:
     blocks: tuple[int, int, int] = (2, 4, 2)
 
 
-class _Conv(nn.Sequential):
-    """A convolution that keeps the size, zero beyond the volume's faces; its weights are named as MONAI names them."""
+class _Conv(Convolution):
+    """MONAI's convolution that keeps the size, zero beyond the volume's faces, and three other ways to apply it."""
+
+    conv: nn.Conv3d
 
     def __init__(self, inputs: int, outputs: int, size: int = 3) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(inputs, outputs, size, padding=size // 2)
+        super().__init__(3, inputs, outputs, kernel_size=size, conv_only=True)
 
     def inside(self, x: Tensor) -> Tensor:
         """The convolution with one plane less on either side along I."""
@@ -117,7 +115,7 @@ class _Told(nn.Module):
         self.level = nn.Linear(_EMBEDDING, _TOLD)
 
     def forward(self, maps: Tensor, c_noise: Tensor) -> Tensor:
-        level = self.level(_sinusoids(-_STEPS_PER_NAT * c_noise))
+        level = self.level(get_timestep_embedding(-_STEPS_PER_NAT * c_noise, _EMBEDDING))
         mixed = self.mix.pointwise(nnf.silu(self.maps.pointwise(maps)))
         return nnf.silu(mixed + level[..., None, None, None])
 
@@ -220,23 +218,15 @@ class Backbone(nn.Module):
         return answer
 
 
-def _sinusoids(steps: Tensor) -> Tensor:
-    """(B,) time steps, whole or not -> (B, `_EMBEDDING`), cosines and sines of falling frequency."""
-    half = _EMBEDDING // 2
-    frequency = torch.exp(-math.log(_LONGEST) * torch.arange(half, dtype=torch.float32, device=steps.device) / half)
-    phase = steps[:, None].float() * frequency
-    return torch.cat([phase.cos(), phase.sin()], dim=-1)
-
-
 def _fold(x: Tensor) -> Tensor:
-    """Pixel-unshuffle; channels-last, which 3D convolutions on a CPU run 1.5-2 times faster in."""
+    """MONAI's ``pixelunshuffle`` by 2; channels-last, which 3D convolutions on a CPU run 1.5-2 times faster in."""
     batch, channels, i, j, k = x.shape
     cells = x.reshape(batch, channels, i // 2, 2, j // 2, 2, k // 2, 2).permute(0, 2, 4, 6, 1, 3, 5, 7)
     return cells.reshape(batch, i // 2, j // 2, k // 2, 8 * channels).movedim(-1, 1)
 
 
 def _unfold(x: Tensor) -> Tensor:
-    """Pixel-shuffle, the inverse of `_fold`; channels-last too."""
+    """MONAI's ``pixelshuffle`` by 2, the inverse of `_fold`; channels-last too."""
     batch, channels, i, j, k = x.shape
     cells = x.movedim(1, -1).reshape(batch, i, j, k, channels // 8, 2, 2, 2).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return cells.reshape(batch, 2 * i, 2 * j, 2 * k, channels // 8).movedim(-1, 1)
