@@ -54,7 +54,7 @@ def test_detail_that_was_removed_is_seen(command, noise):
     assert command.detail_correlation(other + detail, scan, MASK) > 0.2
 
 
-@pytest.mark.parametrize("broken", [["--levels", "-1"], ["--contrast", "0"], ["--prior", "none"]], ids=" ".join)
+@pytest.mark.parametrize("broken", [["--levels", "-1"], ["--amplitude", "0"], ["--prior", "none"]], ids=" ".join)
 def test_broken_settings_are_refused(command, broken, capsys):
     assert command.main(broken) == 2
     assert capsys.readouterr().err.startswith("E-SETTING")

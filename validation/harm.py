@@ -5,9 +5,9 @@ its level told. Then, in the foreground:
 
 * *kept*: PSNR of the answer against its own input, tissue maximum 1. A scan at its own level should come back nearly as
   it was.
-* *transfer*: a plane wave of small contrast is added to the scan; the share of it that the difference of both answers
+* *transfer*: a plane wave of small amplitude is added to the scan; the share of it that the difference of both answers
   holds, at 1/8 and 1/4 cycles per voxel (a quarter and a half of Nyquist). It is the MTF in anatomy, for details of
-  that contrast: 1 is unchanged.
+  that amplitude: 1 is unchanged.
 * *region mean*: the largest change of the mean of 1,000 neighbouring voxels, in % of that mean.
 * *white*: correlation of what was removed with its neighbour along each axis, the largest; 0 is white.
 * *anatomy*: correlation of what was removed with the fine detail of the scan (its Laplacian of Gaussian); 0 is none.
@@ -89,7 +89,7 @@ def detail_correlation(removed: Array, image: Array, mask: NDArray[np.bool_]) ->
     return float(np.corrcoef(removed[mask], ndimage.gaussian_laplace(image, _DETAIL_SIGMA)[mask])[0, 1])
 
 
-def measure(number: int, reference: Truth, percent: float, prior: Prior, *, contrast: float) -> Harm:
+def measure(number: int, reference: Truth, percent: float, prior: Prior, *, amplitude: float) -> Harm:
     """Denoise one scan with and without the waves, and compare."""
     from medidiff.restore import denoise
 
@@ -106,7 +106,7 @@ def measure(number: int, reference: Truth, percent: float, prior: Prior, *, cont
     clean = answer(scan)
     shares = []
     for frequency in _FREQUENCIES:
-        added = contrast * wave(scan.shape, frequency) * reference.mask
+        added = amplitude * wave(scan.shape, frequency) * reference.mask
         shares.append(transferred(answer(scan + added) - clean, added, reference.mask))
     removed = scan - clean
     return Harm(
@@ -143,22 +143,22 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--levels", type=float, nargs="*", default=[0.0, 3.0], help="added noise, %% of the tissue maximum"
     )
-    out.add_argument("--contrast", type=float, default=0.05, help="of the waves, share of the tissue maximum")
+    out.add_argument("--amplitude", type=float, default=0.05, help="of the waves, share of the tissue maximum")
     return out
 
 
 def run(arguments: argparse.Namespace) -> str:
     """Measure and write both files; returns the table."""
     prior = load_prior(arguments.prior)
-    if prior is None or min([*arguments.levels, 0.0]) < 0 or arguments.contrast <= 0 or arguments.threads < 1:
-        found = "no prior, or a level, contrast or number of threads out of range"
-        raise SettingsError("E-SETTING", found, wanted="levels from 0, a contrast above 0")
+    if prior is None or min([*arguments.levels, 0.0]) < 0 or arguments.amplitude <= 0 or arguments.threads < 1:
+        found = "no prior, or a level, amplitude or number of threads out of range"
+        raise SettingsError("E-SETTING", found, wanted="levels from 0, an amplitude above 0")
     torch.set_num_threads(arguments.threads)
     found = []
     for number, file in chosen_scans(arguments).items():
         reference = truth(file, arguments.crop)
         for percent in arguments.levels:
-            found.append(measure(number, reference, percent, prior, contrast=arguments.contrast))
+            found.append(measure(number, reference, percent, prior, amplitude=arguments.amplitude))
             print(found[-1], file=sys.stderr)
     scans, where = len({harm.scan for harm in found}), scoring.region(arguments)
     table = markdown(found, f"Harm, {scans} {arguments.part} scans of {arguments.set}, {where}.")
