@@ -51,7 +51,6 @@ from medidiff.volume import Geometry, Provenance, Volume
 
 __all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore", "superresolve"]
 
-_THINNEST = 1.0  # thickness in slice distances of the slices that a prior practised whose card does not tell: no gap
 _RCOND = 1e-6  # of overlapping slices even what they hardly tell apart was measured, and is not contradicted
 _FINER = 1e-4  # relative: a target spacing this little below the source's is the source's
 
@@ -228,9 +227,9 @@ def restore(
     y = torch.from_numpy(scale.apply(measured))[None].to(device)
     fitting, decisions = fitting_prior(volume, settings.prior)
     prior = _on_device(fitting, device)
-    level, told = _noise_level(volume, y, scale, settings=settings, prior=prior)
-    decisions += told
-    levels = _levels(volume, y, scale, level, settings=settings, prior=prior, decisions=decisions)
+    level = _noise_level(volume, y, scale, settings, decisions)
+    told = _practised(level, scale, prior, decisions)
+    levels = _levels(volume, y, scale, told, settings=settings, prior=prior, decisions=decisions)
     condition = observe(y, _told(operator, target, volume.geometry, slices, prior, decisions), levels)
     axes = worst_last(operator, target.shape)
     denoiser = Turned(_tiled(prior, [target.shape[axis] for axis in axes], settings), axes)
@@ -265,7 +264,9 @@ def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Se
     value = without_padding(volume).flat[0].item()
     if not math.isfinite(value):
         raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
-    mean = put_back(Volume(np.full(target.shape, value, np.float32), target, volume.modality, volume.units), volume)
+    thickness = volume.thickness_mm if target == volume.geometry else None
+    flat = np.full(target.shape, value, np.float32)
+    mean = put_back(Volume(flat, target, volume.modality, volume.units, thickness_mm=thickness), volume)
     decisions = [f"the scan is constant: every voxel is {value:g}; it was passed through and no prior was applied"]
     record = _provenance(volume, target, task, settings=settings, prior=None, level=0.0, decisions=decisions)
     spread = mean.with_data(np.zeros_like(mean.data)) if settings.draws else None
@@ -287,8 +288,7 @@ def _told(
     if slices is None:
         return operator
     decisions.append(slices.sentence)
-    practised = prior.card.recipe.get("degradation", {}).get("overlap", (_THINNEST,))
-    near = slices.tellable(min(practised))
+    near = slices.tellable(prior.card.thinnest_slices)
     if near.thickness_mm != slices.thickness_mm:
         decisions.append(
             f"slices {slices.thickness_mm:.4g} mm thick told to the prior as {near.thickness_mm:.4g} mm, "
@@ -327,16 +327,17 @@ def _on_device(prior: Prior, device: torch.device) -> Prior:
     return prior
 
 
-def _noise_level(
-    volume: Volume, y: Tensor, scale: IntensityScale, *, settings: Settings, prior: Prior
-) -> tuple[float, list[str]]:
-    """σ_y at network scale, within what the prior has practised, and what was decided on the way."""
-    decisions: list[str] = []
+def _noise_level(volume: Volume, y: Tensor, scale: IntensityScale, settings: Settings, decisions: list[str]) -> float:
+    """σ_y at network scale, given or estimated."""
     if settings.noise_level is not None:
-        level = settings.noise_level / scale.gain
-    else:
-        level = _estimated(volume, y, scale, settings)
-        decisions.append(f"noise level {level * scale.gain:.4g} estimated from the scan ({settings.noise})")
+        return settings.noise_level / scale.gain
+    level = _estimated(volume, y, scale, settings)
+    decisions.append(f"noise level {level * scale.gain:.4g} estimated from the scan ({settings.noise})")
+    return level
+
+
+def _practised(level: float, scale: IntensityScale, prior: Prior, decisions: list[str]) -> float:
+    """The level nearest to a noise level that the prior has practised on, which it is told instead."""
     low, high = prior.card.noise
     told = min(max(level, low), high)
     if told != level:
@@ -344,7 +345,7 @@ def _noise_level(
             f"noise level {level * scale.gain:.4g} told to the prior as {told * scale.gain:.4g}, "
             f"the nearest it was trained on ({low * scale.gain:.4g} to {high * scale.gain:.4g})"
         )
-    return told, decisions
+    return told
 
 
 def _levels(

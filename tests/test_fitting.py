@@ -106,6 +106,18 @@ def test_an_mr_scan_never_gets_a_prior_for_ct():
     refused(dataclasses.replace(body(), modality="MR"), for_ct())
 
 
+def test_a_scan_that_does_not_say_what_it_is_never_gets_a_prior_for_ct():
+    """It would get the scale and the kind of noise of MR, and a CT's prior."""
+    unsaid = dataclasses.replace(body(), modality="OT", units="")
+    assert "--modality CT" in refused(unsaid.with_data(np.abs(unsaid.data)), for_ct())
+
+
+def test_a_ct_with_voxels_that_are_no_numbers_is_refused_as_that():
+    holed = body().with_data(np.where(np.arange(body().data.size).reshape(body().data.shape) == 7, np.nan, body().data))
+    with pytest.raises(InputError, match="E-NONFINITE"):
+        fit_intensity(holed)
+
+
 def test_a_modality_without_a_bundled_prior_is_refused():
     assert "no bundled prior for PT" in refused(dataclasses.replace(body(), modality="PT"), None)
 

@@ -175,12 +175,33 @@ def test_gaps_and_overlaps_are_told(prior, thickness, words) -> None:
 
 
 def test_what_the_prior_has_not_practised_is_told_as_the_nearest(prior) -> None:
-    wide = dataclasses.replace(prior.card, recipe={"degradation": {"overlap": [0.7, 1.2]}})
+    wide = dataclasses.replace(prior.card, recipe={"degradation": {"thick": 0.3, "uneven": 0.2, "overlap": [0.7, 1.2]}})
     for thickness, told in ((1.5, "2.1 mm"), (6.0, "4.5 mm"), (4.0, None)):
         how = {"thickness_mm": thickness, "noise_level": LEVEL, "prior": dataclasses.replace(prior, card=wide)}
         decisions = superresolve(scan(), (1.0, 1.2, 1.0), **how).provenance.decisions
         assert [f"told to the prior as {told}" in each for each in decisions].count(True) == (told is not None)
     assert Slices(2, 3.0, 6.0, "gaussian").tellable(0.7) == Slices(2, 3.0, pytest.approx(3.45), "gaussian")
+
+
+def test_what_can_be_told_is_told_to_the_last_bit() -> None:
+    """The thickness is not divided by the distance and multiplied again: 1.8 mm stay 1.8 mm."""
+    for tenths in range(10, 60):
+        for distance in (1.2, 1.7, 2.3, 3.3, 4.9):
+            slices = Slices(2, distance, tenths / 10, "box")
+            if 0.7 <= slices.overlap <= 1.5:
+                assert slices.tellable(0.7) is slices
+
+
+def test_a_prior_has_practised_what_its_recipe_says_and_an_adapted_one_what_the_one_before_had(prior) -> None:
+    def thinnest(recipe) -> float:
+        return dataclasses.replace(prior.card, recipe=recipe).thinnest_slices
+
+    gaps = {"degradation": {"thick": 0.3, "uneven": 0.2, "overlap": [0.5, 1.3]}}
+    assert thinnest(gaps) == 0.5
+    assert thinnest({"adaptation": {}, "start": {"adaptation": {}, "start": gaps}}) == 0.5
+    assert thinnest({"degradation": gaps["degradation"] | {"thick": 0.0}}) == 1.0
+    assert thinnest({"degradation": gaps["degradation"] | {"uneven": 0.0}}) == 1.0
+    assert thinnest({"start": "../other.json"}) == thinnest({}) == 1.0
 
 
 def test_the_limits_of_what_is_told_are_where_noise_grows_threefold() -> None:

@@ -56,6 +56,15 @@ def test_superresolution_agrees_with_what_was_measured(prior, spacing) -> None:
     assert rms <= level * 1.001
 
 
+def test_superresolution_agrees_also_below_the_noise_that_the_prior_has_practised(prior) -> None:
+    scan, level = head(), 0.3  # of tissue at 900, where the prior begins at 0.4 %
+    restored = superresolve(scan, (1, 1.2, 1), prior=prior, noise_level=level)
+    again = _sees(restored.mean.geometry, scan.geometry)(torch.from_numpy(np.array(restored.mean.data)).double())
+    assert float((again - torch.from_numpy(np.array(scan.data))).square().mean().sqrt()) <= level * 1.01
+    assert restored.provenance.settings["noise_level"] == pytest.approx(level)
+    assert any("told to the prior as" in sentence for sentence in restored.provenance.decisions)
+
+
 def test_a_wrong_operator_does_not_agree(prior) -> None:
     scan = head()
     sharp = superresolve(scan, (1, 1.2, 1), prior=prior, noise_level=5.0).mean

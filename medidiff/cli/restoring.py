@@ -157,7 +157,7 @@ def _show_plan(
         "dry_run": True,
         "input": {"modality": volume.modality, "units": volume.units} | geometry(volume.geometry),
         "output": geometry(grid),
-        "noise": {"kind": settings["noise"], "level": level},
+        "noise": {"kind": settings["noise"], "level": level, "varies": verb.noise_varies},
         "prior": {"name": card.name, "sha256": card.weights_sha256, "images": card.images},
         "settings": {name: settings[name] for name in ("draws", "steps", "seed")} | {"device": device},
         "files": verb.outputs,

@@ -111,8 +111,8 @@ class Slices:
         Args:
             thinnest: that the prior has practised, in slice distances.
         """
-        near = self.distance_mm * min(max(self.overlap, thinnest), _MOST_TOLD[self.profile])
-        return dataclasses.replace(self, thickness_mm=near)
+        near = min(max(self.overlap, thinnest), _MOST_TOLD[self.profile])
+        return self if near == self.overlap else dataclasses.replace(self, thickness_mm=self.distance_mm * near)
 
     def record(self) -> dict[str, str | float]:
         """As JSON values, for the provenance."""

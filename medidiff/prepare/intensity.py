@@ -68,13 +68,13 @@ def fit_intensity(volume: Volume) -> IntensityScale:
     the 99th percentile of the tissue becomes 1. Padding and what a repair has filled in have no say.
 
     Raises:
-        InputError: the scan is constant or shows no tissue.
+        InputError: the scan is constant, shows no tissue, or has voxels that are not finite.
     """
-    if volume.modality == "CT":
-        return IntensityScale(_HU_AIR, _HU_SPAN)
     image, where = without_padding(volume)[0], readable(volume)
     if not np.isfinite(image).all():
         raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
+    if volume.modality == "CT":
+        return IntensityScale(_HU_AIR, _HU_SPAN)
     tissue = foreground(image, measured=where)
     if where is not None and (tissue & where).any():
         tissue &= where

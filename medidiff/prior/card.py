@@ -64,6 +64,20 @@ class Card:
     limits: tuple[str, ...] = ()
     weights_sha256: str = ""
 
+    @property
+    def thinnest_slices(self) -> float:
+        """Thickness of the thinnest slices that it practised, in slice distances; 1 where it met none with gaps.
+
+        An adapted prior has practised what the one before it had.
+        """
+        recipe: Any = self.recipe
+        while isinstance(recipe, Mapping) and "degradation" not in recipe:
+            recipe = recipe.get("start")
+        ranges = recipe["degradation"] if isinstance(recipe, Mapping) else {}
+        if not (ranges.get("thick", 0) > 0 and ranges.get("uneven", 0) > 0):
+            return 1.0
+        return float(min(ranges.get("overlap", (1.0,))))
+
     def to_json(self) -> str:
         """The card as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"

@@ -13,8 +13,8 @@ __all__ = ["fitting_prior"]
 def fitting_prior(volume: Volume, prior: str | Prior | None) -> tuple[Prior, list[str]]:
     """The prior to restore a scan with, and what was decided on the way.
 
-    A scan that does not say its modality passes for what the prior is for, unless its values look like Hounsfield
-    units: then it is a CT whose file lost the word, and must not be given to a prior for MR without one.
+    A scan that does not say its modality passes for MR, unless its values look like Hounsfield units: then it is a CT
+    whose file lost the word. It is never given to a prior for anything else, whose scale and kind of noise it lacks.
 
     Args:
         volume: the scan.
@@ -22,7 +22,7 @@ def fitting_prior(volume: Volume, prior: str | Prior | None) -> tuple[Prior, lis
 
     Raises:
         InputError: ``E-MODALITY``, there is no bundled prior for the scan's modality, the named one is for another, or
-            the scan does not say that it is a CT and looks like one.
+            the scan does not say what it is and looks like a CT or is to get a prior that is not for MR.
         PriorError: no such prior, or a broken one.
     """
     if volume.modality == "OT" and looks_like_hounsfield(volume):
@@ -31,6 +31,9 @@ def fitting_prior(volume: Volume, prior: str | Prior | None) -> tuple[Prior, lis
         raise InputError("E-MODALITY", found, mend=mend)
     chosen = prior if isinstance(prior, Prior) else Prior.load(prior or _bundled_for(volume.modality))
     known = chosen.card.modality
+    if volume.modality == "OT" and known != "MR":
+        found = f"a scan that does not say its modality, and the prior '{chosen.card.name}', which is for {known}"
+        raise InputError("E-MODALITY", found, mend=f"Say --modality {known} if that is what the scan is.")
     if volume.modality not in ("OT", known):
         found = f"a {volume.modality} scan and the prior '{chosen.card.name}', which is for {known}"
         mend = f"Name a prior for {volume.modality} with --prior, or leave --prior out."
