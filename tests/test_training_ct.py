@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from training_cases import changed, to_toml
+from training_cases import changed, phantom, to_toml
 
 from medidiff import io
 from medidiff.errors import SettingsError
 from medidiff.prior import Prior
+from medidiff.training import data as module
 from medidiff.training.data import Found, find_scans, load_scan
 from medidiff.training.patches import Patches, Scan
 from medidiff.training.recipe import Recipe, read_recipe
@@ -140,6 +142,53 @@ def test_patches_do_not_stick_out_of_a_slab(recipe, tmp_path, slab, patch, ends)
     assert (int(k.min()), int(k.max())) == ends
     whole = load_scan(Found(path, 1.0, Slab("one")), wanted).centres[:, 2]
     assert (int(whole.min()), int(whole.max())) == (0, SHAPE[2] - 1)  # the negative: a scan's own ends are left alone
+
+
+def corners(shape: tuple[int, int, int]) -> np.ndarray:
+    """The corners of every slice, outside of a round field of view."""
+    x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    return np.asarray(x**2 + y**2 > 1)
+
+
+@pytest.mark.parametrize("slab", [Slab("one"), Slab("one", 0, 14)])
+def test_the_filler_of_a_ct_never_reaches_the_network(recipe, tmp_path, slab):
+    path, outside = case(tmp_path).parent / "scans" / "other_ct.nii.gz", corners(SHAPE)
+    seen = []
+    for value in (-2000, -3024):
+        io.write(chest().with_data(np.where(outside, value, chest().data[0]).astype(np.int16)), path)
+        seen.append(load_scan(Found(path, 1.0, slab), recipe))
+        path.unlink()
+    first, second = seen
+    inside = ~corners(tuple(first.image.shape))
+    assert first.image.min() == first.image[torch.from_numpy(inside)].min()
+    assert inside[tuple(first.centres.long().T)].all()
+    assert first.sha256 == second.sha256
+    assert torch.equal(first.noise, second.noise)
+    assert torch.equal(first.centres, second.centres)
+
+
+@pytest.mark.parametrize("value", [-500, 0, 30000])
+def test_the_value_of_padding_has_no_effect(recipe, tmp_path, monkeypatch, value):
+    plain = phantom(0)
+    padding = np.zeros(plain.shape, bool)
+    padding[:, :, 18:] = True  # over tissue, too
+    scan = {}
+    for stored in (-1, value):
+        data = np.where(padding, stored, plain.data).astype(np.int16)
+        monkeypatch.setattr(module, "read", lambda _, d=data: dataclasses.replace(plain.with_data(d), padding=padding))
+        scan[stored] = load_scan(Found(tmp_path, 1.0, Slab("")), dataclasses.replace(recipe, low_dose=None))
+    assert scan[value].sha256 == scan[-1].sha256
+    assert torch.equal(scan[value].centres, scan[-1].centres)
+    assert int(scan[value].centres[:, 2].max()) < 18
+    assert scan[value].image[:, :, 18:].unique().numel() == 1
+
+
+def test_the_hash_of_a_scan_without_padding_is_that_of_its_voxels(recipe, tmp_path):
+    """What the fingerprints of the bundled priors were made of."""
+    path = case(tmp_path).parent / "scans" / "one_ct.nii.gz"
+    expected = ((chest().data[0].astype(np.float64) + 1024) / 2048).astype(np.float32)
+    scan = load_scan(Found(path, 1.0, Slab("one")), dataclasses.replace(recipe, low_dose=None))
+    assert scan.sha256 == hashlib.sha256(np.ascontiguousarray(expected).tobytes()).hexdigest()
 
 
 def test_the_modality_is_the_recipes_where_the_file_does_not_say(recipe, tmp_path):

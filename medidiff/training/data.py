@@ -16,7 +16,7 @@ from medidiff.errors import InputError, SettingsError
 from medidiff.io import read
 from medidiff.io.files.names import inside
 from medidiff.physics.lowdose import Beam, added_noise
-from medidiff.prepare import fit_intensity
+from medidiff.prepare import fit_intensity, readable, with_filler_marked, without_padding
 from medidiff.training.patches import Scan
 from medidiff.training.recipe import DataRecipe, Recipe, read_toml
 from medidiff.training.slabs import Slab, cut_slab, read_slab
@@ -87,15 +87,20 @@ def _read_split(path: Path) -> dict[str, Any]:
 def load_scan(found: Found, recipe: Recipe) -> Scan:
     """Read one clean scan, bring it to network scale, and simulate the noise of the recipe's doses.
 
-    Patches of a slab are centred so that they do not stick out of its ends, which are no air.
+    Padding, and the filler of a CT, count as they do in `medidiff.restore`: the network sees the lowest measured value
+    there, and no patch is centred on them. Patches of a slab are centred so that they do not stick out of its ends,
+    which are no air.
     """
     volume = read(found.path)
     if volume.modality == "OT":  # the recipe knows it where the file does not say
         volume = dataclasses.replace(volume, modality=recipe.modality)
-    volume = cut_slab(volume, found.slab)
-    scale = fit_intensity(volume)
+    volume = cut_slab(with_filler_marked(volume), found.slab)
+    scale, where = fit_intensity(volume), readable(volume)
+    volume = volume.with_data(without_padding(volume))
     image = torch.from_numpy(scale.apply(volume.data[0]))
-    tissue = foreground(volume.data[0])
+    tissue = foreground(volume.data[0], measured=where)
+    if where is not None and (tissue & where).any():
+        tissue &= where
     centres = np.argwhere(tissue)
     if found.slab.end is not None:
         centres = _within(centres, volume.shape[2], recipe.fit.patch)
