@@ -144,6 +144,18 @@ def test_patches_do_not_stick_out_of_a_slab(recipe, tmp_path, slab, patch, ends)
     assert (int(whole.min()), int(whole.max())) == (0, SHAPE[2] - 1)  # the negative: a scan's own ends are left alone
 
 
+def test_nor_do_the_larger_cuts_of_patches_that_are_seen_smaller(recipe, tmp_path):
+    path = case(tmp_path).parent / "scans" / "one_ct.nii.gz"
+    zoomed = dataclasses.replace(recipe.degradation, zoomed=0.5, zoom=(1.1, 1.25))
+    fit = dataclasses.replace(recipe.fit, patch=8)
+    wanted = dataclasses.replace(recipe, low_dose=None, fit=fit, degradation=zoomed)
+    k = load_scan(Found(path, 1.0, Slab("one", 0, 14)), wanted).centres[:, 2]
+    assert (int(k.min()), int(k.max())) == (6, 8)  # 12 voxels are cut
+    unzoomed = dataclasses.replace(wanted, degradation=recipe.degradation)
+    k = load_scan(Found(path, 1.0, Slab("one", 0, 14)), unzoomed).centres[:, 2]
+    assert (int(k.min()), int(k.max())) == (4, 10)
+
+
 def corners(shape: tuple[int, int, int]) -> np.ndarray:
     """The corners of every slice, outside of a round field of view."""
     x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")

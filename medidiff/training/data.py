@@ -17,6 +17,7 @@ from medidiff.io import read
 from medidiff.io.files.names import inside
 from medidiff.physics.lowdose import Beam, added_noise
 from medidiff.prepare import fit_intensity, readable, with_filler_marked, without_padding
+from medidiff.training.degrade import cut_side
 from medidiff.training.patches import Scan
 from medidiff.training.recipe import DataRecipe, Recipe, read_toml
 from medidiff.training.slabs import Slab, cut_slab, read_slab
@@ -103,16 +104,16 @@ def load_scan(found: Found, recipe: Recipe) -> Scan:
         tissue &= where
     centres = np.argwhere(tissue)
     if found.slab.end is not None:
-        centres = _within(centres, volume.shape[2], recipe.fit.patch)
+        centres = _within(centres, volume.shape[2], cut_side(recipe.fit.patch, recipe.degradation))
     noise, levels = _noise(volume, tissue, recipe, gain=scale.gain)
     sha256 = hashlib.sha256(image.numpy().tobytes()).hexdigest()
     return Scan(image, torch.from_numpy(centres.astype(np.int16)), sha256, noise, levels)
 
 
-def _within(centres: NDArray[np.intp], slices: int, patch: int) -> NDArray[np.intp]:
-    """The centres about which a patch fits between the ends of a slab; the middle slices where it never does."""
-    low = min(patch // 2, (slices - 1) // 2)
-    high = max(slices - (patch + 1) // 2, slices // 2)
+def _within(centres: NDArray[np.intp], slices: int, side: int) -> NDArray[np.intp]:
+    """The centres about which a cut fits between the ends of a slab; the middle slices where it never does."""
+    low = min(side // 2, (slices - 1) // 2)
+    high = max(slices - (side + 1) // 2, slices // 2)
     return centres[(centres[:, 2] >= low) & (centres[:, 2] <= high)]
 
 
