@@ -173,7 +173,7 @@ def compare(
     """Train and measure one network."""
     costs = {side: cost(network, recipe, side) for side in options.sides}
     state = train(network, recipe, patches, options.minutes)
-    scores, _ = denoise_scores(state.average, watched, recipe.validation)
+    scores, _ = denoise_scores(state.average, watched, recipe)
     return Result(
         network=network,
         parameters=sum(p.numel() for p in state.denoiser.parameters()),

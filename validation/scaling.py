@@ -91,7 +91,7 @@ def trained(
     for _ in fit(state, patches, recipe.fit):
         pass
     seconds = time.monotonic() - began
-    scores, _ = denoise_scores(state.average, watched, recipe.validation)
+    scores, _ = denoise_scores(state.average, watched, recipe)
     psnr_db = {name.removeprefix("psnr_db_noise_"): score for name, score in scores.items() if "psnr" in name}
     outcome = Outcome(point, sum(p.numel() for p in state.denoiser.parameters()), round(seconds, 1), psnr_db)
     print(outcome, file=sys.stderr)

@@ -106,7 +106,7 @@ def train(
         last = step.images >= recipe.fit.images
         if first and (last or step.images // recipe.validation.every > looked // recipe.validation.every):
             looked = step.images
-            scores, pictures = denoise_scores(state.average, watched, recipe.validation)
+            scores, pictures = denoise_scores(state.average, watched, recipe)
             yield Validated(step.images, scores, pictures)
         if first and (last or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS):
             # The prior first: a run killed between the two goes on from the older checkpoint and writes both again.
