@@ -370,10 +370,45 @@ def test_padding_is_no_tissue():
     found = noisy_scan(padded, kind="rician", level=LEVEL, seed=0)
     assert found.tissue[..., :24].any()
     assert not found.tissue[..., 24:].any()
+    bright = padded.with_data(np.where(padding, 9000, scan.data))
+    assert noisy_scan(bright, kind="rician", level=LEVEL, seed=0).sha256 == found.sha256
 
 
-def test_a_scan_of_another_modality_than_the_priors_is_refused():
-    scan = world_scan()[0]
-    ct = Volume(scan.data[0] - 1024, scan.geometry, "CT")
-    with pytest.raises(InputError, match="E-MODALITY"):
-        adapt([scan, ct], "new", prior=world_prior(texture=TEXTURE), noise_level=LEVEL, device="cpu", patches=2)
+def relabelled(modality, *, hounsfield=False):
+    scan = world_scan(size=20)[0]
+    return Volume(scan.data[0] - 1024 * hounsfield, scan.geometry, modality)
+
+
+def not_adapted(scans, prior):
+    """The refusal; no help that only restoring can make use of."""
+    with pytest.raises(InputError) as caught:
+        adapt(scans, "new", prior=prior, noise_level=LEVEL, device="cpu", patches=2)
+    assert caught.value.code == "E-MODALITY"
+    said = str(caught.value)
+    assert "--modality" not in said
+    assert "leave --prior out" not in said
+    return said
+
+
+@pytest.mark.parametrize("kind", ["MR", "CT"])
+@pytest.mark.parametrize("modality", ["CT", "PT"])
+def test_scans_that_are_not_mr_are_refused(modality, kind):
+    """Not even with a prior of their own modality: their noise is not the one that is learnt from."""
+    other = relabelled(modality, hounsfield=modality == "CT")
+    said = not_adapted([relabelled("MR"), other], small_prior(kind))
+    assert ("scan 2" in said and modality in said) == (kind == "MR")
+    assert ("a prior for MR" in said) == (kind == "CT")
+
+
+def test_a_prior_that_is_not_for_mr_is_refused():
+    assert "a prior for MR" in not_adapted(relabelled("MR"), small_prior("CT"))
+
+
+def test_a_scan_that_looks_like_a_ct_is_refused_and_another_is_said_to_be_taken_for_mr():
+    said = not_adapted(relabelled("OT", hounsfield=True), small_prior())
+    assert '"Modality": "MR"' in said
+    words = {"prior": small_prior(), "noise_level": LEVEL, "device": "cpu"}
+    made = adapt([relabelled("MR"), relabelled("OT")], "new", **words)
+    assert [each for each in made.decisions if "does not say its modality" in each] == [made.decisions[0]]
+    assert made.decisions[0].startswith("scan 2: ")
+    assert not any("modality" in each for each in adapt(relabelled("MR"), "new", **words).decisions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -96,6 +97,27 @@ def test_a_plan_writes_nothing(scan_file, first, tmp_path, capsys):
     assert cli.main([str(word) for word in words(scan_file, tmp_path / "out", first, "--dry-run")]) == 0
     assert "nothing is written" in capsys.readouterr().out
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "plan"])
+def test_a_plan_refuses_what_a_run_refuses(dry, scan_file, first, tmp_path, capsys):
+    before = world_scan(size=20)[0]
+    ct = write(dataclasses.replace(before, data=before.data - 1024, modality="CT"), tmp_path / "ct.nii.gz")[0]
+    assert "E-MODALITY" in refused(words(ct, tmp_path / "one", first, *dry), capsys, code=4)
+    of_ct = small_prior("CT").save(tmp_path / "of_ct")
+    assert "E-MODALITY" in refused(words(scan_file, tmp_path / "two", of_ct, *dry), capsys, code=4)
+    argv = [*words(scan_file, tmp_path / "three", first, *dry), "--name", "a b"]
+    assert "--name" in refused(argv, capsys, code=2)
+
+
+def test_a_plan_says_that_a_scan_is_taken_for_mr(scan_file, first, tmp_path, capsys):
+    argv = words(scan_file, tmp_path / "out", first, "--dry-run")
+    assert document(argv, capsys)["decisions"] == []
+    scan_file.with_name("PLANTEDNAME.json").unlink()
+    (told,) = document(argv, capsys)["decisions"]
+    assert "does not say its modality" in told
+    assert cli.main([str(word) for word in argv]) == 0
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

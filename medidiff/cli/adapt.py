@@ -13,7 +13,7 @@ from medidiff.cli.session import Session
 from medidiff.cli.verbs import Adapt
 from medidiff.io.files.atomic import output_errors
 from medidiff.prior import Prior
-from medidiff.training.adapt import Adapted, AdaptSettings, adapt
+from medidiff.training.adapt import Adapted, AdaptSettings, adapt, beginning
 from medidiff.volume import Volume
 
 __all__ = ["run"]
@@ -24,7 +24,7 @@ def run(verb: Adapt, session: Session) -> None:
 
     Raises:
         SettingsError: an option out of range.
-        InputError: a scan cannot be read, or must not be guessed at.
+        InputError: a scan cannot be read, must not be guessed at, or is not MR; or the prior is not for MR.
         OutputError: the prior cannot be written.
         PriorError: the prior to begin with is missing or broken, or training diverged.
     """
@@ -33,10 +33,11 @@ def run(verb: Adapt, session: Session) -> None:
     settings: dict[str, Any] = {name: getattr(verb, name) for name in names}
     AdaptSettings(**settings)
     volumes = [session.read(path).volume for path in dict.fromkeys(verb.scans)]
-    settings["prior"] = prior = Prior.load(verb.prior)
+    prior, decisions = beginning(volumes, verb.name, verb.prior)
+    settings["prior"] = prior
     session.prior(prior.card.name, prior.card.weights_sha256)
     if verb.dry_run:
-        _show_plan(verb, volumes, prior, screen)
+        _show_plan(verb, volumes, prior, decisions=decisions, screen=screen)
         return
     started = time.monotonic()
     with screen.progress("adapt") as report:
@@ -48,15 +49,18 @@ def run(verb: Adapt, session: Session) -> None:
     _show_result(made, card, seconds=time.monotonic() - started, screen=screen)
 
 
-def _show_plan(verb: Adapt, volumes: list[Volume], prior: Prior, screen: Screen) -> None:
+def _show_plan(verb: Adapt, volumes: list[Volume], prior: Prior, *, decisions: list[str], screen: Screen) -> None:
     level = "estimated" if verb.noise_level is None else verb.noise_level
     begins = f"{prior.card.name}, {prior.card.images} images seen, sha256 {prior.card.weights_sha256[:12]}"
     if screen.json:
         plan: dict[str, Any] = {"task": "adapt", "dry_run": True, "files": verb.outputs}
         plan |= {"scans": [geometry(volume.geometry) for volume in volumes], "patches": verb.patches}
         plan |= {"noise": {"kind": verb.noise, "level": level}, "minutes": verb.minutes, "seed": verb.seed}
-        screen.document(plan | {"prior": {"name": prior.card.name, "sha256": prior.card.weights_sha256}})
+        plan |= {"prior": {"name": prior.card.name, "sha256": prior.card.weights_sha256}}
+        screen.document(plan | {"decisions": decisions})
         return
+    for sentence in decisions:
+        screen.note(sentence)
     shown = {f"scan {number}": volume for number, volume in enumerate(volumes, 1)}
     limits = f"{verb.patches} patches, {verb.minutes:g} minutes"
     screen.lines(

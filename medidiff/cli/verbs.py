@@ -238,8 +238,8 @@ class Adapt(Repairs):
     """Make a prior for the scanner and contrast of noisy scans, without a clean one; some minutes on a CPU.
 
     Parts of the scans are held back. They say when to stop, and the new weights are taken only where they are better
-    there beyond doubt; if not, the prior is written as it was and said to be. The noise must be white: not that of
-    scans that were interpolated or filtered. Use it with --prior DIR/NAME.json.
+    there beyond doubt; if not, the prior is written as it was and said to be. The scans must be MR and their noise
+    white: not that of scans that were interpolated or filtered. Use it with --prior DIR/NAME.json.
     """
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.adapt")
@@ -249,9 +249,9 @@ class Adapt(Repairs):
     out: Folder
     name: Annotated[str, Option("of the new prior; its files are DIR/NAME.json and DIR/NAME.safetensors", ("NAME",))]
     prior: PriorName = "fine-t1"
-    noise: Annotated[Literal["rician", "gaussian"], Option("kind of noise: magnitude MR is Rician, CT is Gaussian")] = (
-        "rician"
-    )
+    noise: Annotated[
+        Literal["rician", "gaussian"], Option("kind of noise: magnitude MR is Rician, real-valued MR is Gaussian")
+    ] = "rician"
     noise_level: Annotated[
         float | None, Option("standard deviation in the scans' stored units; estimated when left out", ("SIGMA",))
     ] = None

@@ -7,7 +7,8 @@ that is not beyond doubt the answer is the prior as it was, so adapting makes no
 What is asked of the scans: their noise is white and of the level that is told or estimated. The noise of a scan that
 was interpolated or filtered is neither; its neighbours tell of each other, and the prior would learn to keep it without
 any held-back part noticing. So scans whose noise is seen not to be white, or of another level, are left out, and the
-gain must be larger than what remains of it could feign.
+gain must be larger than what remains of it could feign. Scans that are not MR are refused: the noise of a CT is neither
+white nor Rician.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from medidiff.diffusion.denoiser import Preconditioned
-from medidiff.errors import PriorError, SettingsError
+from medidiff.errors import InputError, PriorError, SettingsError
+from medidiff.prepare import looks_like_hounsfield
 from medidiff.prior import DEFAULT_PRIOR, Card, Prior, fitting_prior
 from medidiff.training.chance import Chance
 from medidiff.training.heldback import Comparison, Judge, NoisyScan, noisy_scan, posterior_mean
@@ -35,7 +37,7 @@ from medidiff.training.muon import Muon
 from medidiff.training.recorrupt import Recorrupted, recorrupt
 from medidiff.volume import Volume
 
-__all__ = ["AdaptSettings", "Adapted", "adapt"]
+__all__ = ["AdaptSettings", "Adapted", "adapt", "beginning"]
 
 _SHARE = 0.6  # a of `recorrupt`: scans are made 1.17 times as noisy
 _WHITE = 1.15  # largest of `NoisyScan.colours`: noise smoothed by half a voxel has 1.2, white noise of 3 % about 1.05
@@ -57,7 +59,7 @@ class AdaptSettings:
 
     Args:
         prior: what to begin with: a bundled prior's name, a path, or a loaded `Prior`.
-        noise: kind of noise in the scans: magnitude MR is Rician, CT and real-valued data are Gaussian.
+        noise: kind of noise in the scans: magnitude MR is Rician, real-valued MR is Gaussian.
         noise_level: σ in the scans' stored units, above 0; estimated from each scan when None.
         patches: training patches at most.
         minutes: time at most. Where this ends it, another machine gets other weights; the decisions say so.
@@ -129,8 +131,8 @@ def adapt(scans: Volume | Sequence[Volume], name: str, **settings: object) -> Ad
 
     Raises:
         SettingsError: a setting or the name is out of range, or there is no scan.
-        InputError: a scan has more than one channel, shows no tissue, has voxels that are not finite, or is of another
-            modality than the prior.
+        InputError: a scan has more than one channel, shows no tissue, has voxels that are not finite, or a scan or the
+            prior is not for MR.
         PriorError: no such prior, or training diverged.
 
     Example:
@@ -139,14 +141,10 @@ def adapt(scans: Volume | Sequence[Volume], name: str, **settings: object) -> Ad
     """
     chosen = AdaptSettings(**settings)  # type: ignore[arg-type] # checked there
     volumes = [scans] if isinstance(scans, Volume) else list(scans)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        wanted = "letters, digits, dots, dashes and underscores, at most 64"
-        raise SettingsError("E-SETTING", "a name that no file should have", wanted=wanted, attribute="--name")
-    if not volumes:
-        raise SettingsError("E-SETTING", "no scans", wanted="at least one", attribute="SCAN")
-    first = _prior_for(volumes, chosen.prior)
+    first, told = beginning(volumes, name, chosen.prior)
     noisy = [noisy_scan(v, kind=chosen.noise, level=chosen.noise_level, seed=chosen.seed) for v in volumes]
-    usable, decisions = _usable(noisy, first.card, chosen)
+    usable, found = _usable(noisy, first.card, chosen)
+    decisions = [*told, *found]
     if not usable:
         return _unchanged(first, name, decisions, patches=0, comparison=None)
     run = _Run(first, usable, chosen)
@@ -164,12 +162,47 @@ def adapt(scans: Volume | Sequence[Volume], name: str, **settings: object) -> Ad
     return Adapted(Prior(denoiser.cpu().eval(), card), True, run.seen, comparison, tuple(decisions))
 
 
-def _prior_for(volumes: Sequence[Volume], prior: str | Prior) -> Prior:
-    """The prior to begin with; every scan must be of its modality."""
+def beginning(scans: Sequence[Volume], name: str, prior: str | Prior) -> tuple[Prior, list[str]]:
+    """The prior to begin with, and what was decided of the scans' modality: all that can be refused before any work.
+
+    A scan that does not say its modality passes for MR, unless its values look like Hounsfield units.
+
+    Args:
+        scans: (1, I, J, K) noisy scans, at least one.
+        name: of the new prior.
+        prior: a bundled prior's name, a path, or a loaded one.
+
+    Raises:
+        SettingsError: the name is out of range, or there is no scan.
+        InputError: ``E-MODALITY``, a scan or the prior is not for MR.
+        PriorError: no such prior, or a broken one.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        wanted = "letters, digits, dots, dashes and underscores, at most 64"
+        raise SettingsError("E-SETTING", "a name that no file should have", wanted=wanted, attribute="--name")
+    if not scans:
+        raise SettingsError("E-SETTING", "no scans", wanted="at least one", attribute="SCAN")
     chosen = prior if isinstance(prior, Prior) else Prior.load(prior)
-    for volume in volumes:
-        fitting_prior(volume, chosen)
-    return chosen
+    if chosen.card.modality != "MR":
+        found = f"the prior '{chosen.card.name}', which is for {chosen.card.modality}"
+        mend = "Only a prior for MR can be adapted: name one with --prior."
+        raise InputError("E-MODALITY", found, wanted="a prior for MR", mend=mend)
+    decisions = []
+    for number, volume in enumerate(scans, 1):
+        _check_modality(volume, number)
+        decisions += [f"scan {number}: {sentence}" for sentence in fitting_prior(volume, chosen)[1]]
+    return chosen, decisions
+
+
+def _check_modality(volume: Volume, number: int) -> None:
+    """Refuse all but MR, whose magnitudes alone have the noise that is learnt from."""
+    if volume.modality not in ("MR", "OT"):
+        found, mend = f"scan {number} is {volume.modality}", "Leave it out: only MR has the noise that is adapted to."
+        raise InputError("E-MODALITY", found, wanted="MR scans", mend=mend)
+    if volume.modality == "OT" and looks_like_hounsfield(volume):
+        found = f"scan {number} does not say its modality and has values like Hounsfield units"
+        mend = 'Leave a CT out; if it is MR, say so in a JSON file beside it with "Modality": "MR".'
+        raise InputError("E-MODALITY", found, wanted="MR scans", mend=mend)
 
 
 def _usable(noisy: Sequence[NoisyScan], card: Card, chosen: AdaptSettings) -> tuple[list[NoisyScan], list[str]]:
