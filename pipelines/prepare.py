@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from medidiff.errors import MedidiffError
-from medidiff.training.pack import write_pack
+from medidiff.errors import MedidiffError, SettingsError
+from medidiff.training.pack import is_pack, write_pack
 from medidiff.training.recipe import read_recipe
 from medidiff.training.run import load_scans
 
@@ -23,6 +23,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="data folder instead of the recipe's")
     options = parser.parse_args()
     try:
+        if not is_pack(options.pack):
+            found, mend = "a pack whose name does not end in .safetensors", "Name a .safetensors file."
+            raise SettingsError("E-OUTFORMAT", found, mend=mend, file=options.pack.name)
         recipe = read_recipe(options.recipe)
         parts = {
             part: list(zip(*load_scans(recipe, options.recipe.parent, options.data, part=part), strict=True))

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import io
 import itertools
 import json
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from training_cases import phantom, to_toml, write_case
 
 from medidiff.diffusion import Condition, observe
-from medidiff.errors import PriorError, SettingsError
+from medidiff.errors import OutputError, PriorError, SettingsError
 from medidiff.io import write
 from medidiff.physics import Separable
 from medidiff.prepare import fit_intensity
@@ -684,6 +685,52 @@ def test_the_command_packs_what_a_recipe_names(case, packed, tmp_path):
     )
     assert refused.returncode == 2
     assert "E-DATA" in refused.stderr
+    folder = tmp_path / "none"
+    refused = subprocess.run([*command, str(folder)], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("E-OUTFORMAT")
+    assert not folder.exists()
+
+
+def test_a_pack_without_scans_of_a_part_is_refused(case, scans, tmp_path):
+    path = tmp_path / "scans.safetensors"
+    for part, other in (("train", "validation"), ("validation", "train")):
+        write_pack(path, {other: [(scans[0], 1.0)]})
+        with pytest.raises(SettingsError, match=f"E-PACK.*{part}"):
+            list(train(case, tmp_path / "out", data=path))
+        assert len(read_pack(path, part=other)[0]) == 1
+
+
+def test_a_split_without_scans_of_a_part_is_refused(tmp_path):
+    sources = [{"pattern": "{subject}.nii.gz", "licence": "none", "split": "set"}]
+    case = write_case(tmp_path, data={"root": "scans", "split": "split.toml", "sources": sources})
+    for part, other in (("train", "validation"), ("validation", "train")):
+        (tmp_path / "split.toml").write_text(f'[set]\n{part} = []\n{other} = ["first"]\n')
+        with pytest.raises(SettingsError, match=f"E-DATA.*{part}"):
+            list(train(case, tmp_path / "out"))
+
+
+def test_simulated_noise_is_not_dropped_from_a_pack_in_silence(scans, tmp_path):
+    noisy = dataclasses.replace(scans[1], noise=torch.zeros((1, *scans[1].image.shape)), levels=(0.1,))
+    with pytest.raises(SettingsError, match=r"E-PACK.*noise"):
+        write_pack(tmp_path / "scans.safetensors", {"train": [(scans[0], 1.0), (noisy, 1.0)]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pack_that_cannot_be_written_leaves_nothing_behind(scans, tmp_path, monkeypatch):
+    parts = {"train": [(scans[0], 1.0)]}
+    with pytest.raises(OutputError, match="E-OUT"):
+        write_pack(tmp_path / "missing" / "scans.safetensors", parts)
+
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="E-DISK"):
+        write_pack(tmp_path / "scans.safetensors", parts)
+    assert list(tmp_path.iterdir()) == []
 
 
 def broken_packs():

@@ -58,7 +58,7 @@ SETTINGS: Rows = {
     ),
     "E-STEPS": ("The number of sampling steps is out of range.", "Take at least 1."),
     "E-PACK": (
-        "The file given as training data holds no packed scans, or broken ones.",
+        "A pack of training scans is broken, lacks scans of a part, or would have to hold simulated noise.",
         "Make it again with pipelines/prepare.py.",
     ),
     "E-SYNTHETIC": (

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from medidiff.errors import SettingsError
+from medidiff.io.files.atomic import write_file
 from medidiff.training.patches import Scan
 
 __all__ = ["is_pack", "read_pack", "write_pack"]
@@ -36,7 +37,15 @@ def is_pack(path: Path | None) -> bool:
 
 
 def write_pack(path: Path, parts: Mapping[str, Sequence[tuple[Scan, float]]]) -> None:
-    """Pack scans and their weights, by the part of the split (``"train"``, ``"validation"``) that they are of."""
+    """Pack scans and their weights, by the part of the split (``"train"``, ``"validation"``) that they are of.
+
+    Raises:
+        SettingsError: ``E-PACK``, a scan has simulated noise, which a pack does not hold.
+        OutputError: the system refuses to write; nothing half is left.
+    """
+    if any(scan.noise is not None for scans in parts.values() for scan, _ in scans):
+        mend = "Train from the scans themselves, or pack with a recipe without low_dose."
+        raise SettingsError("E-PACK", "a pack cannot hold the simulated noise of lower doses", mend=mend)
     tensors: dict[str, torch.Tensor] = {}
     about: list[dict[str, object]] = []
     for part, scans in parts.items():
@@ -46,16 +55,15 @@ def write_pack(path: Path, parts: Mapping[str, Sequence[tuple[Scan, float]]]) ->
             mask[scan.centres.long().unbind(1)] = True
             tensors |= {f"{number}.image": scan.image.half().contiguous(), f"{number}.mask": mask}
             about.append(_About(part=part, weight=weight, sha256=scan.sha256).model_dump())
-    temporary = path.with_name(f".{path.name}.part")
-    save_file(tensors, temporary, metadata={"scans": json.dumps(about)})
-    temporary.replace(path)
+    metadata = {"scans": json.dumps(about)}
+    write_file(path, lambda partial: partial.write_bytes(save(tensors, metadata)))
 
 
 def read_pack(path: Path, *, part: str) -> tuple[list[Scan], list[float]]:
     """The scans of one part, and how often a patch is to come from each.
 
     Raises:
-        SettingsError: ``E-PACK``, it is no pack, or a broken one.
+        SettingsError: ``E-PACK``, it is no pack, a broken one, or it holds no scan of this part.
     """
     scans, weights = [], []
     try:
@@ -72,4 +80,7 @@ def read_pack(path: Path, *, part: str) -> tuple[list[Scan], list[float]]:
     except (OSError, SafetensorError, ValidationError, ValueError) as error:
         mend = "Make it again with pipelines/prepare.py."
         raise SettingsError("E-PACK", "no pack of scans, or a broken one", mend=mend, file=path.name) from error
+    if not scans:
+        mend = "Make it again with pipelines/prepare.py, from a recipe that names scans of this part."
+        raise SettingsError("E-PACK", f"no scan of the part '{part}' in the pack", mend=mend, file=path.name)
     return scans, weights

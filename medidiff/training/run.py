@@ -146,6 +146,9 @@ def load_scans(
         data: data folder instead of the recipe's, or a pack.
         part: ``"train"`` or ``"validation"``.
         most: scans to load, the first ones.
+
+    Raises:
+        SettingsError: there are none, or some are missing.
     """
     if data is not None and is_pack(data):
         scans, weights = read_pack(data, part=part)
@@ -153,6 +156,9 @@ def load_scans(
     from medidiff.training.data import find_scans, load_scan  # with a pack, none of the readers need be installed
 
     found = find_scans(recipe.data, folder=folder, root=data, part=part)[:most]
+    if not found:
+        mend = f"List subjects under '{part}' in the recipe's split."
+        raise SettingsError("E-DATA", f"no scans of the part '{part}'", mend=mend, file=recipe.data.split)
     return [load_scan(each, recipe) for each in found], [each.weight for each in found]
 
 
