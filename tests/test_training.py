@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -645,6 +646,31 @@ def test_plans_drawn_ahead_by_other_processes_are_the_same(scans, recipe, patche
         assert torch.equal(one.state, other.state)
         assert torch.equal(one.condition.image, other.condition.image)
     assert not torch.equal(ahead[0].x, at_once[2].x)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_numbers_of_a_run_are_taken_as_they_are_needed(scans, recipe, workers):
+    taken = []
+
+    def numbers():
+        for first in range(0, 2000, 2):
+            taken.append(first)
+            yield range(first, first + 2)
+
+    batches = Patches(scans, (0.7, 0.3), recipe, workers=workers).batches(numbers())
+    assert next(batches).x.shape == next(batches).x.shape == (2, 1, 12, 12, 12)
+    batches.close()
+    assert 2 <= len(taken) <= 2 + 8 * workers
+
+
+def test_a_long_run_takes_no_memory_for_its_steps(recipe, patches):
+    """200,000 steps as a list would be 9 MB; the weights are not in what is counted."""
+    state, longer = FitState(recipe), dataclasses.replace(recipe.fit, images=400_000)
+    tracemalloc.start()
+    next(fit(state, patches, longer))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ can be read. Where the weights file is there already, training goes on with it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -52,7 +53,6 @@ _CLIP = {"clip_sample_min": 0.0, "clip_sample_max": 1.6}  # the tutorials clip t
 _CHANNELS = (40, 64, 96)  # of the stock network: 4.84 M weights
 _COOLDOWN = 0.3  # share of the time, at its end, over which the rate falls to 0
 _WARMUP = 0.02
-_MOST = 10**7  # patches, more than any run sees
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ def train_rival(
     optimizer: Optimizer = (
         Adam(rival.parameters(), lr=base) if about.kind == "ddpm" else Muon(rival.parameters(), lr=base)
     )
-    feed = patches.batches([range(first, first + batch) for first in range(about.patches, _MOST, batch)])
+    feed = patches.batches(range(first, first + batch) for first in itertools.count(about.patches, batch))
     began, done, step = time.monotonic(), 0, 0
     while (elapsed := time.monotonic() - began) < seconds:
         for group in optimizer.param_groups:

@@ -153,13 +153,13 @@ def fit(state: FitState, patches: Patches, recipe: FitRecipe) -> Iterator[Step]:
     parameters = [p for p in state.denoiser.parameters() if p.requires_grad]
     every = _STEPS_ON_GPU if patches.device.type == "cuda" else 1
     starts = range(state.images, recipe.images, recipe.batch)
-    shares = [range(start + rank, start + recipe.batch, world) for start in starts]
+    shares = (range(start + rank, start + recipe.batch, world) for start in starts)
     losses: list[Tensor] = []
     norms: list[Tensor] = []
     for number, batch in enumerate(patches.batches(shares), start=1):
         losses.append(_sum_over_processes(parameters, _backward(state.denoiser, batch, recipe), world))
         norms.append(nn.utils.clip_grad_norm_(parameters, recipe.clip))
-        look = number % every == 0 or number == len(shares)
+        look = number % every == 0 or number == len(starts)
         loss, norm = (_mean(losses), _largest(norms)) if look else (0.0, 0.0)
         if not norm < float("inf"):
             found = f"loss {loss:g} after {state.images} images"

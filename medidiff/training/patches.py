@@ -6,8 +6,9 @@ patch from it is a few matrix products over the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from typing import NamedTuple
 
 import torch
@@ -86,7 +87,10 @@ class PatchPlan(NamedTuple):
 
 
 class Patches:
-    """Training patches, each a function of the seed and of its number alone.
+    """Training patches, each a function of the seed, of its number and of the kind of device alone.
+
+    The noise comes from the device's own generator: on a CPU and on CUDA a patch has the same view, scanner and noise
+    level, but another realisation of the noise.
 
     Args:
         scans: clean scans.
@@ -118,20 +122,25 @@ class Patches:
         """The patches with these numbers."""
         return self._make(default_collate([self._plans[image] for image in images]))
 
-    def batches(self, numbers: Sequence[Sequence[int]]) -> Iterator[Batch | None]:
-        """A batch for each list of numbers; None for an empty one."""
+    def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch | None]:
+        """A batch for each list of numbers; None for an empty one.
+
+        Args:
+            numbers: taken as they are needed, so that there may be no end of them.
+        """
         if not self.workers:
             yield from (self.batch(images) if len(images) else None for images in numbers)
             return
+        ahead, now = tee(numbers)  # the processes are some batches ahead
         loader = DataLoader(
             self._plans,
-            batch_sampler=[list(images) for images in numbers if len(images)],
+            batch_sampler=(list(images) for images in ahead if len(images)),
             num_workers=self.workers,
             prefetch_factor=4,
             pin_memory=self.device.type == "cuda",
         )
         plans = iter(loader)
-        yield from (self._make(next(plans)) if len(images) else None for images in numbers)
+        yield from (self._make(next(plans)) if len(images) else None for images in now)
 
     def _make(self, plan: PatchPlan) -> Batch:
         seeds = plan.seed.tolist()
