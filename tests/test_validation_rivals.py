@@ -1,11 +1,13 @@
 """The rivals: what they are given, that they train, go on and are scored, and that broken files are refused."""
 
 import importlib
+import itertools
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,6 +78,20 @@ def test_a_rival_trains_and_goes_on_where_it_was(rivals, tmp_path, monkeypatch, 
     fresh = rivals.build(found)
     assert any(not torch.equal(a, b) for a, b in zip(rival.parameters(), fresh.parameters(), strict=True))
     assert [p.suffix for p in (tmp_path / "out").iterdir()] == [".safetensors"]
+
+
+def test_a_rival_that_diverges_between_two_looks_is_not_saved(rivals, tmp_path, monkeypatch, capsys):
+    """The loss is looked at in the first step and in the 51st; these runs end before that."""
+    recipe, loss = write_case(tmp_path), rivals._loss
+    command = ["train", "--kind", "regression", "--recipe", str(recipe), "--data", str(tmp_path / "scans")]
+    command += ["--minutes", "1", "--batch", "2", "--out", str(tmp_path / "out")]
+    for broken, code in ((1.0, 0), (float("nan"), 6)):
+        seconds = itertools.count(0, 10)
+        monkeypatch.setattr(rivals, "time", SimpleNamespace(monotonic=seconds.__next__))
+        monkeypatch.setattr(rivals, "_loss", lambda *of, by=broken: loss(*of) * (by if of[3] % 10 else 1.0))
+        assert rivals.main(command) == code
+        assert ("E-DIVERGED" in capsys.readouterr().err) == (code != 0)
+        assert rivals.load_rival(tmp_path / "out" / "regression-slices.safetensors")[0].patches == 10
 
 
 def test_a_regression_learns_what_the_spline_lacks(rivals, about):

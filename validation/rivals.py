@@ -30,12 +30,13 @@ from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from scoring import ended
 from torch import Generator, Tensor, nn
 from torch.nn import functional as nnf
 from torch.optim import Adam, Optimizer
 
 from medidiff.diffusion.backbone import Backbone, BackboneShape
-from medidiff.errors import MedidiffError, PriorError, SettingsError
+from medidiff.errors import PriorError, SettingsError
 from medidiff.metrics.peers import cubic_spline
 from medidiff.physics import Noise, sampling
 from medidiff.training.muon import Muon
@@ -207,7 +208,7 @@ def train_rival(
         What the file says of itself.
 
     Raises:
-        PriorError: the file holds another rival, or the loss is no longer finite.
+        PriorError: the file holds another rival, or the loss or a weight is no longer finite.
     """
     about, rival = _begun(about, weights, patches.recipe.seed)
     rival.to(device).train()
@@ -267,10 +268,17 @@ def _follow(average: nn.Module, now: nn.Module, step: int) -> None:
 
 
 def save_rival(rival: nn.Module, about: About, path: Path) -> None:
-    """Write weights and what they are, by a temporary name."""
+    """Write weights and what they are, by a temporary name.
+
+    Raises:
+        PriorError: a weight is no longer finite, as happens after the last look at the loss; nothing is written.
+    """
+    tensors = {name: tensor.half().cpu().contiguous() for name, tensor in rival.state_dict().items()}
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        found = f"{about.kind}: weights that are not finite after {about.patches} patches"
+        raise PriorError("E-DIVERGED", found, mend="Lower --rate.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    tensors = {name: tensor.half().cpu().contiguous() for name, tensor in rival.state_dict().items()}
     save_file(tensors, temporary, metadata={"about": json.dumps(asdict(about))})
     temporary.replace(path)
 
@@ -348,17 +356,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     verbs.add_argument("verb", choices=("train", "score"), help="what to do; its options: rivals.py train --help")
     verb = verbs.parse_args(given[:1]).verb
-    try:
-        if verb == "train":
-            print(train(training_parser().parse_args(given[1:])))
-        else:
-            import rival_scores  # reads scans, which training can do without
+    if verb == "train":
+        return ended(train, training_parser(), given[1:])
+    import rival_scores  # reads scans, which training can do without
 
-            print(rival_scores.score(rival_scores.parser().parse_args(given[1:])))
-    except MedidiffError as refusal:
-        print(refusal, file=sys.stderr)
-        return refusal.exit_code
-    return 0
+    return ended(rival_scores.score, rival_scores.parser(), given[1:])
 
 
 if __name__ == "__main__":
