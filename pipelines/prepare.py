@@ -11,8 +11,20 @@ from pathlib import Path
 
 from medidiff.errors import MedidiffError, SettingsError
 from medidiff.training.pack import is_pack, write_pack
-from medidiff.training.recipe import read_recipe
+from medidiff.training.patches import Scan
+from medidiff.training.recipe import Recipe, read_recipe
 from medidiff.training.run import load_scans
+
+PARTS = ("train", "validation")
+
+
+def packed(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> list[tuple[Scan, float, int]]:
+    """The scans of one part, their weights and the numbers of their sources."""
+    found = []
+    for source in range(len(recipe.data.sources)):
+        scans, weights = load_scans(recipe, folder, data, part=part, source=source)
+        found += [(scan, weight, source) for scan, weight in zip(scans, weights, strict=True)]
+    return found
 
 
 def main() -> int:
@@ -27,10 +39,7 @@ def main() -> int:
             found, mend = "a pack whose name does not end in .safetensors", "Name a .safetensors file."
             raise SettingsError("E-OUTFORMAT", found, mend=mend, file=options.pack.name)
         recipe = read_recipe(options.recipe)
-        parts = {
-            part: list(zip(*load_scans(recipe, options.recipe.parent, options.data, part=part), strict=True))
-            for part in ("train", "validation")
-        }
+        parts = {part: packed(recipe, options.recipe.parent, options.data, part=part) for part in PARTS}
         write_pack(options.pack, parts)
     except MedidiffError as refusal:
         print(refusal, file=sys.stderr)

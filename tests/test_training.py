@@ -677,7 +677,9 @@ def test_a_long_run_takes_no_memory_for_its_steps(recipe, patches):
 def packed(case, recipe, tmp_path):
     path = tmp_path / "scans.safetensors"
     parts = {
-        part: list(zip(*run.load_scans(recipe, case.parent, None, part=part), strict=True))
+        part: [
+            (*each, n) for n, each in enumerate(zip(*run.load_scans(recipe, case.parent, None, part=part), strict=True))
+        ]
         for part in ("train", "validation")
     }
     write_pack(path, parts)
@@ -693,6 +695,16 @@ def test_a_pack_holds_the_scans_in_half_precision_and_no_names(packed, scans):
         assert scan.sha256 == other.sha256
     assert b"first" not in packed.read_bytes()
     assert len(read_pack(packed, part="validation")[0]) == 2
+
+
+def test_one_source_of_a_pack_is_that_of_the_recipe(case, recipe, packed):
+    for part in ("train", "validation"):
+        for source in (0, 1):
+            (one,), weights = run.load_scans(recipe, case.parent, packed, part=part, source=source)
+            (other,), wanted = run.load_scans(recipe, case.parent, None, part=part, source=source)
+            assert (one.sha256, weights) == (other.sha256, wanted)
+    with pytest.raises(SettingsError, match="E-PACK"):
+        read_pack(packed, part="train", source=2)
 
 
 def test_training_from_a_pack_is_training_from_the_scans(case, packed, whole, tmp_path):
@@ -721,7 +733,7 @@ def test_the_command_packs_what_a_recipe_names(case, packed, tmp_path):
 def test_a_pack_without_scans_of_a_part_is_refused(case, scans, tmp_path):
     path = tmp_path / "scans.safetensors"
     for part, other in (("train", "validation"), ("validation", "train")):
-        write_pack(path, {other: [(scans[0], 1.0)]})
+        write_pack(path, {other: [(scans[0], 1.0, 0)]})
         with pytest.raises(SettingsError, match=f"E-PACK.*{part}"):
             list(train(case, tmp_path / "out", data=path))
         assert len(read_pack(path, part=other)[0]) == 1
@@ -739,12 +751,12 @@ def test_a_split_without_scans_of_a_part_is_refused(tmp_path):
 def test_simulated_noise_is_not_dropped_from_a_pack_in_silence(scans, tmp_path):
     noisy = dataclasses.replace(scans[1], noise=torch.zeros((1, *scans[1].image.shape)), levels=(0.1,))
     with pytest.raises(SettingsError, match=r"E-PACK.*noise"):
-        write_pack(tmp_path / "scans.safetensors", {"train": [(scans[0], 1.0), (noisy, 1.0)]})
+        write_pack(tmp_path / "scans.safetensors", {"train": [(scans[0], 1.0, 0), (noisy, 1.0, 0)]})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_pack_that_cannot_be_written_leaves_nothing_behind(scans, tmp_path, monkeypatch):
-    parts = {"train": [(scans[0], 1.0)]}
+    parts = {"train": [(scans[0], 1.0, 0)]}
     with pytest.raises(OutputError, match="E-OUT"):
         write_pack(tmp_path / "missing" / "scans.safetensors", parts)
 
@@ -760,11 +772,12 @@ def test_a_pack_that_cannot_be_written_leaves_nothing_behind(scans, tmp_path, mo
 
 
 def broken_packs():
-    about = {"part": "train", "weight": 1.0, "sha256": "0" * 64}
+    about = {"part": "train", "source": 0, "weight": 1.0, "sha256": "0" * 64}
     good = {"0000.image": torch.ones((2, 2, 2), dtype=torch.float16), "0000.mask": torch.ones((2, 2, 2), dtype=bool)}
     return {
         "no list": (good, None),
         "a list of something else": (good, [{"part": "train"}]),
+        "no source": (good, [{key: about[key] for key in ("part", "weight", "sha256")}]),
         "another part": (good, [about | {"part": "test"}]),
         "a tensor missing": ({"0000.image": good["0000.image"]}, [about]),
         "no tissue": (good | {"0000.mask": torch.zeros((2, 2, 2), dtype=bool)}, [about]),

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,24 @@ def test_each_curve_has_its_runs_and_more_training_is_better(scaling, command, t
     assert found[1]["psnr_db"]["10"] > found[0]["psnr_db"]["10"] + 0.2
     assert found[2]["weights"] > found[0]["weights"]
     assert "| 1 | 4/8 |" in (tmp_path / "out" / "scaling.md").read_text()
+
+
+def test_the_scans_of_a_pack_are_those_of_the_first_source(scaling, tmp_path, monkeypatch):
+    """Two sources of the same weight, whose scans are told apart by their hashes."""
+    one = {"pattern": "first.nii.gz", "licence": "none"}
+    case = write_case(tmp_path, data={"root": "scans", "sources": [one, one | {"pattern": "second.nii.gz"}]})
+    pack = tmp_path / "pack.safetensors"
+    subprocess.run([sys.executable, FOLDER.parent / "pipelines" / "prepare.py", case, pack], check=True)
+    seen = []
+    outcome = scaling.Outcome(scaling.Point(1, (4, 8), 8), 0, 0.0, {"3": 0.0})
+    monkeypatch.setattr(
+        scaling, "trained", lambda *of: seen.append([[s.sha256 for s in x] for x in of[2:4]]) or outcome
+    )
+    for data in (tmp_path / "scans", pack):
+        command = ["--recipe", str(case), "--data", str(data), "--out", str(tmp_path / "out"), "--images", "8"]
+        assert scaling.main([*command, "--channels", "--subjects"]) == 0
+    assert seen[0] == seen[1]
+    assert [len(scans) for scans in seen[0]] == [1, 1]
 
 
 def test_more_subjects_than_there_are_are_refused(scaling, command, capsys):

@@ -1,8 +1,9 @@
 """What quality grows with: `python validation/scaling.py --help`.
 
-The recipe's network is trained anew for as many patches at several widths and on several numbers of subjects, and for
-several numbers of patches, each run cooled to its end; PSNR is that of the recipe's validation scans with Rician noise.
-A row that names no other width or number of subjects has the recipe's own, so that three curves cross in one point.
+The recipe's network is trained anew on the scans of its first source, for as many patches at several widths and on
+several numbers of subjects, and for several numbers of patches, each run cooled to its end; PSNR is that of the
+source's validation scans with Rician noise. A row that names no other width or number of subjects has the recipe's own,
+so that three curves cross in one point.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from scoring import ended, save
 
-from medidiff.errors import MedidiffError, SettingsError
+from medidiff.errors import SettingsError
 from medidiff.training.checks import denoise_scores
 from medidiff.training.fit import FitState, fit
 from medidiff.training.patches import Patches, Scan
@@ -140,17 +143,12 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> str:
     """Train all, write both files; returns the table."""
-    from scoring import save
-
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("E-DEVICE", "no CUDA device", attribute="--device", mend="Use --device cpu.")
     recipe = read_recipe(options.recipe)
-    first = replace(recipe, data=replace(recipe.data, sources=recipe.data.sources[:1]))
-    scans, weights = load_scans(first, options.recipe.parent, options.data, part="train")
-    watched, _ = load_scans(first, options.recipe.parent, options.data, part="validation", most=recipe.validation.scans)
-    scans = [
-        scan for scan, weight in zip(scans, weights, strict=True) if weight == weights[0]
-    ]  # a pack holds all sources
+    load = partial(load_scans, recipe, options.recipe.parent, options.data, source=0)
+    scans, _ = load(part="train")
+    watched, _ = load(part="validation", most=recipe.validation.scans)
     outcomes = [trained(point, recipe, scans, watched, options) for point in points(options, recipe, len(scans))]
     table = markdown(outcomes)
     save(options.out, "scaling", table=table, record=[asdict(outcome) for outcome in outcomes])
@@ -159,12 +157,7 @@ def run(options: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or the exit code of the refusal."""
-    try:
-        print(run(parser().parse_args(arguments)))
-    except MedidiffError as refusal:
-        print(refusal, file=sys.stderr)
-        return refusal.exit_code
-    return 0
+    return ended(run, parser(), arguments)
 
 
 if __name__ == "__main__":

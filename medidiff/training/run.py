@@ -136,7 +136,7 @@ def _begin(state: FitState, recipe: Recipe, folder: Path) -> Card | None:
 
 
 def load_scans(
-    recipe: Recipe, folder: Path, data: Path | None, *, part: str, most: int | None = None
+    recipe: Recipe, folder: Path, data: Path | None, *, part: str, most: int | None = None, source: int | None = None
 ) -> tuple[list[Scan], list[float]]:
     """The clean scans of one part of the split, and how often a patch is to come from each.
 
@@ -146,16 +146,19 @@ def load_scans(
         data: data folder instead of the recipe's, or a pack.
         part: ``"train"`` or ``"validation"``.
         most: scans to load, the first ones.
+        source: number of the one source of the recipe that is wanted, from 0; None for all.
 
     Raises:
         SettingsError: there are none, or some are missing.
     """
     if data is not None and is_pack(data):
-        scans, weights = read_pack(data, part=part)
+        scans, weights = read_pack(data, part=part, source=source)
         return scans[:most], weights[:most]
     from medidiff.training.data import find_scans, load_scan  # with a pack, none of the readers need be installed
 
-    found = find_scans(recipe.data, folder=folder, root=data, part=part)[:most]
+    sources = recipe.data.sources if source is None else (recipe.data.sources[source],)
+    chosen = dataclasses.replace(recipe.data, sources=sources)
+    found = find_scans(chosen, folder=folder, root=data, part=part)[:most]
     if not found:
         mend = f"List subjects under '{part}' in the recipe's split."
         raise SettingsError("E-DATA", f"no scans of the part '{part}'", mend=mend, file=recipe.data.split)
