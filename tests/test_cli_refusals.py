@@ -58,7 +58,7 @@ def test_no_such_prior_is_code_6(ball_file, tmp_path, capsys):
 
 
 def test_outputs_are_checked_before_a_prior_is_loaded(ball_file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(restoring.Prior, "load", lambda *_: pytest.fail("a prior was loaded"))
+    monkeypatch.setattr(restoring, "fitting_prior", lambda *_: pytest.fail("a prior was loaded"))
     (tmp_path / "file").write_text("")
     foreign = tmp_path / "theirs.json"
     foreign.write_text("{}")

@@ -278,8 +278,8 @@ class Recipe:
             raise ValueError("low_dose is for modality CT, with degradation.zoomed = 0")
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain JSON values."""
-        return dataclasses.asdict(self)
+        """The recipe as plain JSON values; a table that it does not have is left out."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 _WORDS = {"missing": "this entry is missing", "unexpected_keyword_argument": "no such entry, perhaps misspelt"}
