@@ -7,14 +7,13 @@ asking.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from medidiff.diffusion import (
     Condition,
+    Counted,
     Denoiser,
     Plan,
     Tiled,
@@ -46,6 +46,7 @@ from medidiff.prepare import (
     without_padding,
 )
 from medidiff.prior import Prior, fitting_prior
+from medidiff.settings import Settings
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
@@ -53,69 +54,6 @@ __all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore",
 
 _RCOND = 1e-6  # of overlapping slices even what they hardly tell apart was measured, and is not contradicted
 _FINER = 1e-4  # relative: a target spacing this little below the source's is the source's
-
-NoiseLaw = Literal["rician", "gaussian"]
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to restore. All fields but `device`, `tile` and `progress` have an effect on the result.
-
-    Args:
-        prior: a bundled prior's name, a path, or a loaded `Prior`; None for the bundled one of the scan's modality.
-        noise: kind of noise in the scan: magnitude MR is Rician, CT and real-valued data are Gaussian; None for what
-            the modality says, Gaussian for CT and PET and Rician for the rest.
-        noise_level: σ in the scan's stored units, above 0; estimated from the scan when None.
-        noise_varies: whether the level changes across the scan, as with parallel imaging; it is then estimated for
-            every voxel, with the level given or estimated as its mean.
-        draws: posterior samples for the spread; 0 for none.
-        steps: network evaluations for each draw, at least 1.
-        seed: what the draws' randomness comes from, at least 0.
-        device: ``"auto"`` takes a CUDA GPU when there is one, else the CPU.
-        tile: side of a cube of as many voxels as the network is shown at once; bounds memory (320: about 3 GB).
-        progress: called with the number of evaluations done and to do.
-
-    Raises:
-        SettingsError: a value out of range.
-    """
-
-    prior: str | Prior | None = None
-    noise: NoiseLaw | None = None
-    noise_level: float | None = None
-    noise_varies: bool = False
-    draws: int = 0
-    steps: int = 4
-    seed: int = 0
-    device: str = "auto"
-    tile: int = 320
-    progress: Progress | None = None
-
-    def __post_init__(self) -> None:
-        level = self.noise_level
-        rules = (
-            ("--noise", self.noise, self.noise in (None, "rician", "gaussian"), "rician or gaussian"),
-            ("--noise-level", level, level is None or (math.isfinite(level) and level > 0), "a finite level above 0"),
-            ("--draws", self.draws, self.draws == 0 or 2 <= self.draws <= 1000, "0, or 2 to 1000"),
-            ("--steps", self.steps, 1 <= self.steps <= 1000, "1 to 1000"),
-            ("--seed", self.seed, 0 <= self.seed < 2**63, "0 to 2^63 - 1"),
-            ("--device", self.device, self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
-        )
-        for name, value, good, wanted in rules:
-            if not good:
-                raise SettingsError("E-SETTING", f"{value}", wanted=wanted, attribute=name)
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise SettingsError("E-DEVICE", "no CUDA device", attribute="--device", mend="Use --device auto.")
-
-    def for_scan(self, volume: Volume) -> Settings:
-        """The same settings with the kind of noise that the scan's modality has, where none is named."""
-        kind: NoiseLaw = self.noise or ("gaussian" if volume.modality in ("CT", "PT") else "rician")
-        return dataclasses.replace(self, noise=kind)
-
-    def place(self) -> torch.device:
-        """The device to compute on."""
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(automatic if self.device == "auto" else self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,24 +318,10 @@ def _estimated(volume: Volume, y: Tensor, scale: IntensityScale, settings: Setti
 
 
 def _tiled(prior: Prior, sizes: Sequence[int], settings: Settings) -> Denoiser:
-    counted = _Counted(prior.denoiser, settings.progress)
+    counted = Counted(prior.denoiser, settings.progress)
     tiled = Tiled(counted, cheapest_tile(sizes, voxels=settings.tile**3, halo=prior.halo), prior.halo)
     counted.total = tiled.count(sizes) * (1 + settings.draws * settings.steps)
     return tiled
-
-
-class _Counted:
-    """Denoiser in, denoiser out; tells how many evaluations are done."""
-
-    def __init__(self, denoiser: Denoiser, progress: Progress | None) -> None:
-        self.denoiser, self.progress, self.done, self.total = denoiser, progress, 0, 0
-
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
-        answer = self.denoiser(x, sigma, condition)
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-        return answer
 
 
 def _draw(denoiser: Denoiser, mean: Tensor, condition: Condition, number: int, settings: Settings) -> Tensor:

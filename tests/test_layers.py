@@ -24,6 +24,7 @@ LAYERS = (
     ("medidiff", "cli", "__main__"),
     ("demo", "evaluate"),
     ("restore", "synthesis", "training", "tracking", "report", "batch", "export"),
+    ("settings",),
     ("prior",),
     ("io", "prepare", "metrics"),
     ("diffusion",),

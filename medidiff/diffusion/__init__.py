@@ -13,6 +13,7 @@ Needs torch only. The network itself is in `medidiff.diffusion.backbone`.
 
 from medidiff.diffusion.condition import Condition, observe
 from medidiff.diffusion.consistency import Consistent, project
+from medidiff.diffusion.counting import Counted
 from medidiff.diffusion.denoiser import Denoiser, Preconditioned, diffuse, expand_sigma, restoration_loss
 from medidiff.diffusion.draws import generators_for, noise_like
 from medidiff.diffusion.forward import ddim, ddpm_alpha_bar, ddpm_ancestral, ddpm_betas, q_sample
@@ -31,6 +32,7 @@ __all__ = [
     "ClassifierFree",
     "Condition",
     "Consistent",
+    "Counted",
     "Denoiser",
     "Plan",
     "Preconditioned",

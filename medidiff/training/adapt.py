@@ -21,7 +21,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.prepare import looks_like_hounsfield
 from medidiff.prior import DEFAULT_PRIOR, Card, Prior, fitting_prior
+from medidiff.settings import NoiseLaw, compute_device, require
 from medidiff.training.chance import Chance
 from medidiff.training.heldback import Comparison, Judge, NoisyScan, noisy_scan, posterior_mean
 from medidiff.training.muon import Muon
@@ -72,7 +72,7 @@ class AdaptSettings:
     """
 
     prior: str | Prior = DEFAULT_PRIOR
-    noise: Literal["rician", "gaussian"] = "rician"
+    noise: NoiseLaw = "rician"
     noise_level: float | None = None
     patches: int = 600
     minutes: float = 10.0
@@ -88,18 +88,13 @@ class AdaptSettings:
             ("--patches", self.patches, 1 <= self.patches <= 10**6, "1 to 1000000"),
             ("--minutes", self.minutes, 0 < self.minutes < math.inf, "a finite number above 0"),
             ("--seed", self.seed, 0 <= self.seed < 2**63, "0 to 2^63 - 1"),
-            ("--device", self.device, self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
         )
-        for name, value, good, wanted in rules:
-            if not good:
-                raise SettingsError("E-SETTING", f"{value}", wanted=wanted, attribute=name)
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise SettingsError("E-DEVICE", "no CUDA device", attribute="--device", mend="Use --device auto.")
+        require(rules)
+        compute_device(self.device)
 
     def place(self) -> torch.device:
         """The device to compute on."""
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(automatic if self.device == "auto" else self.device)
+        return compute_device(self.device)
 
 
 @dataclass(frozen=True, slots=True)
