@@ -182,8 +182,9 @@ def test_no_name_of_a_patient_enters_a_record(tmp_path, capsys):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_leaves_a_record_and_nothing_half(number, code, ball_file, tmp_path):
     program = f"""
-import os, sys, time
+import os, signal, sys, time
 import medidiff.cli as cli, medidiff.io.files.atomic as atomic
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests with & has it ignored
 def slow(path):
     os.kill(os.getpid(), {int(number)})
     time.sleep(30)
