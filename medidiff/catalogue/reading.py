@@ -39,6 +39,10 @@ INPUT: Rows = {
         "An image that says that text is burned into its pixels, which may name the patient.",
         "Blank the text first, or pass --allow-burned-in when it names nobody.",
     ),
+    "E-CASE": (
+        "A synthetic case that cannot be: its labels do not fit its scan, or its record does not say synthetic.",
+        "Draw it again with medidiff synthesize; it was changed since.",
+    ),
     "E-DEIDENTIFY": (
         "An object that cannot be freed of its patient: a report, a document, a waveform, or pixels with more in them.",
         "Leave it out; only images, segmentations, doses, structure sets and registrations are written.",
