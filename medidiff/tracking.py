@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["export_run", "log_metrics", "track"]
 
 Event = TypeVar("Event")
-Draw = Callable[[Sequence["Tensor"], Path], object]
+Draw = Callable[[Mapping[str, "Tensor"], Path], object]
 _BATCH = 1000  # metrics that MLflow takes in one call; of parameters it takes a tenth
 _NEUTRAL = {"mlflow.user": "medidiff", "mlflow.source.name": "medidiff", "mlflow.source.type": "LOCAL"}
 _NAME = re.compile(r"[a-z][a-z0-9_./ -]{0,249}")
@@ -173,7 +173,7 @@ class _Step(Protocol):
 class _Validated(Protocol):
     images: int
     scores: dict[str, float]
-    pictures: Sequence[Tensor]
+    pictures: Mapping[str, Tensor]
 
 
 @runtime_checkable
@@ -310,7 +310,7 @@ class _TrainingLog:
         if self.draw is None or not event.pictures:
             return
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"noisy-denoised-clean-{event.images:08d}.png"
+            path = Path(folder) / f"{'-'.join(event.pictures)}-{event.images:08d}.png"
             self.draw(event.pictures, path)
             run.keep("pictures", path)
 

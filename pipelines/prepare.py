@@ -1,21 +1,40 @@
 """Pack the scans of a recipe into one file: `python pipelines/prepare.py RECIPE PACK.safetensors [--data DIR]`.
 
-`medidiff train RECIPE -o DIR --data PACK.safetensors` then trains where neither the scans nor the readers are.
+`medidiff train RECIPE -o DIR --data PACK.safetensors` then trains where neither the scans nor the readers are. For a
+coarse prior the pack holds whole heads in one frame and the shares of their tissue, from DIPY's hidden Markov random
+field classifier (Zhang et al. 2001, doi 10.1109/42.906424) on the frame's voxels; six seconds a head on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import hashlib
 import sys
 from pathlib import Path
+from typing import Literal
 
-from medidiff.errors import MedidiffError, SettingsError
+import numpy as np
+import torch
+from dipy.segment.tissue import TissueClassifierHMRF
+from numpy.typing import NDArray
+
+from medidiff.errors import InputError, MedidiffError, SettingsError
+from medidiff.io import read
+from medidiff.io.files.names import inside
+from medidiff.physics.framing import see_in_frame
+from medidiff.prepare import fit_intensity
+from medidiff.prior.asking import Sex
+from medidiff.training.coarse_recipe import CoarseRecipe, HeadSource, read_any
+from medidiff.training.data import find_scans
+from medidiff.training.heads import LABELS, Head, write_heads
 from medidiff.training.pack import is_pack, write_pack
 from medidiff.training.patches import Scan
-from medidiff.training.recipe import Recipe, read_recipe
+from medidiff.training.recipe import DataRecipe, Recipe, Scans
 from medidiff.training.run import load_scans
+from medidiff.volume import Geometry
 
-PARTS = ("train", "validation")
+PARTS: tuple[Literal["train"], Literal["validation"]] = ("train", "validation")
 
 
 def packed(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> list[tuple[Scan, float, int]]:
@@ -25,6 +44,50 @@ def packed(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> lis
         scans, weights = load_scans(recipe, folder, data, part=part, source=source)
         found += [(scan, weight, source) for scan, weight in zip(scans, weights, strict=True)]
     return found
+
+
+def heads(recipe: CoarseRecipe, folder: Path, data: Path | None, *, part: str) -> list[Head]:
+    """The heads of one part, in the finer frame, with their tissue."""
+    root = folder / recipe.data.root if data is None else data
+    shape = [n * recipe.data.finer for n in recipe.data.shape]
+    frame = Geometry.regular(shape, spacing_mm=[recipe.data.spacing_mm / recipe.data.finer] * 3)
+    found = []
+    for source in recipe.data.sources:
+        people = participants(inside(root, source.participants, error=InputError))
+        plain = DataRecipe(sources=(Scans(source.pattern, source.licence, source.split),), split=recipe.data.split)
+        for scan in find_scans(plain, folder=folder, root=root, part=part):
+            found.append(head(scan.path, frame, source, people[scan.slab.subject]))
+    return found
+
+
+def head(path: Path, frame: Geometry, source: HeadSource, person: tuple[float, Sex]) -> Head:
+    """One scan in the frame, with the shares of its tissue."""
+    volume = read(path)
+    volume = volume.with_data(fit_intensity(volume).apply(volume.data))
+    image = see_in_frame(volume, frame).data[0]
+    labels = tissue(image)
+    shares = np.stack([labels == label for label in range(1, len(LABELS) + 1)])
+    sha256 = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+    age, sex = person
+    packed = torch.from_numpy(255 * shares.astype(np.uint8))
+    return Head(torch.from_numpy(image.copy()).half(), packed, source.contrast, age, sex, sha256)
+
+
+def tissue(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """0 outside, then CSF, gray and white matter, of a brain-extracted T1-weighted scan."""
+    labels: NDArray[np.uint8]
+    _, labels, _ = TissueClassifierHMRF(verbose=False).classify(image, 3, 0.1, tolerance=1e-3, max_iter=15)
+    return labels.astype(np.uint8)
+
+
+def participants(table: Path) -> dict[str, tuple[float, Sex]]:
+    """Age and sex of each participant of a BIDS table."""
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    sexes: dict[str, Sex] = {"f": "F", "m": "M"}
+    return {
+        row["participant_id"]: (float(row["age"]), sexes[(row.get("sex") or row["gender"])[:1].lower()]) for row in rows
+    }
 
 
 def main() -> int:
@@ -38,13 +101,19 @@ def main() -> int:
         if not is_pack(options.pack):
             found, mend = "a pack whose name does not end in .safetensors", "Name a .safetensors file."
             raise SettingsError("E-OUTFORMAT", found, mend=mend, file=options.pack.name)
-        recipe = read_recipe(options.recipe)
-        parts = {part: packed(recipe, options.recipe.parent, options.data, part=part) for part in PARTS}
-        write_pack(options.pack, parts)
+        recipe, folder = read_any(options.recipe), options.recipe.parent
+        if isinstance(recipe, CoarseRecipe):
+            whole = {part: heads(recipe, folder, options.data, part=part) for part in PARTS}
+            write_heads(options.pack, whole)
+            sizes = {part: len(found) for part, found in whole.items()}
+        else:
+            parts = {part: packed(recipe, folder, options.data, part=part) for part in PARTS}
+            write_pack(options.pack, parts)
+            sizes = {part: len(found) for part, found in parts.items()}
     except MedidiffError as refusal:
         print(refusal, file=sys.stderr)
         return refusal.exit_code
-    counts = ", ".join(f"{len(scans)} for {part}" for part, scans in parts.items())
+    counts = ", ".join(f"{size} for {part}" for part, size in sizes.items())
     print(f"packed {counts}, {options.pack.stat().st_size / 2**20:.0f} MiB")
     return 0
 

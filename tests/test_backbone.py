@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medidiff.diffusion import Condition, Preconditioned
-from medidiff.diffusion.backbone import _fold, _unfold
+from medidiff.diffusion.backbone import fold, unfold
 
 LEVEL = torch.tensor([0.3])
 
@@ -108,14 +108,14 @@ def test_sizes_are_padded_with_zeros_behind(network, generator):
 
 def test_folding_loses_nothing(generator):
     x = volume(generator, 8, 12, 4)
-    assert torch.equal(_unfold(_fold(x)), x)
-    assert _fold(x).shape == (1, 8 * Preconditioned.channels, 4, 6, 2)
+    assert torch.equal(unfold(fold(x)), x)
+    assert fold(x).shape == (1, 8 * Preconditioned.channels, 4, 6, 2)
     with pytest.raises(AssertionError):
-        assert torch.equal(_unfold(_fold(x).flip(1)), x)
+        assert torch.equal(unfold(fold(x).flip(1)), x)
 
 
 def test_convolutions_are_handed_channels_last(generator):
-    for change in (_fold, _unfold):
+    for change in (fold, unfold):
         x = torch.randn((2, 16, 8, 8, 8), generator=generator)
         assert change(x).is_contiguous(memory_format=torch.channels_last_3d)
         assert not change(x).contiguous().is_contiguous(memory_format=torch.channels_last_3d)

@@ -9,7 +9,7 @@ from torch import nn
 
 from medidiff.diffusion import Preconditioned
 from medidiff.diffusion import backbone as module
-from medidiff.diffusion.backbone import _Conv, _fold, _unfold
+from medidiff.diffusion.backbone import _Conv, fold, unfold
 
 LEVEL = torch.tensor([0.3])
 
@@ -137,17 +137,17 @@ def test_only_one_set_of_features_is_whole(random_backbone, generator, thin):
 
 def test_folding_is_monais(generator):
     x = torch.randn((2, 8, 6, 4, 8), generator=generator)
-    assert torch.equal(_fold(x), pixelunshuffle(x, 3, 2))
-    assert torch.equal(_unfold(x), pixelshuffle(x, 3, 2))
+    assert torch.equal(fold(x), pixelunshuffle(x, 3, 2))
+    assert torch.equal(unfold(x), pixelshuffle(x, 3, 2))
     with pytest.raises(AssertionError):
-        assert torch.equal(_fold(x), pixelunshuffle(x.flip(2), 3, 2))
+        assert torch.equal(fold(x), pixelunshuffle(x.flip(2), 3, 2))
 
 
 def test_the_shortcuts_of_the_slabs_are_the_layers(generator):
     conv, x = _Conv(8, 4, 1).requires_grad_(False), torch.randn((2, 8, 5, 6, 7), generator=generator)
     torch.testing.assert_close(conv.pointwise(x), conv(x))
     wide, cells = _Conv(64, 4, 1).requires_grad_(False), x[..., :4, :6, :6]
-    torch.testing.assert_close(wide.of_folded(cells), wide(_fold(cells)))
+    torch.testing.assert_close(wide.of_folded(cells), wide(fold(cells)))
     three = _Conv(8, 4).requires_grad_(False)
     torch.testing.assert_close(three.inside(x), three(x)[:, :, 1:-1])
     with pytest.raises(AssertionError):

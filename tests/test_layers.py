@@ -43,7 +43,7 @@ DOORS = {
     "mlflow": ("medidiff.tracking",),
     "skimage": ("medidiff.metrics.*", "medidiff.physics.lowdose"),
     "matplotlib": ("medidiff.report",),
-    "monai": ("medidiff.diffusion.backbone",),
+    "monai": ("medidiff.diffusion.backbone", "medidiff.diffusion.attentive"),
 }
 DEVELOPMENT_ONLY = ("bm4d", "diffusers", "dipy", "hypothesis", "pytest")  # in tests and validation only
 

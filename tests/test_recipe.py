@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from training_cases import TINY, changed, to_toml
 
 from medidiff.errors import SettingsError
+from medidiff.training.coarse_recipe import read_any
 from medidiff.training.recipe import (
     DataRecipe,
     DegradationRanges,
@@ -106,7 +107,7 @@ def test_an_entry_that_toml_lost_would_be_noticed(tmp_path):
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_committed_recipes_are_read(path):
-    recipe = read_recipe(path)
+    recipe = read_any(path)
     assert recipe.name == path.stem
     assert recipe.fit.images % recipe.fit.batch == 0
 

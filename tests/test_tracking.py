@@ -22,6 +22,7 @@ from medidiff.training.recipe import read_recipe
 from medidiff.training.run import Finished, Started, Step, Validated
 
 STEPS = 10
+NAMES = ("noisy", "denoised", "clean")
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +64,7 @@ def run_of(recipe, folder, *, start=0, stop=2 * STEPS, fingerprint="f" * 64, los
     for images in range(start + 2, stop + 1, 2):
         yield Step(images, loss(images), 1e-3, 0.5)
         if images % 10 == 0:
-            yield Validated(images, {"psnr_db_noise_3": 30.0 + images}, [torch.zeros(4, 4, 4)] * 3)
+            yield Validated(images, {"psnr_db_noise_3": 30.0 + images}, dict.fromkeys(NAMES, torch.zeros(4, 4, 4)))
     if stop == 2 * STEPS:
         card = folder / "tiny.json"
         card.write_text("{}", encoding="utf-8")

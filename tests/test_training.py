@@ -22,7 +22,7 @@ from medidiff.io import write
 from medidiff.physics import Separable
 from medidiff.prepare import fit_intensity
 from medidiff.prior import Prior
-from medidiff.training import degrade, run
+from medidiff.training import degrade, loop, run
 from medidiff.training import patches as making
 from medidiff.training.chance import Chance
 from medidiff.training.data import find_scans, load_scan
@@ -90,7 +90,7 @@ def run_until(case, out, images):
 @pytest.fixture
 def often(monkeypatch):
     """A checkpoint after every step instead of every two minutes."""
-    monkeypatch.setattr(run, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
 
 
 # The run as a whole
@@ -112,7 +112,9 @@ def test_a_run_says_what_it_does(whole, recipe):
 def test_validation_names_its_scores_and_shows_pictures(whole):
     looked = next(event for event in whole[0] if isinstance(event, Validated))
     assert set(looked.scores) == {f"{name}_noise_{level}" for name in ("psnr_db", "ssim") for level in (3, 10)}
-    assert [tuple(picture.shape) for picture in looked.pictures] == [(16, 16, 16)] * 3
+    assert {name: tuple(picture.shape) for name, picture in looked.pictures.items()} == dict.fromkeys(
+        ("noisy", "denoised", "clean"), (16, 16, 16)
+    )
 
 
 def test_a_killed_and_resumed_run_has_the_same_loss_curve(case, whole, tmp_path, often):
@@ -158,7 +160,7 @@ def test_a_folder_with_a_run_on_other_scans_is_refused(whole, case, tmp_path):
 
 
 def test_a_run_killed_between_prior_and_checkpoint_is_mended(case, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_save", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(loop, "_save", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         list(train(case, tmp_path))
     monkeypatch.undo()

@@ -17,8 +17,9 @@ from medidiff.cli.verbs import Train
 from medidiff.errors import SettingsError
 from medidiff.report import montage
 from medidiff.tracking import track
+from medidiff.training.coarse_recipe import CoarseRecipe, read_any
 from medidiff.training.processes import Process, start_processes
-from medidiff.training.recipe import Recipe, read_recipe
+from medidiff.training.recipe import Recipe
 from medidiff.training.run import Event, Finished, Started, Step, Validated, count_scans, train
 
 __all__ = ["run"]
@@ -37,7 +38,7 @@ def run(verb: Train, session: Session) -> None:
         PriorError: the run diverged, or its checkpoint is broken.
     """
     screen = Screen(verb.json)
-    recipe = read_recipe(verb.recipe)
+    recipe = read_any(verb.recipe)
     device = _device(verb)
     if verb.dry_run:
         _show_plan(verb, recipe, device=device, screen=screen)
@@ -78,14 +79,13 @@ def _events(verb: Train, process: Process) -> Iterator[Event]:
     events = train(verb.recipe, verb.out, data=verb.data, device=process.device, autocast=autocast, workers=workers)
     if not process.is_first:
         return events
-    names = ("noisy", "denoised", "clean")
     return track(
         events,
         run_file=verb.out / _RUN_FILE,
         uri=verb.tracking,
         device=process.device,
         draw=lambda pictures, path: montage(
-            path, {name: cube.numpy() for name, cube in zip(names, pictures, strict=True)}, columns=len(names)
+            path, {name: cube.numpy() for name, cube in pictures.items()}, columns=len(pictures)
         ),
     )
 
@@ -141,7 +141,7 @@ class _Watch:
         self.screen.lines({"wrote prior": card, "images": self.finished.images} | self.scores)
 
 
-def _show_plan(verb: Train, recipe: Recipe, *, device: str, screen: Screen) -> None:
+def _show_plan(verb: Train, recipe: Recipe | CoarseRecipe, *, device: str, screen: Screen) -> None:
     folder = verb.recipe.parent
     scans = {part: count_scans(recipe, folder, verb.data, part=part) for part in ("train", "validation")}
     plan: dict[str, Any] = {"task": "train", "dry_run": True, "device": device, "scans": scans, "out": verb.out}
@@ -152,9 +152,15 @@ def _show_plan(verb: Train, recipe: Recipe, *, device: str, screen: Screen) -> N
         {
             "plan": f"train {recipe.name} (nothing is written)",
             "scans": f"{scans['train']} to train on, {scans['validation']} to watch",
-            "images": f"{recipe.fit.images} patches of {recipe.fit.patch} voxels, {recipe.fit.batch} a step",
+            "images": f"{recipe.fit.images} {_seen(recipe)}, {recipe.fit.batch} a step",
             "network": f"{recipe.model.channels} channels, {recipe.model.blocks} blocks",
             "device": device,
             "write": verb.out,
         }
     )
+
+
+def _seen(recipe: Recipe | CoarseRecipe) -> str:
+    if isinstance(recipe, CoarseRecipe):
+        return f"whole heads of {recipe.data.shape} voxels"
+    return f"patches of {recipe.fit.patch} voxels"

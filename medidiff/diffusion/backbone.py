@@ -21,12 +21,12 @@ from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-__all__ = ["Backbone", "BackboneShape"]
+__all__ = ["STEPS_PER_NAT", "Backbone", "BackboneShape", "fold", "unfold"]
 
 _MAPS = 2  # trailing input channels that also modulate: certainty and noise level
 _TOLD = 32  # features that modulate the blocks
 _EMBEDDING = 64  # sinusoids that encode the diffusion level
-_STEPS_PER_NAT = 200.0  # MONAI's embedding resolves whole time steps; one e-fold of σ becomes this many
+STEPS_PER_NAT = 200.0  # MONAI's embedding resolves whole time steps; one e-fold of σ becomes this many
 _SLAB_BYTES = 2**23  # of the features of a slab: several of them fit into a processor's last cache
 _SLAB_PLANES = 8  # at least: PyTorch convolves thin ones (channels x planes x rows up to 20,480) five times slower
 
@@ -62,7 +62,7 @@ class _Conv(Convolution):
         return nnf.linear(x.movedim(1, -1), weight.flatten(1), self.conv.bias).movedim(-1, 1)
 
     def of_folded(self, x: Tensor) -> Tensor:
-        """A convolution of size 1 of `_fold` of x, as one of stride 2 of x itself."""
+        """A convolution of size 1 of `fold` of x, as one of stride 2 of x itself."""
         cells = self.conv.weight.reshape(-1, x.shape[1], 2, 2, 2).contiguous(memory_format=torch.channels_last_3d)
         return nnf.conv3d(x, cells, self.conv.bias, stride=2)
 
@@ -115,7 +115,7 @@ class _Told(nn.Module):
         self.level = nn.Linear(_EMBEDDING, _TOLD)
 
     def forward(self, maps: Tensor, c_noise: Tensor) -> Tensor:
-        level = self.level(get_timestep_embedding(-_STEPS_PER_NAT * c_noise, _EMBEDDING))
+        level = self.level(get_timestep_embedding(-STEPS_PER_NAT * c_noise, _EMBEDDING))
         mixed = self.mix.pointwise(nnf.silu(self.maps.pointwise(maps)))
         return nnf.silu(mixed + level[..., None, None, None])
 
@@ -166,7 +166,7 @@ class Backbone(nn.Module):
         self.up = nn.ModuleList(_Block(half) for _ in range(up))
         self.head = _silent(_Conv(half, 8))
         for weight in self.parameters():
-            if weight.ndim == 5:  # as the features are, see `_fold`
+            if weight.ndim == 5:  # as the features are, see `fold`
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
@@ -177,16 +177,16 @@ class Backbone(nn.Module):
         x = nnf.pad(x, [p for n in reversed(size) for p in (0, -n % self.multiple)])
         halves = nnf.avg_pool3d(x[:, -_MAPS:], 2).contiguous(memory_format=torch.channels_last_3d)
         at_half, at_quarter = self.told[0](halves, c_noise), self.told[1](nnf.avg_pool3d(halves, 2), c_noise)
-        fine = self.stem(_fold(x))
+        fine = self.stem(fold(x))
         for block in self.down:
             fine = block(fine, at_half)
-        coarse = self.shrink(_fold(fine))
+        coarse = self.shrink(fold(fine))
         for block in self.middle:
             coarse = block(coarse, at_quarter)
-        fine = fine + _unfold(self.grow(coarse))
+        fine = fine + unfold(self.grow(coarse))
         for block in self.up:
             fine = block(fine, at_half)
-        return _unfold(self.head(fine))[..., : size[0], : size[1], : size[2]]
+        return unfold(self.head(fine))[..., : size[0], : size[1], : size[2]]
 
     def _by_slabs(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """The same for large volumes: the features are held once, and all else for a slab at a time."""
@@ -195,7 +195,7 @@ class Backbone(nn.Module):
         halves, fine = (_features(x, channels, halved) for channels in (_MAPS, self.stem.conv.out_channels))
         for low, high in _slabs(fine):
             seen = _planes(x, 2 * low - 2, 2 * high + 2, sides=(2 * halved[1], 2 * halved[2]))
-            fine[:, :, low:high] = self.stem.inside(_fold(seen))
+            fine[:, :, low:high] = self.stem.inside(fold(seen))
             halves[:, :, low:high] = nnf.avg_pool3d(seen[:, -_MAPS:, 2:-2], 2)
         at_half = _Slabs(self.told[0], halves, c_noise)  # type: ignore[arg-type] # a ModuleList forgets its types
         at_quarter = _Slabs(self.told[1], nnf.avg_pool3d(halves, 2), c_noise)  # type: ignore[arg-type]
@@ -207,26 +207,26 @@ class Backbone(nn.Module):
         for block in self.middle:
             block.overwrite(coarse, at_quarter)  # type: ignore[operator]
         for low, high in _slabs(coarse):
-            fine[:, :, 2 * low : 2 * high] += _unfold(self.grow.pointwise(coarse[:, :, low:high]))
+            fine[:, :, 2 * low : 2 * high] += unfold(self.grow.pointwise(coarse[:, :, low:high]))
         for block in self.up:
             block.overwrite(fine, at_half)  # type: ignore[operator]
         answer = x.new_empty((x.shape[0], 1, *size))
         for low, high in _slabs(fine):
-            planes = _unfold(self.head.inside(_planes(fine, low - 1, high + 1)))
+            planes = unfold(self.head.inside(_planes(fine, low - 1, high + 1)))
             stop = min(2 * high, size[0])
             answer[:, :, 2 * low : stop] = planes[:, :, : stop - 2 * low, : size[1], : size[2]]
         return answer
 
 
-def _fold(x: Tensor) -> Tensor:
+def fold(x: Tensor) -> Tensor:
     """MONAI's ``pixelunshuffle`` by 2; channels-last, which 3D convolutions on a CPU run 1.5-2 times faster in."""
     batch, channels, i, j, k = x.shape
     cells = x.reshape(batch, channels, i // 2, 2, j // 2, 2, k // 2, 2).permute(0, 2, 4, 6, 1, 3, 5, 7)
     return cells.reshape(batch, i // 2, j // 2, k // 2, 8 * channels).movedim(-1, 1)
 
 
-def _unfold(x: Tensor) -> Tensor:
-    """MONAI's ``pixelshuffle`` by 2, the inverse of `_fold`; channels-last too."""
+def unfold(x: Tensor) -> Tensor:
+    """MONAI's ``pixelshuffle`` by 2, the inverse of `fold`; channels-last too."""
     batch, channels, i, j, k = x.shape
     cells = x.movedim(1, -1).reshape(batch, i, j, k, channels // 8, 2, 2, 2).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return cells.reshape(batch, 2 * i, 2 * j, 2 * k, channels // 8).movedim(-1, 1)

@@ -19,7 +19,7 @@ from medidiff.errors import PriorError
 from medidiff.prior.card import Card
 from medidiff.prior.weights import read_weights
 
-__all__ = ["BUNDLED", "DEFAULT_PRIOR", "Prior"]
+__all__ = ["BUNDLED", "DEFAULT_PRIOR", "Prior", "build_denoiser", "read_card_text", "replace_file"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 DEFAULT_PRIOR = "fine-t1"
@@ -82,8 +82,8 @@ class Prior:
         data = save(weights, metadata={"about": json.dumps(about)})
         card = dataclasses.replace(self.card, weights_sha256=hashlib.sha256(data).hexdigest())
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / f"{card.name}.safetensors", data)
-        _replace(folder / f"{card.name}.json", card.to_json().encode())
+        replace_file(folder / f"{card.name}.safetensors", data)
+        replace_file(folder / f"{card.name}.json", card.to_json().encode())
         return folder / f"{card.name}.json"
 
     @cached_property
@@ -114,17 +114,27 @@ def _card_path(source: str | Path) -> Path:
 
 
 def _read_card(path: Path) -> Card:
+    return Card.from_json(read_card_text(path), file=path.name)
+
+
+def read_card_text(path: Path) -> str:
+    """The text of a card, which is small and UTF-8.
+
+    Raises:
+        PriorError: ``E-CARD``, it is neither.
+    """
     with path.open("rb") as file:
         text = file.read(_LARGEST_CARD + 1)
     if len(text) > _LARGEST_CARD:
         raise PriorError("E-CARD", f"over {_LARGEST_CARD} bytes", mend="Fetch it again.", file=path.name)
     try:
-        return Card.from_json(text.decode("utf-8"), file=path.name)
+        return text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise PriorError("E-CARD", "not UTF-8 text", mend="Fetch it again.", file=path.name) from error
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Put bytes into a file, all or none."""
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
         file.write(data)

@@ -27,7 +27,7 @@ def central_crop(image: Tensor, side: int) -> Tensor:
 
 def denoise_scores(
     denoiser: Preconditioned, scans: Sequence[Scan], recipe: Recipe
-) -> tuple[dict[str, float], list[Tensor]]:
+) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Masked PSNR and SSIM by noise level or CT dose, mean over scans, and pictures of the first scan at the last one.
 
     Returns:
@@ -36,7 +36,7 @@ def denoise_scores(
     """
     device = next(denoiser.parameters()).device
     scores: dict[str, list[float]] = {}
-    pictures: list[Tensor] = []
+    pictures: dict[str, Tensor] = {}
     for number, scan in enumerate(scans):
         clean = central_crop(scan.image, recipe.validation.crop).float()
         tissue = torch.from_numpy(foreground(scan.image.float().numpy()))
@@ -49,7 +49,7 @@ def denoise_scores(
                 value = score(mean.numpy(), clean.numpy(), mask=mask, data_range=1.0)
                 scores.setdefault(f"{metric}_{name}", []).append(value)
             if number == 0:
-                pictures = [y[0, 0].cpu(), mean, clean]
+                pictures = {"noisy": y[0, 0].cpu(), "denoised": mean, "clean": clean}
     return {name: float(np.mean(values)) for name, values in scores.items()}, pictures
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +16,14 @@ from medidiff.anatomy import foreground
 from medidiff.errors import InputError, SettingsError
 from medidiff.io import read
 from medidiff.io.files.names import inside
+from medidiff.physics.framing import see_in_frame, upright
 from medidiff.physics.lowdose import Beam, added_noise
 from medidiff.prepare import fit_intensity, readable, with_filler_marked, without_padding
 from medidiff.training.degrade import cut_side
 from medidiff.training.patches import Scan
 from medidiff.training.recipe import DataRecipe, Recipe, read_toml
 from medidiff.training.slabs import Slab, cut_slab, read_slab
-from medidiff.volume import Volume
+from medidiff.volume import Geometry, Volume
 
 __all__ = ["Found", "find_scans", "load_scan"]
 
@@ -99,6 +101,9 @@ def load_scan(found: Found, recipe: Recipe) -> Scan:
     scale, where = fit_intensity(volume), readable(volume)
     volume = volume.with_data(without_padding(volume))
     image = torch.from_numpy(scale.apply(volume.data[0]))
+    if recipe.data.spacing_mm:
+        volume, where = _in_larger_voxels(volume.with_data(image.numpy()), recipe.data.spacing_mm), None
+        image = torch.from_numpy(volume.data[0].copy())
     tissue = foreground(volume.data[0], measured=where)
     if where is not None and (tissue & where).any():
         tissue &= where
@@ -108,6 +113,13 @@ def load_scan(found: Found, recipe: Recipe) -> Scan:
     noise, levels = _noise(volume, tissue, recipe, gain=scale.gain)
     sha256 = hashlib.sha256(image.numpy().tobytes()).hexdigest()
     return Scan(image, torch.from_numpy(centres.astype(np.int16)), sha256, noise, levels)
+
+
+def _in_larger_voxels(volume: Volume, spacing_mm: float) -> Volume:
+    """The scan, upright, in cubic voxels that are boxes of a side."""
+    image, spacing = upright(volume)
+    shape = [math.ceil(n * own / spacing_mm) for n, own in zip(image.shape[1:], spacing, strict=True)]
+    return see_in_frame(volume, Geometry.regular(shape, spacing_mm=[spacing_mm] * 3))
 
 
 def _within(centres: NDArray[np.intp], slices: int, side: int) -> NDArray[np.intp]:

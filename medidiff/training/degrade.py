@@ -200,16 +200,19 @@ def _matrices(kind: int, side: int, ranges: DegradationRanges, chance: Chance) -
         factors = [chance.uniform(*ranges.coarse_factor)] * 3
         if not chance.happens(ranges.cubic):
             factors = sorted(chance.uniform(*ranges.coarse_factor) for _ in range(3))  # the worst last, see `Turned`
-        return [_samples(side, factor, 1.0, chance) for factor in factors]
+        phases = [(f - 1) / 2 for f in factors] if ranges.aligned and chance.happens(ranges.aligned) else [None] * 3
+        return [_samples(side, f, 1.0, chance, offset=phase) for f, phase in zip(factors, phases, strict=True)]
     factor = chance.uniform(*ranges.factor)
     factor = max(round(factor), 2) if chance.happens(0.5) else factor  # whole factors are the common ones
     overlap = chance.uniform(*ranges.overlap) if chance.happens(ranges.uneven) else 1.0
     return [None, None, _samples(side, factor, overlap, chance, gaussian=chance.happens(ranges.gaussian))]
 
 
-def _samples(side: int, factor: float, overlap: float, chance: Chance, *, gaussian: bool = False) -> Tensor | None:
-    """Samples from end to end of the patch, at a random phase, as if it were cut out of a longer scan."""
-    offset = chance.uniform(-0.5, factor - 0.5)
+def _samples(
+    side: int, factor: float, overlap: float, chance: Chance, *, gaussian: bool = False, offset: float | None = None
+) -> Tensor | None:
+    """Samples from end to end of the patch, at a random phase if none is given, as if cut out of a longer scan."""
+    offset = chance.uniform(-0.5, factor - 0.5) if offset is None else offset
     count = int((side - 0.5 - offset) / factor) + 1
     profile = gaussian_profile if gaussian else box_profile
     return sampling(side, factor=factor, thickness=factor * overlap, offset=offset, count=count, profile=profile)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed, nn
@@ -13,11 +13,12 @@ from torch import Tensor, distributed, nn
 from medidiff.diffusion.backbone import Backbone, BackboneShape
 from medidiff.diffusion.denoiser import Preconditioned, restoration_loss
 from medidiff.errors import PriorError
+from medidiff.training.coarse_recipe import CoarseRecipe
 from medidiff.training.muon import MOMENTS, Muon
-from medidiff.training.patches import Batch, Patches
+from medidiff.training.patches import Batch
 from medidiff.training.recipe import FitRecipe, Recipe
 
-__all__ = ["FitState", "Step", "fit", "learning_rate"]
+__all__ = ["Batches", "FitState", "Loss", "Step", "fit", "learning_rate"]
 
 
 _STEPS_ON_GPU = 20  # steps between two looks at the loss on a GPU, which must not wait for each
@@ -48,28 +49,23 @@ class FitState:
         device: where to compute.
         autocast: type that the network computes in; None for float32.
         backbone: network to train instead of the recipe's own, for comparisons.
+        denoiser: what to train instead of a preconditioned network; with a network in its ``backbone``.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Recipe | CoarseRecipe,
         *,
         device: torch.device | str = "cpu",
         autocast: torch.dtype | None = None,
         backbone: nn.Module | None = None,
+        denoiser: nn.Module | None = None,
     ) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            backbone = backbone or Backbone(
-                Preconditioned.channels, BackboneShape(recipe.model.channels, recipe.model.blocks)
-            )
-        self.denoiser = Preconditioned(
-            backbone,
-            sigma_data=recipe.model.sigma_data,
-            sigma_detail=recipe.model.sigma_detail,
-            autocast=autocast,
-        ).to(device)
-        self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
+        if denoiser is None:
+            assert isinstance(recipe, Recipe)
+            denoiser = _preconditioned(recipe, backbone, autocast)
+        self.denoiser: Any = denoiser.to(device)
+        self.average: Any = copy.deepcopy(self.denoiser).requires_grad_(False)
         self.optimizer = Muon(self.denoiser.parameters(), lr=recipe.fit.rate)
         self.images = 0
 
@@ -125,6 +121,16 @@ class FitState:
             raise ValueError
 
 
+def _preconditioned(recipe: Recipe, backbone: nn.Module | None, autocast: torch.dtype | None) -> Preconditioned:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        backbone = backbone or Backbone(
+            Preconditioned.channels, BackboneShape(recipe.model.channels, recipe.model.blocks)
+        )
+    model = recipe.model
+    return Preconditioned(backbone, sigma_data=model.sigma_data, sigma_detail=model.sigma_detail, autocast=autocast)
+
+
 def _is_block(name: str) -> bool:
     return name.startswith(("down.", "middle.", "up."))
 
@@ -135,7 +141,25 @@ def learning_rate(recipe: FitRecipe, images: int) -> float:
     return recipe.rate * max(min(1.0, (images + recipe.batch) / recipe.warmup, left), 0.0)
 
 
-def fit(state: FitState, patches: Patches, recipe: FitRecipe) -> Iterator[Step]:
+class Batches(Protocol):
+    """Where batches come from."""
+
+    device: torch.device
+
+    def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch | None]:
+        """A batch for each list of numbers; None for an empty one."""
+        ...
+
+
+class Loss(Protocol):
+    """The loss of each image of a batch, (B,); see `restoration_loss`."""
+
+    def __call__(self, denoiser: Any, x: Tensor, condition: Any, *, sigma: Tensor, state: Tensor) -> Tensor:
+        """(B,) losses of x₀ (B, C, I, J, K), told a condition, from the state at levels σ (B,)."""
+        ...
+
+
+def fit(state: FitState, patches: Batches, recipe: FitRecipe, *, loss: Loss = restoration_loss) -> Iterator[Step]:
     """Train until the recipe's number of images is reached; `state` is advanced in place, between two yields.
 
     In several processes (torch.distributed is initialised) each takes its share of every batch and gradients are
@@ -145,6 +169,7 @@ def fit(state: FitState, patches: Patches, recipe: FitRecipe) -> Iterator[Step]:
         state: where to start from.
         patches: what to train on, on the device of `state`.
         recipe: how.
+        loss: what is made small.
 
     Raises:
         PriorError: the loss or its gradient is no longer finite.
@@ -157,12 +182,12 @@ def fit(state: FitState, patches: Patches, recipe: FitRecipe) -> Iterator[Step]:
     losses: list[Tensor] = []
     norms: list[Tensor] = []
     for number, batch in enumerate(patches.batches(shares), start=1):
-        losses.append(_sum_over_processes(parameters, _backward(state.denoiser, batch, recipe), world))
+        losses.append(_sum_over_processes(parameters, _backward(state.denoiser, batch, recipe, loss), world))
         norms.append(nn.utils.clip_grad_norm_(parameters, recipe.clip))
         look = number % every == 0 or number == len(starts)
-        loss, norm = (_mean(losses), _largest(norms)) if look else (0.0, 0.0)
+        mean, norm = (_mean(losses), _largest(norms)) if look else (0.0, 0.0)
         if not norm < float("inf"):
-            found = f"loss {loss:g} after {state.images} images"
+            found = f"loss {mean:g} after {state.images} images"
             raise PriorError("E-DIVERGED", found, mend="Lower fit.rate.")
         rate = learning_rate(recipe, state.images)
         for group in state.optimizer.param_groups:
@@ -172,7 +197,7 @@ def fit(state: FitState, patches: Patches, recipe: FitRecipe) -> Iterator[Step]:
         state.images += recipe.batch
         _follow(state, recipe)
         if look:
-            yield Step(images=state.images, loss=loss, rate=rate, gradient=norm)
+            yield Step(images=state.images, loss=mean, rate=rate, gradient=norm)
             losses, norms = [], []
 
 
@@ -184,11 +209,11 @@ def _largest(values: list[Tensor]) -> float:
     return float(torch.stack(values).max())
 
 
-def _backward(denoiser: Preconditioned, batch: Batch | None, recipe: FitRecipe) -> Tensor:
+def _backward(denoiser: nn.Module, batch: Batch | None, recipe: FitRecipe, loss_of: Loss) -> Tensor:
     """This process' share of the batch's mean loss; gradients are left in the parameters."""
     if batch is None:
         return torch.zeros((), device=next(denoiser.parameters()).device)
-    losses = restoration_loss(denoiser, batch.x, batch.condition, sigma=batch.sigma, state=batch.state)
+    losses = loss_of(denoiser, batch.x, batch.condition, sigma=batch.sigma, state=batch.state)
     loss = losses.sum() / recipe.batch
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()

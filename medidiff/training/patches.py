@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from medidiff.diffusion.condition import Condition
 from medidiff.diffusion.denoiser import with_noise
+from medidiff.diffusion.whole import Asked
 from medidiff.errors import SettingsError
 from medidiff.training.chance import Chance
 from medidiff.training.degrade import (
@@ -56,10 +57,10 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Patches ready for the loss: x₀, what was measured of it, σ (B,), and the diffused state x_σ."""
+    """Images ready for the loss: x₀, what was measured or asked of it, σ (B,), and the diffused state x_σ."""
 
     x: Tensor
-    condition: Condition
+    condition: Condition | Asked
     sigma: Tensor
     state: Tensor
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -24,9 +25,12 @@ __all__ = [
     "Recipe",
     "Scans",
     "ValidationRecipe",
+    "read_as",
     "read_recipe",
     "read_toml",
 ]
+
+R = TypeVar("R")
 
 
 def _rising(ends: tuple[float, float]) -> tuple[float, float]:
@@ -35,7 +39,7 @@ def _rising(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-def _relative(path: str) -> str:
+def relative(path: str) -> str:
     if "\0" in path or Path(path).is_absolute() or PureWindowsPath(path).anchor:
         raise ValueError("a path relative to the recipe is wanted")
     return path
@@ -53,7 +57,7 @@ Depth = Annotated[int, Field(ge=1, le=64, strict=True)]
 Text = Annotated[str, Field(max_length=1000)]
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 FactorRange = Annotated[tuple[Factor, Factor], AfterValidator(_rising)]
-_STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid")
 _LARGEST_BYTES = 2**20
 
 
@@ -68,7 +72,7 @@ class Scans:
         licence: under which terms the scans were published; goes into the card.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     pattern: Text
     licence: Text
     split: Text = ""
@@ -83,12 +87,14 @@ class DataRecipe:
         sources: what to train on.
         root: data folder, relative to the recipe; ``medidiff train --data`` replaces it.
         split: file that assigns subjects to train, validation and test, relative to the recipe; empty for none.
+        spacing_mm: side of the cubic voxels in which every scan is seen; 0 keeps its own.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     sources: Annotated[tuple[Scans, ...], Field(min_length=1, max_length=10_000)]
     root: Text = "."
-    split: Annotated[Text, AfterValidator(_relative)] = ""
+    split: Annotated[Text, AfterValidator(relative)] = ""
+    spacing_mm: Weight = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,7 @@ class DegradationRanges:
         gaussian: share of thick patches whose slice profile is Gaussian instead of a box.
         coarse_factor: voxel size along each axis for `coarse`, in fine voxels.
         cubic: share of coarse patches whose voxels are as long along all three axes.
+        aligned: share of coarse patches whose first voxels begin where the patch does, as in a cascade.
         told_error: standard deviation of the error, in ln σ, with which the noise level is told.
         gain: brightness of the patch.
         remap: share of patches whose grey values pass through a random curve, for contrasts never seen.
@@ -117,7 +124,7 @@ class DegradationRanges:
         zoom: that factor.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     denoise: Weight = 0.6
     thick: Weight = 0.25
     coarse: Weight = 0.1
@@ -132,6 +139,7 @@ class DegradationRanges:
     gaussian: Share = 0.0
     coarse_factor: FactorRange = (1.2, 3.0)
     cubic: Share = 0.0
+    aligned: Share = 0.0
     told_error: Weight = 0.05
     gain: Range = (0.7, 1.3)
     remap: Share = 0.3
@@ -158,7 +166,7 @@ class LowDose:
         overlap: see there.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     doses: Annotated[tuple[Dose, ...], Field(min_length=1, max_length=32)]
     share: Share = 1.0
     spread: Annotated[float, Field(ge=1, le=4, strict=True)] = 1.4
@@ -180,7 +188,7 @@ class ModelRecipe:
         sigma_detail: σ_n, standard deviation of what slices twice as thick as the voxels do not fix.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     channels: tuple[Width, Width] = (48, 96)
     blocks: tuple[Depth, Depth, Depth] = (2, 3, 2)
     sigma_data: Positive = 0.35
@@ -192,19 +200,19 @@ class FitRecipe:
     """How the weights are found. Progress is counted in images (patches) seen, so the batch size changes no meaning.
 
     Args:
-        images: patches seen in the whole run.
-        batch: patches a step, over all processes.
-        patch: side of a patch in voxels, a multiple of 4.
+        images: patches, or whole heads, seen in the whole run.
+        batch: images a step, over all processes.
+        patch: side of a patch in voxels, a multiple of 4; a coarse prior sees whole heads and has none.
         rate: learning rate between warm-up and cool-down.
         warmup: images until the full rate is reached.
         cooldown: share of the run, at its end, over which the rate falls to 0 in a line.
         clip: largest norm of a step's gradient.
         ema: half-life of the running mean of the weights, in images.
-        posterior_mean: share of patches at σ = ∞, which train the one-step posterior mean.
+        posterior_mean: share of patches at σ = ∞, which train the one-step posterior mean; none for a coarse prior.
         sigma: range of the other patches' diffusion level, drawn evenly in its logarithm.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     images: Count
     batch: Annotated[int, Field(ge=1, le=4096, strict=True)] = 2
     patch: Annotated[int, Field(ge=8, le=512, multiple_of=4, strict=True)] = 40
@@ -228,7 +236,7 @@ class ValidationRecipe:
         scans: how many validation scans are scored.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     every: Count = 2000
     levels: Annotated[tuple[Positive, ...], Field(max_length=32)] = (0.03, 0.09, 0.15)
     crop: Annotated[int, Field(ge=16, le=1024, multiple_of=4, strict=True)] = 64
@@ -257,7 +265,7 @@ class Recipe:
         validation: how the run is watched.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
     summary: Text
     data: DataRecipe
@@ -265,7 +273,7 @@ class Recipe:
     modality: Literal["MR", "CT", "PT"] = "MR"
     contrasts: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
     licence: Text = "Apache-2.0"
-    start: Annotated[Text, AfterValidator(_relative)] = ""
+    start: Annotated[Text, AfterValidator(relative)] = ""
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     degradation: DegradationRanges = field(default_factory=DegradationRanges)
     low_dose: LowDose | None = None
@@ -286,13 +294,23 @@ _WORDS = {"missing": "this entry is missing", "unexpected_keyword_argument": "no
 
 
 def read_recipe(path: Path) -> Recipe:
+    """The recipe of a fine prior in a TOML file; see `read_as`."""
+    return read_as(path, lambda table: Recipe)
+
+
+def read_as(path: Path, kind: Callable[[dict[str, Any]], type[R]]) -> R:
     """The recipe in a TOML file.
+
+    Args:
+        path: the file.
+        kind: which kind of recipe its tables are.
 
     Raises:
         SettingsError: the file is missing, is not TOML, or an entry is unknown, of the wrong type or out of range.
     """
     try:
-        return TypeAdapter(Recipe).validate_python(read_toml(path))
+        table = read_toml(path)
+        return TypeAdapter(kind(table)).validate_python(table)
     except OSError as error:
         raise SettingsError(
             "E-RECIPE", "no such recipe, or it cannot be read", mend="Check the path.", file=path.name

@@ -4,59 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed
 
+from medidiff.diffusion.denoiser import restoration_loss
 from medidiff.errors import SettingsError
 from medidiff.io.files.names import safe_pattern
 from medidiff.prior import Card, Prior
-from medidiff.training.checkpoint import read_checkpoint
 from medidiff.training.checks import denoise_scores
-from medidiff.training.fit import FitState, Step, fit
+from medidiff.training.coarse import train_coarse
+from medidiff.training.coarse_recipe import CoarseRecipe, read_any
+from medidiff.training.fit import FitState
+from medidiff.training.heads import read_heads
+from medidiff.training.loop import Event, Finished, Started, Step, Validated, go_on, resume
 from medidiff.training.pack import is_pack, read_pack
 from medidiff.training.patches import Patches, Scan
-from medidiff.training.recipe import Recipe, read_recipe
+from medidiff.training.recipe import Recipe
 
 __all__ = ["Event", "Finished", "Started", "Step", "Validated", "count_scans", "load_scans", "train"]
-
-CHECKPOINT = "checkpoint.pt"
-_SECONDS_BETWEEN_CHECKPOINTS = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The run is ready to go, from `images` seen so far."""
-
-    recipe: Recipe
-    images: int
-    scans: int
-    data_fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Validated:
-    """The averaged weights were scored: names and values, and (I, J, K) cubes to look at (noisy, denoised, clean)."""
-
-    images: int
-    scores: dict[str, float]
-    pictures: Sequence[Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The prior was written; `card` is the path of its card."""
-
-    images: int
-    card: Path
-
-
-Event = Started | Step | Validated | Finished
 
 
 def train(
@@ -89,40 +56,44 @@ def train(
     Raises:
         SettingsError: a broken recipe, missing data, or a folder that holds another recipe's run.
     """
-    recipe = read_recipe(recipe_path)
+    recipe = read_any(recipe_path)
+    if isinstance(recipe, CoarseRecipe):
+        yield from train_coarse(recipe, _pack_of_heads(data), out, device=device, autocast=autocast)
+        return
     scans, weights = load_scans(recipe, recipe_path.parent, data, part="train")
     watched, _ = load_scans(recipe, recipe_path.parent, data, part="validation", most=recipe.validation.scans)
     fingerprint = hashlib.sha256("".join(sorted(s.sha256 for s in scans)).encode()).hexdigest()
     state = FitState(recipe, device=device, autocast=autocast)
     start = _begin(state, recipe, recipe_path.parent)
-    _resume(state, recipe, out, fingerprint=fingerprint)
-    first = not distributed.is_initialized() or distributed.get_rank() == 0
-    yield Started(_published(recipe), state.images, len(scans), fingerprint)
-    scores: dict[str, float] = {}
-    saved, looked = time.monotonic(), state.images
-    patches = Patches(scans, weights, recipe, device=device, workers=workers)
-    for step in fit(state, patches, recipe.fit):
-        yield step
-        last = step.images >= recipe.fit.images
-        if first and (last or step.images // recipe.validation.every > looked // recipe.validation.every):
-            looked = step.images
-            scores, pictures = denoise_scores(state.average, watched, recipe)
-            yield Validated(step.images, scores, pictures)
-        if first and (last or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS):
-            # The prior first: a run killed between the two goes on from the older checkpoint and writes both again.
-            Prior(state.average, _card(_published(recipe), step.images, fingerprint, scores, start=start)).save(out)
-            _save(state, recipe, out, fingerprint=fingerprint)
-            saved = time.monotonic()
-    if first:
-        yield Finished(state.images, out / f"{recipe.name}.json")
+    resume(state, recipe, out, fingerprint=fingerprint)
+    published = _published(recipe)
+    yield Started(published, state.images, len(scans), fingerprint)
+    yield from go_on(
+        state,
+        Patches(scans, weights, recipe, device=device, workers=workers),
+        recipe,
+        out,
+        fingerprint=fingerprint,
+        loss=restoration_loss,
+        every=recipe.validation.every,
+        look=lambda: denoise_scores(state.average, watched, recipe),
+        prior=lambda scores: Prior(state.average, _card(published, state.images, fingerprint, scores, start=start)),
+    )
+
+
+def _pack_of_heads(data: Path | None) -> Path:
+    if data is None or not is_pack(data):
+        mend = "Make a pack with pipelines/prepare.py, and name it with --data."
+        raise SettingsError("E-PACK", "a coarse prior is trained from a pack of heads", mend=mend)
+    return data
 
 
 def _published(recipe: Recipe) -> Recipe:
     """The recipe as cards and logs may show it: people name files and folders after patients."""
     data = recipe.data
     sources = tuple(dataclasses.replace(source, pattern=safe_pattern(source.pattern)) for source in data.sources)
-    shown = {name: safe_pattern(value) for name, value in (("root", data.root), ("split", data.split))}
-    return dataclasses.replace(recipe, data=dataclasses.replace(data, sources=sources, **shown))
+    root, split = safe_pattern(data.root), safe_pattern(data.split)
+    return dataclasses.replace(recipe, data=dataclasses.replace(data, sources=sources, root=root, split=split))
 
 
 def _begin(state: FitState, recipe: Recipe, folder: Path) -> Card | None:
@@ -165,48 +136,15 @@ def load_scans(
     return [load_scan(each, recipe) for each in found], [each.weight for each in found]
 
 
-def count_scans(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> int:
-    """How many scans `load_scans` would load, without loading those of a folder."""
+def count_scans(recipe: Recipe | CoarseRecipe, folder: Path, data: Path | None, *, part: str) -> int:
+    """How many scans a run would load, without loading those of a folder."""
+    if isinstance(recipe, CoarseRecipe):
+        return len(read_heads(_pack_of_heads(data), part=part))
     if data is not None and is_pack(data):
         return len(read_pack(data, part=part)[0])
     from medidiff.training.data import find_scans
 
     return len(find_scans(recipe.data, folder=folder, root=data, part=part))
-
-
-def _resume(state: FitState, recipe: Recipe, out: Path, *, fingerprint: str) -> None:
-    path = out / CHECKPOINT
-    if not path.is_file():
-        return
-    saved = read_checkpoint(path)
-    same = saved["recipe"] in (_identity(recipe), _told(recipe))  # version 0.1 kept the text before it kept the hash
-    same_data = saved["data"] == fingerprint
-    if not same:
-        raise SettingsError("E-RUN", "the folder holds the run of another recipe", mend="Train into another folder.")
-    if not same_data:
-        found, mend = "the folder holds a run on other scans", "Train into another folder, or give the same data."
-        raise SettingsError("E-RUN", found, attribute="--data", mend=mend)
-    state.load_state_dict(saved["state"])
-
-
-def _identity(recipe: Recipe) -> str:
-    """A hash of what must not change between two calls of one run; the text itself holds names of scans."""
-    return hashlib.sha256(_told(recipe).encode()).hexdigest()
-
-
-def _told(recipe: Recipe) -> str:
-    """All of a recipe but how long the run is to be."""
-    return repr(dataclasses.replace(recipe, fit=dataclasses.replace(recipe.fit, images=1, cooldown=0.0)))
-
-
-def _save(state: FitState, recipe: Recipe, out: Path, *, fingerprint: str) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = out / f".{CHECKPOINT}.part"
-    with temporary.open("wb") as file:
-        torch.save({"recipe": _identity(recipe), "data": fingerprint, "state": state.state_dict()}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(out / CHECKPOINT)
 
 
 def _card(recipe: Recipe, images: int, fingerprint: str, scores: dict[str, float], *, start: Card | None) -> Card:

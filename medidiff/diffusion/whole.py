@@ -1,0 +1,117 @@
+"""Whole heads, image and tissue together: what is asked of them, and the denoiser that draws them.
+
+The state has several channels on one coarse grid: the image first, then the share of each tissue in every voxel. What
+is *given* of it is a measurement like any other, with a certainty for each channel: nothing for a free draw, the tissue
+for a draw to a mask, the image for a segmentation. Age, sex and contrast are told as numbers; each may be left out.
+
+Heads that stand in one frame are alike, so the mean and the variance of each voxel over the training heads are known.
+They are the prior of the preconditioning, in the place of EDM's single σ_d (Karras et al. 2022, section 5)::
+
+    Λ = 1/σ² + 1/v + p        precision of all that is known, per voxel: state, prior N(μ, v), what is given
+    m = (x_σ/σ² + μ/v + p y) / Λ
+    D = m + Λ^-½ F((x_σ - μ) c_in, (y - μ) c, c ; age, sex, contrast ; ln c_σ)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from medidiff.diffusion.denoiser import expand_sigma
+from medidiff.errors import SettingsError
+
+__all__ = ["Asked", "WholeDenoiser", "whole_loss"]
+
+_GIVEN_ERROR = 0.02  # standard deviation of what is given about what it stands for
+_LOSS_FLOOR = 0.01  # as for `restoration_loss`
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of whole heads.
+
+    Args:
+        told: (B, T) numbers: of each condition its value, 0 where it is left out, and whether it is told.
+        given: (B, C, I, J, K) what is given of the state; counts only where it is certain.
+        certainty: (B, C, I, J, K) in [0, 1], 1 where it is given.
+    """
+
+    told: Tensor
+    given: Tensor
+    certainty: Tensor
+
+    def __post_init__(self) -> None:
+        if self.told.ndim != 2 or self.given.ndim != 5 or len(self.told) != len(self.given):
+            found = f"told {tuple(self.told.shape)}, given {tuple(self.given.shape)}"
+            raise SettingsError("E-CONDITION", found, wanted="(B, T) and (B, C, I, J, K)")
+        object.__setattr__(self, "certainty", self.certainty.to(self.given).expand_as(self.given))
+
+    @classmethod
+    def nothing(cls, like: Tensor, told: int) -> Asked:
+        """Nothing is told or given; `like` is a (B, C, I, J, K) state."""
+        zero = torch.zeros_like(like)
+        return cls(like.new_zeros((len(like), told)), zero, zero)
+
+    def without(self) -> Asked:
+        """The null condition of classifier-free guidance."""
+        return Asked.nothing(self.given, self.told.shape[1])
+
+
+class WholeDenoiser(nn.Module):
+    """``E[x₀ | x_σ, asked]`` for whole heads.
+
+    Args:
+        backbone: F, ``(maps (B, 3C, I, J, K), told (B, T), c_noise (B,)) -> (B, C, I, J, K)``.
+        mean: (C, I, J, K) μ over the training heads.
+        deviation: (C, I, J, K) v^½ over the training heads, above 0.
+        autocast: type that the network computes in; None for float32.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, mean: Tensor, deviation: Tensor, *, autocast: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone, self.autocast = backbone, autocast
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+
+    @property
+    def typical(self) -> Tensor:
+        """σ_d: root mean square of v^½ over the voxels, of all channels."""
+        return self.deviation.square().mean().sqrt()
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Asked) -> Tensor:
+        """(B, C, I, J, K) state, σ as a scalar or (B,) -> (B, C, I, J, K)."""
+        level = expand_sigma(torch.as_tensor(sigma), x).expand(len(x), 1, 1, 1, 1)
+        given = condition.certainty / _GIVEN_ERROR**2
+        prior = self.deviation.square().reciprocal()
+        total = level.pow(-2) + prior + given
+        guess = (x * level.pow(-2) + self.mean * prior + condition.given * given) / total
+        typical = self.typical
+        seen = (x - self.mean) * (level.square() + typical.square()).rsqrt()
+        known = (condition.given - self.mean) * condition.certainty / typical
+        maps = torch.cat([seen, known, condition.certainty], dim=1)
+        c_noise = -0.5 * torch.log1p((typical / level.flatten()).square())
+        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            residual: Tensor = self.backbone(maps, condition.told, c_noise)
+        return guess + residual.float() * total.rsqrt()
+
+
+def whole_loss(denoiser: WholeDenoiser, x: Tensor, condition: Asked, *, sigma: Tensor, state: Tensor) -> Tensor:
+    """Logarithm of each image's weighted squared error, (B,), as `restoration_loss`; the weight is EDM's.
+
+    Args:
+        denoiser: what is trained.
+        x: (B, C, I, J, K) heads.
+        condition: what was told and given of them.
+        sigma: (B,) diffusion levels.
+        state: (B, C, I, J, K) diffused heads.
+    """
+    error: Tensor = denoiser(state, sigma, condition) - x
+    weight = sigma.pow(-2) + denoiser.typical.pow(-2)
+    return 0.5 * (weight * error.square().flatten(1).mean(1) + _LOSS_FLOOR).log()

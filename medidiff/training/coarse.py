@@ -1,0 +1,153 @@
+"""The training run of a coarse prior: from a pack of heads to a prior that draws whole heads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medidiff.diffusion.attentive import Attentive, AttentiveShape
+from medidiff.diffusion.draws import generators_for
+from medidiff.diffusion.samplers import dpmpp_2m
+from medidiff.diffusion.sigma import karras
+from medidiff.diffusion.start import informed
+from medidiff.diffusion.whole import Asked, WholeDenoiser, whole_loss
+from medidiff.io.files.names import safe_pattern
+from medidiff.prior.asking import Vocabulary
+from medidiff.prior.coarse import CoarseCard, CoarsePrior
+from medidiff.training.coarse_recipe import CoarseRecipe
+from medidiff.training.fit import FitState
+from medidiff.training.heads import LABELS, Heads, about, read_heads
+from medidiff.training.loop import Event, Looked, Started, go_on, resume
+
+__all__ = ["train_coarse"]
+
+_STATISTICS = 200  # varied heads whose mean and variance the preconditioning knows
+_LOOKS = 2  # varied views of each validation head
+
+
+def train_coarse(
+    recipe: CoarseRecipe, pack: Path, out: Path, *, device: str = "cpu", autocast: torch.dtype | None = None
+) -> Iterator[Event]:
+    """Train a coarse prior, or go on with one, as `medidiff.training.run.train` does.
+
+    Args:
+        recipe: of the run.
+        pack: of heads, from ``pipelines/prepare.py``.
+        out: folder for the checkpoint and the prior.
+        device: where to compute.
+        autocast: type that the network computes in on a GPU.
+
+    Raises:
+        SettingsError: no such pack, or a folder that holds another recipe's run.
+    """
+    trained, watched = (read_heads(pack, part=part) for part in ("train", "validation"))
+    vocabulary, fingerprint = about(trained)
+    heads = Heads(trained, recipe, vocabulary, device=device)
+    denoiser = _untrained(recipe, vocabulary, heads, autocast)
+    state = FitState(recipe, device=device, denoiser=denoiser)
+    resume(state, recipe, out, fingerprint=fingerprint)
+    published = _published(recipe)
+    yield Started(published, state.images, len(trained), fingerprint)
+    views = Heads(watched, recipe, vocabulary, device=device)
+    sources = tuple(f"{source.pattern} ({source.licence})" for source in published.data.sources)
+
+    def prior(scores: dict[str, float]) -> CoarsePrior:
+        card = CoarseCard(
+            kind="coarse",
+            name=recipe.name,
+            summary=recipe.summary,
+            modality=recipe.modality,
+            vocabulary=vocabulary,
+            labels=LABELS,
+            shape=recipe.data.shape,
+            spacing_mm=recipe.data.spacing_mm,
+            channels=recipe.model.channels,
+            blocks=recipe.model.blocks,
+            head=recipe.model.head,
+            sigma=recipe.fit.sigma,
+            finer=recipe.finer,
+            heads=len(trained),
+            images=state.images,
+            licence=recipe.licence,
+            sources=sources,
+            data_fingerprint=fingerprint,
+            recipe=published.to_dict(),
+            metrics=scores,
+            limits=recipe.limits,
+        )
+        return CoarsePrior(_whole(state.average), card)
+
+    yield from go_on(
+        state,
+        heads,
+        recipe,
+        out,
+        fingerprint=fingerprint,
+        loss=whole_loss,
+        every=recipe.watch.every,
+        look=lambda: _look(_whole(state.average), views, recipe),
+        prior=prior,
+    )
+
+
+def _untrained(
+    recipe: CoarseRecipe, vocabulary: Vocabulary, heads: Heads, autocast: torch.dtype | None
+) -> WholeDenoiser:
+    count, model = 1 + len(LABELS), recipe.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        shape = AttentiveShape(model.channels, model.blocks, model.head)
+        backbone = Attentive(3 * count, vocabulary.numbers, count, shape)
+    return WholeDenoiser(backbone, *heads.statistics(_STATISTICS), autocast=autocast)
+
+
+def _whole(module: nn.Module) -> WholeDenoiser:
+    assert isinstance(module, WholeDenoiser)
+    return module
+
+
+def _published(recipe: CoarseRecipe) -> CoarseRecipe:
+    """The recipe as cards and logs may show it: people name files and folders after patients."""
+    data = recipe.data
+    sources = tuple(
+        dataclasses.replace(each, pattern=safe_pattern(each.pattern), participants=safe_pattern(each.participants))
+        for each in data.sources
+    )
+    shown = dataclasses.replace(data, sources=sources, root="", split=safe_pattern(data.split))
+    return dataclasses.replace(recipe, data=shown)
+
+
+def _look(denoiser: WholeDenoiser, views: Heads, recipe: CoarseRecipe) -> Looked:
+    """Root mean square errors of validation heads at some levels, image and tissue apart, and two free draws."""
+    scores: dict[str, float] = {}
+    with torch.no_grad():
+        states = torch.stack([views.state(number) for number in range(_LOOKS * len(views.heads))])
+        asked = Asked.nothing(states, views.vocabulary.numbers)
+        for level in recipe.watch.levels:
+            errors = _errors(denoiser, states, asked, level)
+            for name, part in (("image", errors[:, 0]), ("tissue", errors[:, 1:])):
+                scores[f"rmse_{name}_sigma_{100 * level:g}"] = float(part.square().mean().sqrt())
+        draws = _draws(denoiser, Asked.nothing(states[:_LOOKS], views.vocabulary.numbers), recipe)
+    pictures = {f"drawn {number}": draw[0].cpu() for number, draw in enumerate(draws, 1)}
+    return scores, pictures | {"held back": states[0, 0].cpu(), "mean": denoiser.mean[0].cpu()}
+
+
+def _errors(denoiser: WholeDenoiser, states: Tensor, asked: Asked, level: float) -> Tensor:
+    generators = generators_for(0, range(len(states)))
+    errors = []
+    for number, state in enumerate(states):
+        one = Asked(asked.told[:1], asked.given[:1], asked.certainty[:1])
+        noisy = informed(state[None], level, [generators[number]])
+        errors.append(denoiser(noisy, torch.tensor(level), one) - state)
+    return torch.cat(errors)
+
+
+def _draws(denoiser: WholeDenoiser, asked: Asked, recipe: CoarseRecipe) -> Sequence[Tensor]:
+    low, high = recipe.fit.sigma
+    sigmas = karras(recipe.watch.steps, low, high)
+    start = informed(denoiser.mean.expand_as(asked.given), high, generators_for(0, range(len(asked.given))))
+    return list(dpmpp_2m(denoiser, start, sigmas, condition=asked))  # type: ignore[arg-type] # its condition is another

@@ -1,0 +1,213 @@
+"""The training run of a coarse prior as data: whole heads instead of patches, and what may be asked of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from medidiff.training.recipe import (
+    STRICT,
+    Count,
+    FitRecipe,
+    Positive,
+    Recipe,
+    Share,
+    Text,
+    Weight,
+    read_as,
+    relative,
+)
+
+__all__ = [
+    "AskedRecipe",
+    "AttentiveRecipe",
+    "CoarseRecipe",
+    "HeadSource",
+    "HeadsRecipe",
+    "Variation",
+    "WatchRecipe",
+    "read_any",
+]
+
+Side = Annotated[int, Field(ge=8, le=512, multiple_of=8, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSource:
+    """One source of training heads.
+
+    Args:
+        pattern: path below the data folder, with ``{subject}`` for each subject of the split.
+        licence: under which terms the scans were published; goes into the card.
+        split: table of the split file that lists the subjects.
+        contrast: of the scans, e.g. ``"T1w"``.
+        participants: BIDS table below the data folder with the columns participant_id, age and sex or gender.
+    """
+
+    __pydantic_config__ = STRICT
+    pattern: Text
+    licence: Text
+    split: Text
+    contrast: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,16}$")]
+    participants: Text
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsRecipe:
+    """Where the heads are, and in which frame they stand.
+
+    Args:
+        sources: what to train on.
+        root: data folder, relative to the recipe; it is read when the heads are packed.
+        split: file that assigns subjects to train, validation and test, relative to the recipe.
+        shape: voxels of the coarse frame along right, front and head, multiples of 8.
+        spacing_mm: side of its cubic voxels.
+        finer: how many times as fine the pack is, so that a bent head is as sharp as a real one.
+    """
+
+    __pydantic_config__ = STRICT
+    sources: Annotated[tuple[HeadSource, ...], Field(min_length=1, max_length=100)]
+    root: Text = "."
+    split: Annotated[Text, AfterValidator(relative)] = ""
+    shape: tuple[Side, Side, Side] = (40, 48, 40)
+    spacing_mm: Positive = 4.0
+    finer: Annotated[int, Field(ge=1, le=4, strict=True)] = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """How a training head is varied; standard deviations but for `mirrored`.
+
+    Args:
+        mirrored: share of heads seen in a mirror, left for right.
+        turn_deg: rotation about each axis.
+        stretch: logarithm of the size along each axis.
+        shift_mm: along each axis.
+        bend_mm: displacement of each knot of the bending field.
+        knots_mm: distance between these knots, over which the field is cubic.
+        gain: logarithm of the brightness.
+        gamma: logarithm of the exponent of the grey values.
+        bias: logarithm of the brightness at each knot of a smooth field over the whole head.
+    """
+
+    __pydantic_config__ = STRICT
+    mirrored: Share = 0.5
+    turn_deg: Weight = 3.0
+    stretch: Weight = 0.03
+    shift_mm: Weight = 1.5
+    bend_mm: Weight = 2.5
+    knots_mm: Positive = 28.0
+    gain: Weight = 0.04
+    gamma: Weight = 0.05
+    bias: Weight = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRecipe:
+    """How often each condition is left out, so that the prior knows what to do without it.
+
+    Args:
+        untold: share of heads whose contrast, age and sex are all left out; as large a share again lacks each.
+        tissue: share of heads of which the tissue is given, for draws to a map.
+        image: share of which the image is given, for segmentation.
+    """
+
+    __pydantic_config__ = STRICT
+    untold: Share = 0.1
+    tissue: Share = 0.2
+    image: Share = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class AttentiveRecipe:
+    """The network.
+
+    Args:
+        channels: features at half, quarter and eighth size, multiples of 16.
+        blocks: residual blocks at each size.
+        head: features of one attention head; divides the last of `channels`.
+    """
+
+    __pydantic_config__ = STRICT
+    channels: tuple[
+        Annotated[int, Field(ge=16, le=1024, multiple_of=16, strict=True)],
+        Annotated[int, Field(ge=16, le=1024, multiple_of=16, strict=True)],
+        Annotated[int, Field(ge=16, le=1024, multiple_of=16, strict=True)],
+    ] = (32, 64, 128)
+    blocks: Annotated[int, Field(ge=1, le=8, strict=True)] = 1
+    head: Annotated[int, Field(ge=8, le=256, strict=True)] = 32
+
+    def __post_init__(self) -> None:
+        if self.channels[-1] % self.head:
+            raise ValueError("head must divide the last of channels")
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRecipe:
+    """How a run is watched.
+
+    Args:
+        every: images between two looks.
+        levels: diffusion levels at which the validation heads are denoised.
+        steps: of the draws that are shown.
+    """
+
+    __pydantic_config__ = STRICT
+    every: Count = 1000
+    levels: Annotated[tuple[Positive, ...], Field(max_length=32)] = (0.1, 0.3, 1.0)
+    steps: Count = 16
+
+
+@dataclass(frozen=True, slots=True)
+class CoarseRecipe:
+    """A whole training run.
+
+    Args:
+        kind: tells it from the recipe of a fine prior.
+        name: the prior's name; letters, digits and dashes.
+        summary: one sentence for the card.
+        data: where the heads are.
+        fit: how the weights are found.
+        finer: names of the priors that bring a draw to finer voxels, each halving their side.
+        modality: DICOM's word for what the scans are.
+        licence: of the weights, for the card.
+        seed: what all randomness is drawn from.
+        variation: how heads are varied.
+        asked: what is told and given.
+        model: the network.
+        limits: sentences for the card on what the prior is not for.
+        watch: how the run is watched.
+    """
+
+    __pydantic_config__ = STRICT
+    kind: Literal["coarse"]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+    summary: Text
+    data: HeadsRecipe
+    fit: FitRecipe
+    finer: Annotated[tuple[Text, ...], Field(max_length=4)] = ()
+    modality: Literal["MR"] = "MR"
+    licence: Text = "Apache-2.0"
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
+    variation: Variation = field(default_factory=Variation)
+    asked: AskedRecipe = field(default_factory=AskedRecipe)
+    model: AttentiveRecipe = field(default_factory=AttentiveRecipe)
+    limits: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
+    watch: WatchRecipe = field(default_factory=WatchRecipe)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def read_any(path: Path) -> Recipe | CoarseRecipe:
+    """The recipe of a fine or of a coarse prior in a TOML file; see `read_as`."""
+
+    def kind(table: dict[str, Any]) -> type[Recipe | CoarseRecipe]:
+        return CoarseRecipe if table.get("kind") == "coarse" else Recipe
+
+    return read_as(path, kind)
