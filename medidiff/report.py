@@ -114,6 +114,7 @@ def montage(
     columns: int = 4,
     window: tuple[float, float] | None = None,
     title: str = "",
+    inches: float = 1.8,
 ) -> Path:
     """Write a plain grid of pictures in one grey window, row by row.
 
@@ -124,6 +125,7 @@ def montage(
         columns: pictures in a row, at least 1.
         window: black and white; the 0.5th and 99.5th percentile of all pictures when left out.
         title: one line above everything.
+        inches: side of a picture, at 120 pixels to the inch.
 
     Raises:
         InputError: a picture has another number of axes or is not finite.
@@ -138,7 +140,7 @@ def montage(
     values = np.concatenate([picture.ravel() for picture in pictures.values()])
     low, high = _window(window if window else (np.percentile(values, 0.5), np.percentile(values, 99.5)))
     rows = -(-len(pictures) // columns)
-    cell, label, top = 1.8, 0.24, 0.45 if title else 0.1
+    cell, label, top = inches, 0.24, 0.45 if title else 0.1
     width, height = columns * cell, rows * (cell + label) + top
     figure = _figure(width, height)
     _text(figure, 0.08 / width, 1 - 0.24 / height, title, size=10, weight="bold", va="center")

@@ -145,6 +145,10 @@ INPUT: Rows = {
         "The noise of a CT cannot be read off it: there is too little soft tissue without borders.",
         "Give it with --noise-level: the standard deviation in HU of a region that should be even.",
     ),
+    "E-LABELS": (
+        "A label map that is none: not whole numbers, out of range, off the grid of its scan, or without a tissue.",
+        "Make the map again, on the scan's grid, with the labels that are named.",
+    ),
     "E-NOIMAGES": (
         "There is no CT, MR or PET image in the folder.",
         "Give the folder that holds the slices; 'medidiff info' lists what was seen and why it was left out.",

@@ -17,6 +17,7 @@ SETTINGS: Rows = {
         "Take values in the range named.",
     ),
     "E-BETAS": ("No schedule of noise over time steps.", "Take one of the named schedules."),
+    "E-CASES": ("Too few scans for a figure about a set of them.", "Give more scans."),
     "E-CONDITION": (
         "What the network is told has another shape than the image.",
         "Give one channel of the image's shape.",
