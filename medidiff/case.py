@@ -13,7 +13,10 @@ import numpy as np
 from medidiff.errors import InputError
 from medidiff.volume import Provenance, Volume
 
-__all__ = ["TISSUES", "Case"]
+__all__ = ["MARK", "TISSUES", "Case"]
+
+MARK = "SYNTHETIC: invented by medidiff, not a patient; research use only"
+"""Stands in every file that leaves with a synthetic data set."""
 
 TISSUES = ("background", "CSF", "gray matter", "white matter")
 """Names of the tissue labels by their number."""

@@ -45,7 +45,16 @@ DOORS = {
     "matplotlib": ("medidiff.report",),
     "monai": ("medidiff.diffusion.backbone", "medidiff.diffusion.attentive"),
 }
-DEVELOPMENT_ONLY = ("bm4d", "diffusers", "dipy", "hypothesis", "pytest")  # in tests and validation only
+DEVELOPMENT_ONLY = (  # in tests and validation only
+    "bm4d",
+    "datasets",
+    "diffusers",
+    "dipy",
+    "hypothesis",
+    "mlcroissant",
+    "pytest",
+    "webdataset",
+)
 
 HEAVY = ("torch", "monai", "mlflow", "matplotlib", "skimage")  # seconds to import
 LIGHT = (  # must start at once, with all that they load: --help, a mistyped path, info, convert
@@ -54,6 +63,9 @@ LIGHT = (  # must start at once, with all that they load: --help, a mistyped pat
     "medidiff.cli.places",
     "medidiff.cli.info",
     "medidiff.cli.convert",
+    "medidiff.cli.exporting",
+    "medidiff.cli.verify",
+    "medidiff.export",
     "medidiff.io",
     "medidiff.volume",
     "medidiff.errors",

@@ -40,8 +40,12 @@ INPUT: Rows = {
         "Blank the text first, or pass --allow-burned-in when it names nobody.",
     ),
     "E-CASE": (
-        "A synthetic case that cannot be: its labels do not fit its scan, or its record does not say synthetic.",
+        "A case that cannot be, or is none of the data set: by labels, contrast, modality, or a record not synthetic.",
         "Draw it again with medidiff synthesize; it was changed since.",
+    ),
+    "E-DATASET": (
+        "The folder holds no synthetic data set of medidiff, or one with files changed, missing, unknown or unmarked.",
+        "See all that is wrong with 'medidiff verify', and export it again.",
     ),
     "E-DEIDENTIFY": (
         "An object that cannot be freed of its patient: a report, a document, a waveform, or pixels with more in them.",

@@ -28,6 +28,10 @@ SETTINGS: Rows = {
     "E-DEVICE": ("There is no such device.", "Use --device auto."),
     "E-DOSE": ("A dose that is no share of the scan's own.", "Take a number above 0 and at most 1."),
     "E-ETA": ("The share of fresh noise is out of range.", "Take a number of at least 0."),
+    "E-EXPORT": (
+        "A data set that the format cannot hold, no such format, or a description of it that cannot be.",
+        "Choose another format, or correct what the message names.",
+    ),
     "E-FACTOR": ("A factor or thickness of slices is out of range.", "Take a factor of at least 1."),
     "E-GUIDANCE": ("The guidance scale is out of range.", "Take a finite number of at least 0."),
     "E-LIKE": (
@@ -65,6 +69,10 @@ SETTINGS: Rows = {
     "E-SYNTHETIC": (
         "An invented scan must not enter a patient's study.",
         "Write it as NIfTI, or without a source.",
+    ),
+    "E-UNGATED": (
+        "A synthetic data set whose gates were not run or do not hold: it could hold copies of patients.",
+        "Run the gates; or write it all the same with --without-gates, which then stands in the data set.",
     ),
     "E-TARGET": (
         "The voxel size asked for is impossible, or coarser than the scan's.",

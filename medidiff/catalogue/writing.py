@@ -49,7 +49,7 @@ BOTH_WAYS: Rows = {
 OUTPUT: Rows = {
     "E-DISK": ("The disk is full.", "Free some space and run the same command again; nothing half is left."),
     "E-EXISTS": (
-        "The output folder already holds files that would mix with the new ones, or a prior of the same name.",
+        "The output folder holds another data set, files that would mix with the new ones, or a prior of the name.",
         "Choose a new folder, or another name for the prior.",
     ),
     "E-LOCKED": (

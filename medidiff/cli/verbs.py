@@ -20,6 +20,7 @@ __all__ = [
     "Demo",
     "Denoise",
     "Evaluate",
+    "Export",
     "Info",
     "Priors",
     "Repairs",
@@ -27,6 +28,7 @@ __all__ = [
     "Superresolve",
     "Train",
     "Verb",
+    "Verify",
 ]
 
 Source = Annotated[
@@ -335,7 +337,35 @@ class Deidentify:
     json: Json = False
 
 
-Verb = Info | Convert | Denoise | Superresolve | Train | Adapt | Demo | Evaluate | Deidentify | Priors
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a synthetic data set in another format; the same command again goes on where it stopped.
+
+    IN is a data set that medidiff wrote, in any format but dicom; one that does not verify is refused.
+    """
+
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.exporting",)
+    source: Annotated[Path, Option("the folder of a synthetic data set", ("IN",), positional=True)]
+    out: Annotated[Path, Option("a new or empty folder, or one that this command began", ("OUT",), positional=True)]
+    format: Annotated[
+        Literal["bids", "nnunet", "msd", "webdataset", "huggingface", "dicom"], Option("what to write")
+    ] = "bids"
+    record: Annotated[
+        Path | None, Option("where the record of the run goes, JSON lines; beside OUT when left out", ("PATH",))
+    ] = None
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Check a synthetic data set: every file expected, there, unchanged, and marked as synthetic; 4 if not."""
+
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.verify",)
+    folder: Annotated[Path, Option("the folder of a synthetic data set", ("DIR",), positional=True)]
+    json: Json = False
+
+
+Verb = Info | Convert | Denoise | Superresolve | Train | Adapt | Demo | Evaluate | Export | Verify | Deidentify | Priors
 
 VERBS: dict[str, type] = {
     "info": Info,
@@ -346,6 +376,8 @@ VERBS: dict[str, type] = {
     "adapt": Adapt,
     "demo": Demo,
     "evaluate": Evaluate,
+    "export": Export,
+    "verify": Verify,
     "deidentify": Deidentify,
     "priors": Priors,
 }

@@ -133,7 +133,9 @@ class Account:
         self.counts.series_refused += len(refused)
         self.counts.series_not_asked_for += len(found.scans) - len(done) - len(refused)
 
-    def passed(self, path: Path, *, seen: int | None, done: int, skipped: Sequence[Skipped]) -> None:
+    def passed(
+        self, path: Path, *, seen: int | None, done: int, skipped: Sequence[Skipped], format: str = "dicom"
+    ) -> None:
         """Put down a path whose files were treated one by one, each becoming another file.
 
         Args:
@@ -141,10 +143,11 @@ class Account:
             seen: files counted there by `count_files`; None when they cannot be counted by themselves.
             done: how many were treated.
             skipped: those that were not.
+            format: of the files.
         """
         self._learn(skip.file for skip in skipped)
         files = done + len(skipped) if seen is None else seen
-        self.record.line("source", source=safe_label(path.name), format="dicom", files=files, series=0)
+        self.record.line("source", source=safe_label(path.name), format=format, files=files, series=0)
         self._left_out(skipped)
         self.counts.files_seen += files
         self.counts.files_used += done

@@ -27,7 +27,7 @@ from medidiff.io.sidecar import ensure_provenance
 from medidiff.io.written import Output, prepared, stored_voxels
 from medidiff.volume import Geometry, Provenance, Volume
 
-__all__ = ["write_nifti"]
+__all__ = ["write_nifti", "write_voxels"]
 
 _FLOAT32_TOLERANCE_MM = 1e-4
 _ALIGNED = 2  # the code of a transform that no scanner gave, for a source that states none
@@ -61,9 +61,9 @@ def write_nifti(
     codes = _codes(output.like)
     data = stored_voxels(volume, file=output.path.name)
     prepared(output, volume)
-    _write(data, volume.geometry, output.path, codes=codes)
+    write_voxels(data, volume.geometry, output.path, codes=codes)
     if volume.filled is not None:
-        _write(volume.filled.astype(np.uint8), volume.geometry, output.mask, codes=codes)
+        write_voxels(volume.filled.astype(np.uint8), volume.geometry, output.mask, codes=codes)
     return output.recorded(volume, provenance=ensure_provenance(provenance, ()), description=description)
 
 
@@ -75,8 +75,25 @@ def _codes(like: Path | None) -> tuple[int, int]:
     return sform or qform or _ALIGNED, qform or sform or _ALIGNED
 
 
-def _write(data: NDArray[Any], geometry: Geometry, path: Path, *, codes: tuple[int, int]) -> None:
+def write_voxels(
+    data: NDArray[Any], geometry: Geometry, path: Path, *, codes: tuple[int, int] = (1, 1), mark: str = ""
+) -> None:
+    """Write the NIfTI file alone, and read it again; the same voxels always give the same bytes.
+
+    Args:
+        data: (I, J, K), in the type that is stored.
+        geometry: their grid.
+        path: its folder exists.
+        codes: of sform and qform.
+        mark: what the file is, ASCII, at most 79 characters: the description, and a comment extension.
+
+    Raises:
+        OutputError: it cannot be written, or what was read back differs.
+    """
     image = _image(data, geometry, codes=codes)
+    if mark:
+        image.header["descrip"] = mark.encode("ascii")
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", mark.encode("ascii")))
     exact = isinstance(image, nib.Nifti2Image)
     grid = Geometry(geometry.shape, image.affine if exact else _float32(image.affine))
     write_file(path, image.to_filename, verify=lambda name: _verify(name, data, grid, file=path.name), data=data)
