@@ -13,7 +13,7 @@ import numpy as np
 from medidiff.errors import InputError
 from medidiff.volume import Provenance, Volume
 
-__all__ = ["MARK", "TISSUES", "Case"]
+__all__ = ["MARK", "TISSUES", "Case", "name_of"]
 
 MARK = "SYNTHETIC: invented by medidiff, not a patient; research use only"
 """Stands in every file that leaves with a synthetic data set."""
@@ -62,4 +62,9 @@ class Case:
     @property
     def name(self) -> str:
         """E.g. ``"syn000017"``; made from the number alone."""
-        return f"syn{self.number:06d}"
+        return name_of(self.number)
+
+
+def name_of(number: int) -> str:
+    """The name of the case of a number, also before it is drawn."""
+    return f"syn{number:06d}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from medidiff.case import MARK
+from medidiff.case import MARK, name_of
 from medidiff.errors import SettingsError
 from medidiff.export.layout import NiftiLayout
-from medidiff.export.records import name_of, write_json, write_table, write_text
+from medidiff.export.records import write_json, write_table, write_text
 
 __all__ = ["BIDS_VERSION", "Bids"]
 

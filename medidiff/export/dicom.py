@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from medidiff.case import Case
+from medidiff.case import Case, name_of
 from medidiff.errors import InputError
 from medidiff.export.layout import FileGroup, Layout
-from medidiff.export.records import name_of, read_json, record_of, write_json, write_table
+from medidiff.export.records import read_json, record_of, write_json, write_table
 from medidiff.io.dicom.synthetic import Study, image_name, write_labels, write_scan
 from medidiff.io.files.atomic import staging_folder, sync
 
@@ -42,7 +42,7 @@ class Dicom(Layout):
         with staging_folder(self.root / case.name) as stage:
             images = write_scan(study, stage / "image")
             if case.labels is not None:
-                write_labels(study, images, stage / "labels.dcm")
+                write_labels(study, case.labels, images, stage / "labels.dcm")
             write_json(stage / "record.json", {**record_of(case), "Slices": len(images)})
             for path in (stage / "image").iterdir():
                 sync(path)

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from medidiff.case import Case
+from medidiff.case import Case, name_of
 from medidiff.errors import InputError, SettingsError
 from medidiff.export.about import About
-from medidiff.export.records import case_of, name_of, read_json, record_of, row_of, write_json, write_table
+from medidiff.export.records import case_of, read_json, record_of, row_of, write_json, write_table
 from medidiff.io import read
 from medidiff.io.nifti.synthetic import write_synthetic
 from medidiff.volume import Volume

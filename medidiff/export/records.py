@@ -16,14 +16,9 @@ from medidiff.errors import InputError, MedidiffError
 from medidiff.io.files.atomic import make_folder, write_file
 from medidiff.volume import Geometry, Provenance, Volume
 
-__all__ = ["case_of", "name_of", "read_json", "record_of", "row_of", "write_json", "write_table", "write_text"]
+__all__ = ["case_of", "read_json", "record_of", "row_of", "write_json", "write_table", "write_text"]
 
 _LIMIT = 2**24  # bytes; a larger JSON file is none of ours
-
-
-def name_of(number: int) -> str:
-    """The name of a case; `Case.name` before there is one."""
-    return f"syn{number:06d}"
 
 
 def record_of(case: Case) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from medidiff.case import MARK, Case
+from medidiff.case import MARK, Case, name_of
 from medidiff.errors import InputError
 from medidiff.export.layout import FileGroup, NiftiLayout
-from medidiff.export.records import name_of
 from medidiff.io.files.atomic import make_folder, write_file
 
 __all__ = ["PER_SHARD", "WebDataset", "members"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from medidiff.case import MARK
 from medidiff.errors import InputError
 from medidiff.io.files.atomic import sha256, write_file
 
-__all__ = ["SUMS", "files_below", "read_sums", "write_sums"]
+__all__ = ["SUMS", "files_below", "read_sums", "remove_temporaries", "write_sums"]
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -43,6 +44,15 @@ def read_sums(path: Path) -> dict[str, str]:
     if lines[:1] != [f"# {MARK}"] or None in found:
         raise InputError("E-DATASET", "checksums in another form", file=path.name)
     return {match[2]: match[1] for match in found if match}
+
+
+def remove_temporaries(root: Path) -> None:
+    """Remove what killed runs left anywhere below a folder, those of other machines too."""
+    for place in [*root.rglob(".medidiff-*")]:
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def files_below(root: Path) -> Iterator[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from medidiff.case import MARK
+from medidiff.case import MARK, name_of
 from medidiff.export.layout import NiftiLayout
-from medidiff.export.records import name_of, write_json
+from medidiff.export.records import write_json
 
 __all__ = ["Decathlon", "HuggingFace", "NnUNet"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from medidiff.export.croissant import croissant
 from medidiff.export.formats import layout_of
 from medidiff.export.layout import Layout
 from medidiff.export.records import read_json, write_json, write_text
-from medidiff.export.sums import SUMS, write_sums
+from medidiff.export.sums import SUMS, remove_temporaries, write_sums
 from medidiff.io.files.atomic import make_folder
 
 __all__ = ["CARD", "COMMON", "CROISSANT", "GATES", "MANIFEST", "DataSetWriter", "open_data_set"]
@@ -104,7 +105,7 @@ class DataSetWriter:
         self._layout.add(case)
 
     def close(self, report: Mapping[str, Any] | None, *, without_gates: bool = False) -> None:
-        """Write what tells of all the cases; the data set is whole afterwards.
+        """Write what tells of all the cases; the data set is whole afterwards, and nobody else may be adding to it.
 
         Args:
             report: of the gates, JSON values; its ``"passed"`` says whether they hold.
@@ -127,6 +128,7 @@ class DataSetWriter:
         write_text(self._root / CARD, card(self._layout, numbers, gates))
         write_json(self._root / CROISSANT, croissant(self._layout, numbers))
         write_json(self._root / MANIFEST, self._manifest(numbers, complete=True))
+        remove_temporaries(self._root)
         write_sums(self._root, (*COMMON, *self._layout.expected(numbers)))
         self._tidy()
         self._done = frozenset(numbers)
@@ -138,6 +140,15 @@ class DataSetWriter:
     def _manifest(self, numbers: Sequence[int], *, complete: bool) -> dict[str, Any]:
         about, told = self._about, {"Synthetic": True, "Description": MARK, "Format": self._layout.name}
         return told | {"Complete": complete, "Cases": list(numbers), "About": about.to_json()}
+
+
+def _plain(value: Any) -> Any:
+    """The same for JSON, where NaN and infinity do not exist: they become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _manifest_or_nothing(path: Path) -> dict[str, Any]:
@@ -153,5 +164,5 @@ def _gates(report: Mapping[str, Any] | None, *, without_gates: bool) -> dict[str
         found = "no report of the gates" if report is None else "a report of the gates that does not say passed"
         mend = "Run the gates with a training index, or write it all the same with --without-gates, which is recorded."
         raise SettingsError("E-UNGATED", found, wanted="a report that says passed", mend=mend)
-    kept = {} if report is None else {"Report": dict(report)}
+    kept = {} if report is None else {"Report": _plain(report)}
     return {"Synthetic": True, "Description": MARK, "Passed": passed, "Overridden": not passed} | kept

@@ -35,7 +35,7 @@ from medidiff.io.dicom.read import read_dicom
 from medidiff.io.dicom.series.stack import LPS_TO_RAS
 from medidiff.io.files.checks import refuse_nonfinite, refuse_shear, refuse_thin
 from medidiff.version import __version__
-from medidiff.volume import Geometry
+from medidiff.volume import Geometry, Volume
 
 __all__ = ["Study", "image_name", "is_marked_dicom", "write_labels", "write_scan"]
 
@@ -74,7 +74,7 @@ class Study:
         digest[6], digest[8] = digest[6] & 0x0F | 0x80, digest[8] & 0x3F | 0x80
         return UID(f"2.25.{uuid.UUID(bytes=bytes(digest)).int}")
 
-    def layout(self, data: Any) -> Layout:
+    def layout(self, data: Volume) -> Layout:
         """The scan or its label map, cut into axial slices as nearly as its grid allows."""
         return laid_like(data, _AXIAL)
 
@@ -199,20 +199,18 @@ def _verify(layout: Layout, storage: Storage, folder: Path, *, name: str) -> Non
         raise OutputError("E-VERIFY", found, mend=mend, file=name)
 
 
-def write_labels(study: Study, images: list[Dataset], file: Path) -> None:
+def write_labels(study: Study, labels: Volume, images: list[Dataset], file: Path) -> None:
     """Write the label map of a case as a segmentation of its images, one binary segment for each label but 0.
 
     Args:
         study: whose it is.
+        labels: of the case.
         images: what `write_scan` gave.
         file: where it goes.
 
     Raises:
         OutputError: what was read back differs.
     """
-    labels = study.case.labels
-    if labels is None:
-        raise OutputError("E-SHAPE", "a case without a label map", file=file.name)
     data = np.ascontiguousarray(study.layout(labels).data.transpose(2, 1, 0)).astype(np.uint8)
     with quietly(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
