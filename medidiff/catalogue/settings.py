@@ -7,6 +7,10 @@ __all__ = ["BUG", "PRIOR", "SETTINGS"]
 Rows = dict[str, tuple[str, str]]
 
 SETTINGS: Rows = {
+    "E-ASKED": (
+        "A synthetic scan with an age, sex, contrast, spacing or field of view that the prior was not trained on.",
+        "Ask for the nearest that it knows; the message names it.",
+    ),
     "E-KEY": (
         "The key file for de-identification is missing, open to others, too short or in the way.",
         "Make one with --new-key, and keep it readable by its owner only.",

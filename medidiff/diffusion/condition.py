@@ -52,6 +52,10 @@ class Condition:
         zero = torch.zeros_like(like[:, :1])
         return cls(zero, zero, zero + 1.0)
 
+    def without(self) -> Condition:
+        """The null condition of classifier-free guidance."""
+        return Condition.null(self.image)
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
         """The same change to all maps, e.g. a crop, a flip or a move to another device."""
         stairs = None if self.stairs is None else change(self.stairs)

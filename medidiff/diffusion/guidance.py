@@ -5,9 +5,9 @@ condition to what it answers with it::
 
     D_w(x, σ, y) = D(x, σ, ∅) + w (D(x, σ, y) - D(x, σ, ∅))
 
-Here w is their w + 1, and ∅ is `Condition.null`: nothing was measured. w = 1 is plain conditioning, w = 0 forgets the
-measurement, and w > 1 exaggerates what it says, so the answer is then no posterior mean and its draws no draws from the
-posterior.
+Here w is their w + 1, and ∅ is `condition.without()`, nothing measured or told. w = 1 is plain conditioning,
+w = 0 forgets the measurement, and w > 1 exaggerates what it says, so the answer is then no posterior mean and its draws
+no draws from the posterior.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ClassifierFree:
         """D_w, (B, 1, I, J, K); without a condition there is nothing to guide, and this is D."""
         if self.scale == 1.0 or condition is None:
             return self.denoiser(x, sigma, condition)
-        without = self.denoiser(x, sigma, Condition.null(x))
+        without = self.denoiser(x, sigma, condition.without())
         if self.scale == 0.0:
             return without
         return without + self.scale * (self.denoiser(x, sigma, condition) - without)

@@ -32,7 +32,7 @@ def upright(volume: Volume) -> tuple[NDArray[np.float32], tuple[float, float, fl
     data = volume.data.transpose(0, *(axis + 1 for axis in axes))
     data = np.flip(data, tuple(world + 1 for world, axis in enumerate(axes) if names[axis] in "LPI"))
     a, b, c = (volume.geometry.spacing_mm[axis] for axis in axes)
-    return np.ascontiguousarray(data, np.float32), (a, b, c)
+    return np.array(data, np.float32, order="C"), (a, b, c)
 
 
 def box_about(image: NDArray[np.floating]) -> tuple[tuple[int, int], ...]:

@@ -1,0 +1,265 @@
+"""The cascade: a coarse prior draws a whole head, and finer priors see it as a measurement of a finer one.
+
+Every stage asks ``p(x | y)``. The coarse one has measured nothing; for each of the others y is the drawn volume, whose
+voxels are boxes on the finer grid, ``A = (box, box, box)``, as in super-resolution. Case n of a seed is drawn from
+numbers of its own, so it is the same whatever is drawn beside it, before or after.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as nnf
+
+from medidiff.case import Case
+from medidiff.diffusion import (
+    SAMPLERS,
+    ClassifierFree,
+    Tiled,
+    cheapest_tile,
+    generators_for,
+    informed,
+    karras,
+    observe,
+)
+from medidiff.diffusion.whole import Asked
+from medidiff.errors import PriorError
+from medidiff.physics import Separable, sampling
+from medidiff.prior import Prior
+from medidiff.prior.coarse import DEFAULT_COARSE, CoarsePrior
+from medidiff.settings import Progress, compute_device, require
+from medidiff.synthesis.request import Request, check_field, check_spacing, finer_shares, tissue_given
+from medidiff.synthesis.tissue import labelled
+from medidiff.version import __version__
+from medidiff.volume import Geometry, Provenance, Volume
+
+__all__ = ["Cascade", "Effort"]
+
+_NOISE = 0.01  # of a drawn volume, as the finer priors are told
+_TILE = 320**3  # voxels that a prior is shown at once
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Steps of each stage.
+
+    Args:
+        coarse: of the whole head.
+        finer: of each finer prior, in order; the last number holds for all that follow.
+        sampler: of all stages, a name of `SAMPLERS`.
+        starts: σ at which the finer draws begin about their posterior mean, in order; the last holds on.
+    """
+
+    coarse: int = 32
+    finer: tuple[int, ...] = (12, 4)
+    sampler: str = "ancestral"
+    starts: tuple[float, ...] = (0.6, 0.3)
+
+    def __post_init__(self) -> None:
+        known = f"one of {', '.join(SAMPLERS)}"
+        steps = (self.coarse, *self.finer)
+        require(
+            [
+                ("steps", steps, min(steps) >= 1 and bool(self.finer), "at least 1"),
+                ("sampler", self.sampler, self.sampler in SAMPLERS, known),
+                ("starts", self.starts, bool(self.starts) and min(self.starts) > 0, "levels above 0"),
+            ]
+        )
+
+
+class Cascade:
+    """A coarse prior and the finer ones that its card names.
+
+    Args:
+        coarse: its name, the path of its card, or a loaded one.
+        finer: the finer priors; None for those that the card names, bundled or beside it.
+        effort: steps of each stage.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        PriorError: one is missing, broken, or for another modality.
+    """
+
+    def __init__(
+        self,
+        coarse: str | Path | CoarsePrior = DEFAULT_COARSE,
+        *,
+        finer: Sequence[Prior] | None = None,
+        effort: Effort | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.device = compute_device(device)
+        self.effort = effort or Effort()
+        self.coarse = coarse if isinstance(coarse, CoarsePrior) else CoarsePrior.load(coarse, device=self.device)
+        self.coarse.denoiser.to(self.device)
+        folder = Path(coarse).parent if isinstance(coarse, str | Path) else Path()
+        names = self.coarse.card.finer
+        self.finer = tuple(finer) if finer is not None else tuple(_finer(name, folder) for name in names)
+        if len(self.finer) != len(names):
+            raise PriorError("E-PRIOR", f"{len(self.finer)} finer priors", wanted=f"{len(names)}: {', '.join(names)}")
+        for prior in self.finer:
+            prior.denoiser.to(self.device).autocast = torch.bfloat16 if self.device.type == "cuda" else None
+
+    def check(self, request: Request) -> None:
+        """Refuse what the priors were not trained on.
+
+        Raises:
+            SettingsError: ``E-ASKED``, with the nearest request that can be had.
+            InputError: ``E-LABELS``, a map with other labels.
+        """
+        card = self.coarse.card
+        card.vocabulary.tell(request.contrast, request.age, request.sex)
+        check_field(request.field_mm, card)
+        check_spacing(request.spacing_mm, card)
+        if request.tissue is not None:
+            tissue_given(request.tissue, card, self._grid(request))
+
+    def draw(self, request: Request, number: int, *, seed: int, progress: Progress | None = None) -> Case:
+        """Case `number` of a seed.
+
+        Args:
+            request: what it is to be like.
+            number: of the case, from 0.
+            seed: of the data set.
+            progress: called with the number of stages done and to do.
+
+        Returns:
+            The scan at network scale (air 0, white matter about 1) with the label map of its tissue.
+
+        Raises:
+            SettingsError: ``E-ASKED``, see `check`.
+            PriorError: ``E-MODEL-NONFINITE``, the answer is not finite.
+        """
+        self.check(request)
+        stages = check_spacing(request.spacing_mm, self.coarse.card)
+        told = progress or (lambda done, total: None)
+        generators, grid = generators_for(seed, [number]), self._grid(request)
+        with torch.no_grad():
+            state, given = self._coarse(request, generators, grid)
+            image, shares = state[:, :1], state[0, 1:].clamp(0, 1)
+            told(1, stages + 1)
+            for stage, prior in enumerate(self.finer[:stages]):
+                target = grid.shape if stage == stages - 1 else tuple(2 * n for n in image.shape[-3:])
+                image = self._finer(image, prior, (target[0], target[1], target[2]), stage, generators)
+                told(stage + 2, stages + 1)
+        image, shares = image[0, 0].cpu(), shares.cpu()
+        if not bool(torch.isfinite(image).all()):
+            raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")
+        fine = finer_shares(shares, grid)
+        image = _brain(image, fine)
+        labels = labelled(image, fine) if given is None else _most(given)
+        return self._case(request, number, seed, image=image, labels=labels, grid=grid)
+
+    def _grid(self, request: Request) -> Geometry:
+        """The whole frame in the voxels that are asked for."""
+        return self.coarse.card.frame.with_spacing([request.spacing_mm] * 3)
+
+    def _coarse(
+        self, request: Request, generators: Sequence[Generator], grid: Geometry
+    ) -> tuple[Tensor, Tensor | None]:
+        """(1, C, I, J, K) drawn head, and the shares that were given, on the grid of the scan."""
+        denoiser, card = self.coarse.denoiser, self.coarse.card
+        mean = denoiser.mean[None]
+        told = torch.tensor([card.vocabulary.tell(request.contrast, request.age, request.sex)], device=self.device)
+        given, certainty, fine = torch.zeros_like(mean), torch.zeros_like(mean), None
+        if request.tissue is not None:
+            shares, fine = tissue_given(request.tissue, card, grid)
+            given[0, 1:], certainty[:, 1:] = shares.to(self.device), 1.0
+        guided = ClassifierFree(denoiser, request.guidance)
+        low, high = card.sigma
+        start = informed(mean, high, generators)
+        sample = SAMPLERS[self.effort.sampler]
+        sigmas = karras(self.effort.coarse, low, high)
+        asked = Asked(told, given, certainty)
+        state = sample(guided, start, sigmas, condition=asked, generators=generators)  # type: ignore[arg-type]
+        return state, fine
+
+    def _finer(
+        self, image: Tensor, prior: Prior, shape: tuple[int, int, int], stage: int, generators: Sequence[Generator]
+    ) -> Tensor:
+        """A draw of the finer volume that `image` is a measurement of."""
+        condition = observe(image, _boxes(image.shape[-3:], shape), _NOISE)
+        denoiser = Tiled(prior.denoiser, cheapest_tile(shape, voxels=_TILE, halo=prior.halo), prior.halo)
+        mean = denoiser(torch.zeros_like(condition.image), torch.tensor(torch.inf), condition)
+        start = self.effort.starts[min(stage, len(self.effort.starts) - 1)]
+        sigmas = karras(self.effort.finer[min(stage, len(self.effort.finer) - 1)], _NOISE, start)
+        sample = SAMPLERS[self.effort.sampler]
+        state = informed(mean, start, generators)
+        return sample(denoiser, state, sigmas, condition=condition, generators=generators)
+
+    def _case(self, request: Request, number: int, seed: int, *, image: Tensor, labels: Tensor, grid: Geometry) -> Case:
+        scan = Volume(image.numpy(), grid, self.coarse.card.modality)
+        names = ("background", *self.coarse.card.labels)
+        record = self._provenance(request, number, seed)
+        scan, tissue = _cut(scan, request.field_mm), _cut(scan.with_data(labels.numpy()), request.field_mm)
+        return Case(number, scan, record, tissue, names, request.asked)
+
+    def _provenance(self, request: Request, number: int, seed: int) -> Provenance:
+        priors = {self.coarse.card.name: self.coarse.card.weights_sha256}
+        priors |= {prior.card.name: prior.card.weights_sha256 for prior in self.finer}
+        asked = request.asked | {"guidance": request.guidance, "tissue": "given" if request.tissue else "drawn"}
+        return Provenance(
+            task="synthesize",
+            version=__version__,
+            settings={"number": number, "asked": asked, "effort": asdict(self.effort)}
+            | {"spacing_mm": request.spacing_mm, "field_mm": request.field_mm and list(request.field_mm)},
+            prior=priors,
+            seed=seed,
+            environment={
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "device": self.device.type,
+                "threads": str(torch.get_num_threads()),
+            },
+            synthetic=True,
+        )
+
+
+def _finer(name: str, folder: Path) -> Prior:
+    """A finer prior: the one beside the coarse prior's card, or the bundled one."""
+    beside = folder / f"{name}.json"
+    return Prior.load(beside if beside.is_file() else name)
+
+
+def _boxes(coarse: Sequence[int], fine: Sequence[int]) -> Separable:
+    """What voxels of a coarse grid see of a finer one over the same box."""
+    matrices = [
+        sampling(n, factor=n / count, offset=(n / count - 1) / 2, count=count)
+        for n, count in zip(fine, coarse, strict=True)
+    ]
+    return Separable((matrices[0], matrices[1], matrices[2]))
+
+
+def _brain(image: Tensor, shares: Tensor) -> Tensor:
+    """The scan with air where no tissue was drawn, as the training scans have it."""
+    near = nnf.max_pool3d(shares.sum(0)[None, None], 3, stride=1, padding=1)[0, 0]
+    return torch.where(near > 0.1, image.clamp_min(0), 0.0)
+
+
+def _most(shares: Tensor) -> Tensor:
+    """The label with the largest share, background included."""
+    return torch.cat([1 - shares.sum(0, keepdim=True), shares]).argmax(0).to(torch.uint8)
+
+
+def _cut(volume: Volume, field_mm: tuple[float, float, float] | None) -> Volume:
+    """The middle of a volume, at least as wide as asked for."""
+    if field_mm is None:
+        return volume
+    grid = volume.geometry
+    counts = [
+        min(n, int(np.ceil(side / step - 1e-6)))
+        for n, side, step in zip(grid.shape, field_mm, grid.spacing_mm, strict=True)
+    ]
+    first = [(n - count) // 2 for n, count in zip(grid.shape, counts, strict=True)]
+    inside = tuple(slice(a, a + count) for a, count in zip(first, counts, strict=True))
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.world(np.asarray(first))
+    shape = (counts[0], counts[1], counts[2])
+    return Volume(volume.data[(slice(None), *inside)], Geometry(shape, affine), volume.modality, volume.units)

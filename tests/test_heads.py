@@ -1,0 +1,183 @@
+"""Training heads: packs, variations, and a coarse prior that is trained, killed and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from training_cases import to_toml
+from whole_cases import COARSE_TINY, ball
+
+from medidiff.diffusion.whole import whole_loss
+from medidiff.errors import SettingsError
+from medidiff.prior.coarse import CoarsePrior
+from medidiff.training.chance import Chance
+from medidiff.training.coarse import _STATISTICS
+from medidiff.training.coarse_recipe import CoarseRecipe, Variation, read_any
+from medidiff.training.heads import Heads, about, read_heads, vary, write_heads
+from medidiff.training.loop import Finished, Started, Step, Validated
+from medidiff.training.run import count_scans, train
+
+STILL = Variation(mirrored=0.0, turn_deg=0.0, stretch=0.0, shift_mm=0.0, bend_mm=0.0, gain=0.0, gamma=0.0, bias=0.0)
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    path = tmp_path_factory.mktemp("heads") / "heads.safetensors"
+    write_heads(path, {"train": [ball(0), ball(1), ball(2)], "validation": [ball(3)]})
+    return path
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "coarse.toml"
+    path.write_text(to_toml(COARSE_TINY))
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(case) -> CoarseRecipe:
+    return read_any(case)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    assert _STATISTICS >= 100
+    monkeypatch.setattr("medidiff.training.coarse._STATISTICS", 4)
+
+
+def test_a_pack_gives_back_its_heads(pack):
+    found = read_heads(pack, part="train")
+    for head, wanted in zip(found, [ball(0), ball(1), ball(2)], strict=True):
+        assert torch.equal(head.image, wanted.image)
+        assert torch.equal(head.shares, wanted.shares)
+        assert (head.contrast, head.age, head.sex, head.sha256) == ("T1w", wanted.age, wanted.sex, wanted.sha256)
+    vocabulary, _ = about(found)
+    assert (vocabulary.contrasts, vocabulary.ages, vocabulary.sexes) == (("T1w",), (20.0, 40.0), ("F", "M"))
+
+
+def test_a_broken_pack_is_refused(pack, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(pack.read_bytes()[:-1])
+    with pytest.raises(SettingsError, match="E-PACK"):
+        read_heads(broken, part="train")
+    write_heads(broken, {"train": [dataclasses.replace(ball(0), shares=ball(0).shares[:2])]})
+    with pytest.raises(SettingsError, match="E-PACK"):
+        read_heads(broken, part="train")
+    write_heads(broken, {"train": [ball(0)]})
+    with pytest.raises(SettingsError, match="E-PACK"):
+        read_heads(broken, part="validation")
+
+
+def test_heads_of_another_frame_are_refused(recipe):
+    with pytest.raises(SettingsError, match="E-PACK"):
+        Heads([ball(0, side=16)], recipe, about([ball(0)])[0])
+
+
+def fine(seed: int = 0) -> torch.Tensor:
+    return torch.cat([ball(seed).image.float()[None], ball(seed).shares.float() / 255])
+
+
+def test_no_variation_changes_nothing_and_each_kind_does():
+    head = fine()
+    assert torch.equal(vary(head, STILL, spacing_mm=2.0, chance=Chance(0, 0)), head)
+    for kind in ("turn_deg", "stretch", "shift_mm", "bend_mm", "gain", "gamma", "bias"):
+        varied = vary(head, dataclasses.replace(STILL, **{kind: 0.5}), spacing_mm=2.0, chance=Chance(0, 0))
+        assert not torch.allclose(varied, head, atol=1e-3), kind
+
+
+def test_a_mirror_is_left_for_right():
+    mirrored = vary(fine(), dataclasses.replace(STILL, mirrored=1.0), spacing_mm=2.0, chance=Chance(0, 0))
+    assert torch.allclose(mirrored, fine().flip(1), atol=1e-5)
+
+
+def test_a_shift_is_in_millimetres():
+    shifts = []
+    for number in range(64):
+        varied = vary(fine(), dataclasses.replace(STILL, shift_mm=4.0), spacing_mm=2.0, chance=Chance(0, number))
+        at = torch.arange(32.0)
+        shifts.append(float((varied[3].sum((1, 2)) * at).sum() / varied[3].sum()))
+    assert np.std(shifts) * 2.0 == pytest.approx(4.0, rel=0.25)
+
+
+def test_tissue_moves_with_the_image():
+    varied = vary(fine(), Variation(bias=0.0, gain=0.0, gamma=0.0), spacing_mm=2.0, chance=Chance(1, 2))
+    bright = varied[0] > 0.9
+    assert float(varied[3][bright].mean()) > 0.95
+    assert float(fine()[3][bright].mean()) < float(varied[3][bright].mean())
+
+
+def test_a_head_depends_on_its_number_alone(recipe):
+    heads = Heads([ball(0), ball(1)], recipe, about([ball(0), ball(1)])[0])
+    one, many = heads.batch([5]), heads.batch([3, 5, 9])
+    assert torch.equal(one.x[0], many.x[1])
+    assert torch.equal(one.state[0], many.state[1])
+    assert torch.equal(one.condition.told[0], many.condition.told[1])
+    assert not torch.equal(many.x[0], many.x[1])
+    assert torch.equal(heads.state(5), one.x[0])
+
+
+def test_conditions_are_left_out_as_often_as_the_recipe_says(recipe):
+    heads = Heads([ball(1)], dataclasses.replace(recipe, variation=STILL), about([ball(0), ball(1)])[0])
+    told = heads.batch(range(300)).condition
+    assert float((told.told[:, 2] == 0).float().mean()) == pytest.approx(1 - 0.9**2, abs=0.06)
+    assert float(told.certainty[:, 1, 0, 0, 0].mean()) == pytest.approx(recipe.asked.tissue, abs=0.07)
+    assert float(told.certainty[:, 0, 0, 0, 0].mean()) == pytest.approx(recipe.asked.image, abs=0.04)
+
+
+def test_a_run_is_killed_and_goes_on(case, pack, tmp_path, monkeypatch):
+    monkeypatch.setattr("medidiff.training.loop._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    whole = list(train(case, tmp_path / "whole", data=pack))
+    assert isinstance(whole[0], Started)
+    assert isinstance(whole[-1], Finished)
+    looked = [event for event in whole if isinstance(event, Validated)]
+    assert [event.images for event in looked] == [6, 12]
+    assert set(looked[0].scores) == {"rmse_image_sigma_30", "rmse_tissue_sigma_30"}
+    assert set(looked[0].pictures) == {"drawn 1", "drawn 2", "held back", "mean"}
+    for event in train(case, tmp_path / "killed", data=pack):
+        if isinstance(event, Step) and event.images == 8:
+            break
+    rest = list(train(case, tmp_path / "killed", data=pack))
+    losses = {event.images: event.loss for event in whole if isinstance(event, Step)}
+    assert {e.images: e.loss for e in rest if isinstance(e, Step)} == {n: losses[n] for n in losses if n > 6}
+    priors = [CoarsePrior.load(tmp_path / name / "tiny-coarse.json") for name in ("whole", "killed")]
+    assert priors[0].card == priors[1].card
+    assert priors[0].card.images == 12
+    assert priors[0].card.heads == 3
+
+
+def test_training_lowers_the_loss(recipe):
+    heads = [ball(0), ball(1)]
+    from medidiff.training.coarse import _untrained
+    from medidiff.training.fit import FitState, fit
+
+    batches = Heads(heads, recipe, about(heads)[0])
+    longer = dataclasses.replace(recipe.fit, images=80, warmup=10, cooldown=0.2)
+    state = FitState(recipe, denoiser=_untrained(recipe, batches.vocabulary, batches, None))
+    watched = batches.batch(range(1000, 1008))
+
+    def error() -> float:
+        with torch.no_grad():
+            args = {"sigma": watched.sigma, "state": watched.state}
+            return float(whole_loss(state.denoiser, watched.x, watched.condition, **args).mean())
+
+    before = error()
+    for _ in fit(state, batches, longer, loss=whole_loss):
+        pass
+    assert error() < before - 0.1
+
+
+def test_a_coarse_recipe_wants_a_pack(case, recipe, pack):
+    with pytest.raises(SettingsError, match="E-PACK"):
+        next(train(case, case.parent, data=case.parent))
+    assert count_scans(recipe, case.parent, pack, part="train") == 3
+
+
+def test_a_recipe_with_a_head_that_does_not_divide_is_refused(tmp_path):
+    path = tmp_path / "odd.toml"
+    path.write_text(to_toml(json.loads(json.dumps(COARSE_TINY)) | {"model": {"channels": [16, 16, 16], "head": 9}}))
+    with pytest.raises(SettingsError, match="E-RECIPE"):
+        read_any(path)
