@@ -32,7 +32,7 @@ ABOUT = About(
     asked={"contrast": "T1w"},
     label_names=TISSUES,
 )
-REPORT = {"passed": True, "copies": {"flagged": 0, "share": 0.0125}}
+REPORT = {"refusal": "", "override": "", "checked": 4, "flagged": 0, "thresholds": {"voxels": 0.8125, "far": None}}
 
 
 def case(number: int, *, shape: tuple[int, int, int] = SHAPE, labels: bool = True) -> Case:

@@ -53,7 +53,7 @@ def test_the_same_command_goes_on(whole, tmp_path, capsys):
 def test_overridden_gates_stay_overridden(tmp_path, capsys):
     writer = open_data_set(tmp_path / "in", "msd", cases.ABOUT)
     cases.add(writer, (0,))
-    writer.close(None, without_gates=True)
+    writer.close(None, override="a test")
     document(["export", tmp_path / "in", tmp_path / "out"], capsys)
     assert document(["verify", tmp_path / "out"], capsys)["gates"] == "overridden"
 

@@ -164,17 +164,29 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("report", [None, {}, {"passed": False}, {"passed": "yes"}])
+REFUSED = {"refusal": "9 of 10 samples are like a training scan", "flagged": 9, "worst": float("nan")}
+
+
+@pytest.mark.parametrize("report", [None, {}, REFUSED, {"refusal": None}])
 def test_nothing_leaves_without_gates_that_hold(report, tmp_path):
     writer = open_data_set(tmp_path / "out", "msd", ABOUT)
     writer.add(cases.case(0))
     with pytest.raises(SettingsError, match="E-UNGATED"):
         writer.close(report)
     assert verify_data_set(tmp_path / "out").problems
-    writer.close(report, without_gates=True)
+    writer.close(report, override="a planted\ncopy")
     found = verify_data_set(tmp_path / "out")
     assert (found.problems, found.gates) == ((), "overridden")
-    assert "overridden" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert f"The gates {'were not run' if report is None else 'do not hold'}.** Why the data set" in card
+    assert "left all the same: a planted copy" in card
+
+
+def test_the_override_of_the_report_itself_counts(tmp_path):
+    writer = open_data_set(tmp_path / "out", "msd", ABOUT)
+    writer.add(cases.case(0))
+    writer.close({**REFUSED, "override": "a demonstration"})
+    assert verify_data_set(tmp_path / "out").gates == "overridden"
 
 
 def test_a_case_of_another_kind_is_refused(tmp_path):

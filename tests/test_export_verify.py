@@ -141,7 +141,7 @@ def test_a_link_in_the_place_of_a_scan_is_found(copy, tmp_path):
 def test_gates_that_say_nothing_are_found(copy):
     root = copy("bids")
     gates = json.loads((root / "gates.json").read_text("utf-8"))
-    (root / "gates.json").write_text(json.dumps(gates | {"Passed": False}), "utf-8")
+    (root / "gates.json").write_text(json.dumps(gates | {"Holds": False}), "utf-8")
     cases.resum(root)
     assert problems(root) == {("ungated", "")}
     (root / "gates.json").unlink()

@@ -76,7 +76,7 @@ SETTINGS: Rows = {
     ),
     "E-UNGATED": (
         "A synthetic data set whose gates were not run or do not hold: it could hold copies of patients.",
-        "Run the gates; or write it all the same with --without-gates, which then stands in the data set.",
+        "Run the gates; or say why it leaves all the same, with the override, which then stands in the data set.",
     ),
     "E-TARGET": (
         "The voxel size asked for is impossible, or coarser than the scan's.",

@@ -39,7 +39,7 @@ def run(verb: Export, session: Session) -> None:
             writer.add(case)
             report(done, len(missing))
     gates = stored.gates()
-    writer.close(gates.get("Report"), without_gates=gates.get("Overridden") is True)
+    writer.close(gates.get("Report"), override=str(gates.get("Override") or ""))
     session.outputs([verb.out / "SHA256SUMS"])
     if verb.json:
         told = {"task": "export", "format": verb.format, "folder": verb.out, "cases": len(stored.numbers)}

@@ -7,13 +7,14 @@
     for number in range(about.count):
         if not writer.has(number):                      # what a killed run wrote is not drawn again
             writer.add(draw(number))                    # a `medidiff.case.Case`
-    writer.close(report)                                # the gates' report: a mapping with "passed": true
+    writer.close(report)                                # of the gates, a mapping; they hold where "refusal" is ""
 
 The same cases give the same bytes, in whatever order they come and however often the run was killed: no time, host,
 user or path stands in a data set. No more than one case is held at a time. Every file is whole or absent, and every
-file carries the synthetic mark. `close` refuses a report that does not say passed (``E-UNGATED``) unless
-``without_gates=True``, which the data set then tells. Cases may have any numbers: one that a gate dropped is simply
-never added. `verify_data_set` checks a data set of any format; `stored_cases` gives back the cases of one, exactly.
+file carries the synthetic mark. `close` refuses gates that do not hold or were not run (``E-UNGATED``) unless
+``override="why"``, or the report's own ``"override"``, says why the data set leaves; it then tells that. Cases may have
+any numbers: one that a gate dropped is simply never added. `verify_data_set` checks a data set of any format;
+``open_stored(folder).cases(numbers)`` gives the cases of one back, exactly.
 """
 
 from medidiff.export.about import About

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -67,10 +68,11 @@ def _limits(layout: Layout) -> tuple[str, ...]:
 
 
 def _verdict(gates: Mapping[str, Any]) -> Iterator[str]:
-    if gates["Passed"]:
+    if gates["Holds"]:
         yield "The gates hold."
     else:
-        yield "**The gates were overridden: " + ("they do not hold.**" if "Report" in gates else "they were not run.**")
+        met = "do not hold" if "Report" in gates else "were not run"
+        yield f"**The gates {met}.** Why the data set left all the same: {gates['Override']}"
     figures = list(_figures(gates.get("Report", {})))
     if figures:
         yield "\n| figure | value |\n|---|---|"
@@ -84,15 +86,16 @@ def _figures(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str,
             yield from _figures(value, f"{before}{key}.")
         elif isinstance(value, str | int | float | bool):
             text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            yield f"{before}{key}".replace("|", "/"), " ".join(text.replace("|", "/").split())
+            if text := " ".join(text.replace("|", "/").split()):
+                yield f"{before}{key}".replace("|", "/"), text
 
 
 def _head(layout: Layout) -> str:
     about = layout.about
     lines = (
         "---",
-        f"license: {about.licence.lower()}",
-        f'pretty_name: "{about.title}"',
+        f"license: {json.dumps(about.licence.lower())}",
+        f"pretty_name: {json.dumps(about.title)}",
         "tags: [synthetic, medical, " + about.anatomy + "]",
         "configs:",
         "  - config_name: default",

@@ -38,7 +38,7 @@ class DataSet:
         return self.layout.about
 
     def gates(self) -> dict[str, Any]:
-        """``gates.json``: whether the gates hold or were overridden, and their report if there is one.
+        """``gates.json``: whether the gates hold or why they were overridden, and their report if there is one.
 
         Raises:
             InputError: ``E-DATASET``, it is missing or damaged.

@@ -100,9 +100,9 @@ def _gates(stored: DataSet) -> str:
         told = stored.gates()
     except InputError:
         return ""
-    if told.get("Passed") is True:
+    if told.get("Holds") is True:
         return "hold"
-    return "overridden" if told.get("Overridden") is True else ""
+    return "overridden" if told.get("Override") else ""
 
 
 def _whole(stored: DataSet, there: set[str]) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medidiff.case import MARK, Case
-from medidiff.errors import InputError, OutputError, SettingsError
+from medidiff.errors import InputError, OutputError, SettingsError, printable
 from medidiff.export.about import About
 from medidiff.export.card import card
 from medidiff.export.croissant import croissant
@@ -104,20 +104,20 @@ class DataSetWriter:
             self._refuse("a data set that is whole and has no such case")
         self._layout.add(case)
 
-    def close(self, report: Mapping[str, Any] | None, *, without_gates: bool = False) -> None:
+    def close(self, report: Mapping[str, Any] | None, *, override: str = "") -> None:
         """Write what tells of all the cases; the data set is whole afterwards, and nobody else may be adding to it.
 
         Args:
-            report: of the gates, JSON values; its ``"passed"`` says whether they hold.
-            without_gates: write the data set although there is no report, or one that does not say passed; this
-                stands in the data set.
+            report: of the gates, JSON values. They hold when its ``"refusal"`` is empty text; its ``"override"`` may
+                say why the data set leaves all the same.
+            override: the same said here, for a data set without a report; one line, which stands in the data set.
 
         Raises:
             SettingsError: ``E-UNGATED``, the gates do not hold and nothing overrides them.
             InputError: ``E-DATASET``, there is no case.
             OutputError: the system refuses.
         """
-        gates = _gates(report, without_gates=without_gates)
+        gates = _gates(report, override)
         if self._done is not None:
             return
         numbers = self._layout.numbers()
@@ -158,11 +158,14 @@ def _manifest_or_nothing(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _gates(report: Mapping[str, Any] | None, *, without_gates: bool) -> dict[str, Any]:
-    passed = report is not None and report.get("passed") is True
-    if not passed and not without_gates:
-        found = "no report of the gates" if report is None else "a report of the gates that does not say passed"
-        mend = "Run the gates with a training index, or write it all the same with --without-gates, which is recorded."
-        raise SettingsError("E-UNGATED", found, wanted="a report that says passed", mend=mend)
+def _gates(report: Mapping[str, Any] | None, override: str) -> dict[str, Any]:
+    told = {} if report is None else report
+    holds = told.get("refusal") == ""
+    reason = printable(override or str(told.get("override") or "")).strip()
+    if not holds and not reason:
+        found = "no report of the gates" if report is None else "gates that do not hold"
+        mend = "Run the gates with a training index; an override that says why it leaves all the same is recorded."
+        raise SettingsError("E-UNGATED", found, wanted="a report without a refusal", mend=mend)
     kept = {} if report is None else {"Report": _plain(report)}
-    return {"Synthetic": True, "Description": MARK, "Passed": passed, "Overridden": not passed} | kept
+    said = {"Synthetic": True, "Description": MARK, "Holds": holds, "Override": "" if holds else reason}
+    return said | kept
