@@ -230,4 +230,8 @@ INPUT: Rows = {
         "The transform from voxels to the patient is impossible, or the two that NIfTI holds disagree.",
         "Repair the header; or choose one with --on-xform sform or --on-xform qform.",
     ),
+    "E-UNJUDGED": (
+        "The copy gate cannot compare this scan: it shows no single brain of a head's size.",
+        "Give brain-extracted T1w scans, one volume each.",
+    ),
 }

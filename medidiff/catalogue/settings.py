@@ -94,6 +94,14 @@ PRIOR: Rows = {
         "Remove it, or train into another folder.",
     ),
     "E-DIVERGED": ("Training has lost its way: the loss is no longer a number.", "Lower fit.rate in the recipe."),
+    "E-EMBEDDING": (
+        "The mean brain of the copy gate is not there or broken.",
+        "Install medidiff again, or make it again with pipelines/embedding.py.",
+    ),
+    "E-INDEX": (
+        "The index of the training scans is not there, broken, or of another embedding or other scans.",
+        "Make it again with pipelines/index.py from the scans that the prior was trained on.",
+    ),
     "E-MODEL-NONFINITE": (
         "The network answered with NaN or infinity; nothing was written.",
         "Run it with --device cpu; if it stays, the prior does not fit this scan.",

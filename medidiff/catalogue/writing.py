@@ -47,6 +47,10 @@ BOTH_WAYS: Rows = {
 }
 
 OUTPUT: Rows = {
+    "E-COPIES": (
+        "More invented scans are like a training scan than false alarms explain, or none passed the copy gate.",
+        "Train the prior on more scans or for less long; an override is recorded with the data set.",
+    ),
     "E-DISK": ("The disk is full.", "Free some space and run the same command again; nothing half is left."),
     "E-EXISTS": (
         "The output folder holds another data set, files that would mix with the new ones, or a prior of the name.",
@@ -55,6 +59,10 @@ OUTPUT: Rows = {
     "E-LOCKED": (
         "Another run of medidiff is writing to the same output.",
         "Wait until it is done, or choose another output; the lock of a run that was killed is gone by itself.",
+    ),
+    "E-NOINDEX": (
+        "Invented scans cannot be compared with the training scans, as no index of them is given.",
+        "Make one with pipelines/index.py; an override is recorded with the data set.",
     ),
     "E-OUT": ("The output cannot be written there.", "Choose a folder that exists and that you may write to."),
     "E-OVERWRITE": (
