@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from small_prior import small_prior
+from whole_cases import small_coarse
 
 import medidiff.cli as cli
 from medidiff.prior import BUNDLED, Prior, list_priors
+from medidiff.prior.coarse import WHOLE
 from tests.cli_cases import document, refused
 
 
@@ -22,14 +24,32 @@ def folder(tmp_path):
 
 def test_every_bundled_prior_is_listed_with_what_its_card_says(capsys):
     told = {each["prior"]: each for each in document(["priors"], capsys)["priors"]}
-    assert set(told) == {path.stem for path in BUNDLED.glob("*.safetensors")}
-    for name, each in told.items():
+    fine = {path.stem for path in BUNDLED.glob("*.safetensors")}
+    assert set(told) == fine | {path.stem for path in WHOLE.glob("*.json")}
+    for name in fine:
+        each = told[name]
         card, prior = json.loads((BUNDLED / f"{name}.json").read_text(encoding="utf-8")), Prior.load(name)
         told_of = ("modality", "contrasts", "summary", "intended_use", "limits", "licence", "noise", "weights_sha256")
         assert {key: each[key] for key in told_of} == {key: card[key] for key in told_of}
         assert each["weights"] == sum(weight.numel() for weight in prior.denoiser.state_dict().values())
         assert each["size_bytes"] == (BUNDLED / f"{name}.safetensors").stat().st_size
         assert (each["bundled"], each["problem"]) == (True, "")
+
+
+def test_a_coarse_prior_is_listed_with_what_may_be_asked(folder, capsys):
+    small_coarse().save(folder)
+    told = {each["prior"]: each for each in document(["priors", "--folder", str(folder)], capsys)["priors"]}[
+        "tiny-coarse.json"
+    ]
+    assert (told["ages"], told["sexes"], told["heads"], told["problem"]) == ([20.0, 60.0], ["F", "M"], 2, "")
+    assert cli.main(["priors", "--folder", str(folder)]) == 0
+    assert "T1w, 20 to 60 years, F or M" in capsys.readouterr().out
+    weights = folder / "tiny-coarse.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    told = {each["prior"]: each for each in document(["priors", "--folder", str(folder)], capsys)["priors"]}[
+        "tiny-coarse.json"
+    ]
+    assert "E-WEIGHTS" in told["problem"]
 
 
 def test_the_text_says_name_use_range_and_limits(capsys):

@@ -137,7 +137,7 @@ def test_each_modality_gets_its_bundled_prior(monkeypatch, tmp_path):
 
 def test_the_bundled_priors_say_what_they_are_for():
     kinds = {path.stem: Prior.card_of(path.stem).modality for path in BUNDLED.glob("*.safetensors")}
-    assert kinds == {DEFAULT_PRIOR: "MR", "fine-ct": "CT"}
+    assert kinds == {DEFAULT_PRIOR: "MR", "fine-ct": "CT", "middle-t1": "MR"}
     assert fitting_prior(body(), None)[0].card.name == "fine-ct"
 
 

@@ -43,7 +43,7 @@ DOORS = {
     "mlflow": ("medidiff.tracking",),
     "skimage": ("medidiff.metrics.*", "medidiff.physics.lowdose"),
     "matplotlib": ("medidiff.report",),
-    "monai": ("medidiff.diffusion.backbone", "medidiff.diffusion.attentive"),
+    "monai": ("medidiff.diffusion.backbone",),
 }
 DEVELOPMENT_ONLY = (  # in tests and validation only
     "bm4d",

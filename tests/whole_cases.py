@@ -26,9 +26,8 @@ COARSE = CoarseCard(
     labels=("CSF", "gray matter", "white matter"),
     shape=SHAPE,
     spacing_mm=4.0,
-    channels=(16, 16, 16),
-    blocks=1,
-    head=16,
+    channels=(8, 8),
+    blocks=(1, 1, 1),
     sigma=(0.02, 2.0),
     finer=("tiny-middle", "tiny"),
     heads=2,
@@ -49,7 +48,7 @@ COARSE_TINY = {
             {"pattern": "{subject}.nii.gz", "licence": "none", "split": "s", "contrast": "T1w", "participants": "p.tsv"}
         ],
     },
-    "model": {"channels": [16, 16, 16], "head": 16},
+    "model": {"channels": [8, 8], "blocks": [1, 1, 1]},
     "fit": {"images": 12, "batch": 2, "rate": 2e-3, "warmup": 4, "ema": 8.0, "sigma": [0.02, 2.0]},
     "watch": {"every": 6, "levels": [0.3], "steps": 2},
 }

@@ -32,7 +32,7 @@ from medidiff.gates.relief import relief_of
 from medidiff.volume import Geometry, Volume
 
 _HERE = Path(__file__).resolve().parent
-_INDEX = _HERE.parent / "medidiff" / "prior" / "bundled" / "coarse-t1.index.safetensors"
+_INDEX = _HERE.parent / "medidiff" / "prior" / "bundled" / "whole" / "coarse-t1.index.safetensors"
 _SET = "t1-ds002748"
 _Z = 1.959964
 _PARTS = ("unseen", "heart", "required", "others")

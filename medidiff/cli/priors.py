@@ -8,6 +8,7 @@ from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
 from medidiff.cli.verbs import Priors
 from medidiff.prior import Card, Listed, list_priors
+from medidiff.prior.coarse import CoarseCard
 
 __all__ = ["run"]
 
@@ -42,9 +43,23 @@ def _row(prior: Listed) -> list[str]:
     if card is None:
         return [_name(prior), "-", "-", "-", size, "-", "-", state]
     weights = f"{prior.weights / 1e6:.2f} M" if prior.weights else "-"
-    low, high = (f"{100 * level:g}" for level in card.noise)
-    contrasts = " ".join(card.contrasts) or "-"
-    return [_name(prior), card.modality, contrasts, weights, size, f"{low} to {high}", card.licence, state]
+    noise = "-" if isinstance(card, CoarseCard) else " to ".join(f"{100 * level:g}" for level in card.noise)
+    contrasts = " ".join(_contrasts(card)) or "-"
+    return [_name(prior), card.modality, contrasts, weights, size, noise, card.licence, state]
+
+
+def _contrasts(card: Card | CoarseCard) -> tuple[str, ...]:
+    return card.vocabulary.contrasts if isinstance(card, CoarseCard) else card.contrasts
+
+
+def _scope(card: Card | CoarseCard) -> dict[str, object]:
+    """What may be asked of a coarse prior, or which noise a fine one knows."""
+    if not isinstance(card, CoarseCard):
+        noise = f"{100 * card.noise[0]:g} to {100 * card.noise[1]:g} % of {_full_scale(card)}"
+        return {"  noise": noise, "  trained on": f"{card.images} patches"}
+    low, high = card.vocabulary.ages
+    asked = f"{' '.join(card.vocabulary.contrasts)}, {low:g} to {high:g} years, {' or '.join(card.vocabulary.sexes)}"
+    return {"  may be asked": asked, "  trained on": f"{card.images} views of {card.heads} heads"}
 
 
 def _facts(prior: Listed) -> dict[str, object]:
@@ -55,9 +70,7 @@ def _facts(prior: Listed) -> dict[str, object]:
     facts |= {
         "  what it is": card.summary,
         "  for": card.intended_use,
-        "  noise": f"{100 * card.noise[0]:g} to {100 * card.noise[1]:g} % of {_full_scale(card)}",
-        "  trained on": f"{card.images} patches",
-    }
+    } | _scope(card)
     facts |= {f"  source {number}": source for number, source in enumerate(card.sources, 1)}
     return facts | {f"  limit {number}": limit for number, limit in enumerate(card.limits, 1)}
 
@@ -79,17 +92,24 @@ def _document(prior: Listed) -> dict[str, Any]:
     card = prior.card
     if card is None:
         return document
-    return document | {
-        "modality": card.modality,
-        "contrasts": card.contrasts,
-        "summary": card.summary,
-        "intended_use": card.intended_use,
-        "limits": card.limits,
-        "licence": card.licence,
-        "sources": card.sources,
-        "noise": card.noise,
-        "noise_is_a_share_of": _full_scale(card),
-        "images": card.images,
-        "metrics": card.metrics,
-        "weights_sha256": card.weights_sha256,
-    }
+    scope: dict[str, Any]
+    if isinstance(card, CoarseCard):
+        scope = {"ages": card.vocabulary.ages, "sexes": card.vocabulary.sexes, "heads": card.heads}
+    else:
+        scope = {"noise": card.noise, "noise_is_a_share_of": _full_scale(card)}
+    return (
+        document
+        | {
+            "modality": card.modality,
+            "contrasts": _contrasts(card),
+            "summary": card.summary,
+            "intended_use": card.intended_use,
+            "limits": card.limits,
+            "licence": card.licence,
+            "sources": card.sources,
+            "images": card.images,
+            "metrics": card.metrics,
+            "weights_sha256": card.weights_sha256,
+        }
+        | scope
+    )

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from medidiff.cli.verbs import Adapt, Deidentify, Demo, Export, Repairs, Train, Verb
+from medidiff.cli.verbs import Adapt, Deidentify, Demo, Export, Repairs, Synthesize, Train, Verb
 from medidiff.errors import InputError, MedidiffError, OutputError, SettingsError
 from medidiff.io import Found, Reading, ReadOptions, Scan, find
 from medidiff.io.account import Account, Used, count_files
@@ -158,7 +158,7 @@ class Session:
     def _place(self) -> Path:
         out: Path = self.verb.out  # type: ignore[union-attr] # asked only of verbs that have one
         whole = isinstance(self.verb, Train | Adapt | Demo) or getattr(self.verb, "all", False)
-        if isinstance(self.verb, Deidentify | Export):  # the folder is made to be given away
+        if isinstance(self.verb, Deidentify | Export | Synthesize):  # the folder is made to be given away
             return out.with_name(f"{out.name}.record.jsonl")
         if whole or not out.name.lower().endswith(_FILES):
             return out / _FOLDER_RECORD

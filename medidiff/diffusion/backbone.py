@@ -21,9 +21,9 @@ from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-__all__ = ["STEPS_PER_NAT", "Backbone", "BackboneShape", "fold", "unfold"]
+__all__ = ["MAPS", "STEPS_PER_NAT", "Backbone", "BackboneShape", "fold", "unfold"]
 
-_MAPS = 2  # trailing input channels that also modulate: certainty and noise level
+MAPS = 2  # trailing input channels that also modulate: certainty and noise level
 _TOLD = 32  # features that modulate the blocks
 _EMBEDDING = 64  # sinusoids that encode the diffusion level
 STEPS_PER_NAT = 200.0  # MONAI's embedding resolves whole time steps; one e-fold of σ becomes this many
@@ -109,9 +109,9 @@ class _Block(nn.Module):
 class _Told(nn.Module):
     """What modulates the blocks: certainty and noise level of each voxel, and the diffusion level of the image."""
 
-    def __init__(self) -> None:
+    def __init__(self, maps: int) -> None:
         super().__init__()
-        self.maps, self.mix = _Conv(_MAPS, _TOLD, size=1), _Conv(_TOLD, _TOLD, size=1)
+        self.maps, self.mix = _Conv(maps, _TOLD, size=1), _Conv(_TOLD, _TOLD, size=1)
         self.level = nn.Linear(_EMBEDDING, _TOLD)
 
     def forward(self, maps: Tensor, c_noise: Tensor) -> Tensor:
@@ -148,34 +148,37 @@ class Backbone(nn.Module):
     Args:
         inputs: channels of the input at full size.
         shape: width and depth.
+        outputs: channels of the answer.
+        maps: trailing channels of the input that also modulate.
     """
 
     multiple = 4  # sizes are padded to this; tiles must start on it
 
-    def __init__(self, inputs: int, shape: BackboneShape) -> None:
+    def __init__(self, inputs: int, shape: BackboneShape, *, outputs: int = 1, maps: int = MAPS) -> None:
         super().__init__()
+        self.outputs, self.maps = outputs, maps
         half, quarter = shape.channels
         down, middle, up = shape.blocks
         self.halo = 1 + 2 * (2 + 2 * down + 2 * up) + 4 * (1 + 2 * middle)  # voxels a convolution chain can see
-        self.told = nn.ModuleList((_Told(), _Told()))
+        self.told = nn.ModuleList((_Told(maps), _Told(maps)))
         self.stem = _Conv(8 * inputs, half)
         self.down = nn.ModuleList(_Block(half) for _ in range(down))
         self.shrink = _Conv(8 * half, quarter, size=1)
         self.middle = nn.ModuleList(_Block(quarter) for _ in range(middle))
         self.grow = _Conv(quarter, 8 * half, size=1)
         self.up = nn.ModuleList(_Block(half) for _ in range(up))
-        self.head = _silent(_Conv(half, 8))
+        self.head = _silent(_Conv(half, 8 * outputs))
         for weight in self.parameters():
             if weight.ndim == 5:  # as the features are, see `fold`
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        """(B, inputs, I, J, K) and (B,) level, ln σ-like -> (B, 1, I, J, K)."""
+        """(B, inputs, I, J, K) and (B,) level, ln σ-like -> (B, outputs, I, J, K)."""
         if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
             return self._by_slabs(x, c_noise)
         size = x.shape[-3:]
         x = nnf.pad(x, [p for n in reversed(size) for p in (0, -n % self.multiple)])
-        halves = nnf.avg_pool3d(x[:, -_MAPS:], 2).contiguous(memory_format=torch.channels_last_3d)
+        halves = nnf.avg_pool3d(x[:, -self.maps :], 2).contiguous(memory_format=torch.channels_last_3d)
         at_half, at_quarter = self.told[0](halves, c_noise), self.told[1](nnf.avg_pool3d(halves, 2), c_noise)
         fine = self.stem(fold(x))
         for block in self.down:
@@ -192,11 +195,11 @@ class Backbone(nn.Module):
         """The same for large volumes: the features are held once, and all else for a slab at a time."""
         size = x.shape[-3:]
         halved = [-(-n // self.multiple) * self.multiple // 2 for n in size]
-        halves, fine = (_features(x, channels, halved) for channels in (_MAPS, self.stem.conv.out_channels))
+        halves, fine = (_features(x, channels, halved) for channels in (self.maps, self.stem.conv.out_channels))
         for low, high in _slabs(fine):
             seen = _planes(x, 2 * low - 2, 2 * high + 2, sides=(2 * halved[1], 2 * halved[2]))
             fine[:, :, low:high] = self.stem.inside(fold(seen))
-            halves[:, :, low:high] = nnf.avg_pool3d(seen[:, -_MAPS:, 2:-2], 2)
+            halves[:, :, low:high] = nnf.avg_pool3d(seen[:, -self.maps :, 2:-2], 2)
         at_half = _Slabs(self.told[0], halves, c_noise)  # type: ignore[arg-type] # a ModuleList forgets its types
         at_quarter = _Slabs(self.told[1], nnf.avg_pool3d(halves, 2), c_noise)  # type: ignore[arg-type]
         for block in self.down:
@@ -210,7 +213,7 @@ class Backbone(nn.Module):
             fine[:, :, 2 * low : 2 * high] += unfold(self.grow.pointwise(coarse[:, :, low:high]))
         for block in self.up:
             block.overwrite(fine, at_half)  # type: ignore[operator]
-        answer = x.new_empty((x.shape[0], 1, *size))
+        answer = x.new_empty((x.shape[0], self.outputs, *size))
         for low, high in _slabs(fine):
             planes = unfold(self.head.inside(_planes(fine, low - 1, high + 1)))
             stop = min(2 * high, size[0])

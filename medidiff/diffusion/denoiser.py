@@ -26,7 +26,7 @@ from torch.nn import functional as nnf
 
 from medidiff.diffusion.condition import Condition
 
-__all__ = ["Denoiser", "Preconditioned", "diffuse", "expand_sigma", "restoration_loss", "with_noise"]
+__all__ = ["Denoiser", "Preconditioned", "diffuse", "expand_sigma", "local_mean", "restoration_loss", "with_noise"]
 
 NOISE_FLOOR = 1e-3  # σ_y below 0.1 % of the tissue maximum is treated as that: finer than any scan
 _LOSS_FLOOR = 0.01  # δ: share of the network's unit target below which an image's error no longer matters
@@ -92,7 +92,7 @@ class Preconditioned(nn.Module):
         total, measured = self.precision(level.flatten(), condition)
         guess = (x * level.pow(-2) + condition.image * measured) / total
         precise = total.sqrt()
-        detail = torch.asinh((guess - _local_mean(guess)) * precise)
+        detail = torch.asinh((guess - local_mean(guess)) * precise)
         if condition.stairs is None:
             steps = torch.zeros_like(guess)
         else:
@@ -132,5 +132,6 @@ def restoration_loss(
     return 0.5 * ((total * error.square()).flatten(1).mean(1) + _LOSS_FLOOR).log()
 
 
-def _local_mean(x: Tensor) -> Tensor:
+def local_mean(x: Tensor) -> Tensor:
+    """Mean of the 3 x 3 x 3 voxels about each, those beyond the faces left out."""
     return nnf.avg_pool3d(x, 3, stride=1, padding=1, count_include_pad=False)

@@ -5,11 +5,15 @@ is *given* of it is a measurement like any other, with a certainty for each chan
 for a draw to a mask, the image for a segmentation. Age, sex and contrast are told as numbers; each may be left out.
 
 Heads that stand in one frame are alike, so the mean and the variance of each voxel over the training heads are known.
-They are the prior of the preconditioning, in the place of EDM's single σ_d (Karras et al. 2022, section 5)::
+They are the prior of the preconditioning, in the place of EDM's single σ_d (Karras et al. 2022, section 5), and the
+network is shown the mean head as if it were a blurred measurement of the one that is sought::
 
     Λ = 1/σ² + 1/v + p        precision of all that is known, per voxel: state, prior N(μ, v), what is given
     m = (x_σ/σ² + μ/v + p y) / Λ
-    D = m + Λ^-½ F((x_σ - μ) c_in, (y - μ) c, c ; age, sex, contrast ; ln c_σ)
+    D = m + Λ^-½ F(x_σ c_in, μ, asinh((m - mean₃ₓ₃ₓ₃ m) Λ^½), 0 ; tissue, given ; certainty, noise, told ; ln c_σ)
+
+The first four channels are those of `Preconditioned`, so that a network that knows such scans can be a beginning: the
+mean head in the place of the measurement.
 """
 
 from __future__ import annotations
@@ -19,13 +23,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medidiff.diffusion.denoiser import expand_sigma
+from medidiff.diffusion.backbone import MAPS
+from medidiff.diffusion.denoiser import expand_sigma, local_mean
 from medidiff.errors import SettingsError
 
 __all__ = ["Asked", "WholeDenoiser", "whole_loss"]
 
 _GIVEN_ERROR = 0.02  # standard deviation of what is given about what it stands for
 _LOSS_FLOOR = 0.01  # as for `restoration_loss`
+_TYPICAL = 0.1  # standard deviation of a voxel over the heads, for the weight of the loss
+_TISSUE_SPREAD = 0.3  # standard deviation of a share of tissue over the heads, where there is any
+_MEAN_CERTAINTY = 0.125  # of the mean head: that of voxels twice as long along each axis
+_PARTS = 2  # image and tissue, each given or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,7 @@ class WholeDenoiser(nn.Module):
     """``E[x₀ | x_σ, asked]`` for whole heads.
 
     Args:
-        backbone: F, ``(maps (B, 3C, I, J, K), told (B, T), c_noise (B,)) -> (B, C, I, J, K)``.
+        backbone: F, ``(channels (B, inputs, I, J, K), c_noise (B,)) -> (B, C, I, J, K)``.
         mean: (C, I, J, K) μ over the training heads.
         deviation: (C, I, J, K) v^½ over the training heads, above 0.
         autocast: type that the network computes in; None for float32.
@@ -80,10 +89,15 @@ class WholeDenoiser(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
 
-    @property
-    def typical(self) -> Tensor:
-        """σ_d: root mean square of v^½ over the voxels, of all channels."""
-        return self.deviation.square().mean().sqrt()
+    @staticmethod
+    def inputs(channels: int) -> int:
+        """Channels that the network reads but for those that modulate, for a state of so many."""
+        return 4 + (channels - 1) + channels
+
+    @staticmethod
+    def maps(told: int) -> int:
+        """Channels that modulate: certainty and noise as for `Preconditioned`, what is told, and what is given."""
+        return MAPS + told + _PARTS
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Asked) -> Tensor:
         """(B, C, I, J, K) state, σ as a scalar or (B,) -> (B, C, I, J, K)."""
@@ -92,14 +106,21 @@ class WholeDenoiser(nn.Module):
         prior = self.deviation.square().reciprocal()
         total = level.pow(-2) + prior + given
         guess = (x * level.pow(-2) + self.mean * prior + condition.given * given) / total
-        typical = self.typical
-        seen = (x - self.mean) * (level.square() + typical.square()).rsqrt()
-        known = (condition.given - self.mean) * condition.certainty / typical
-        maps = torch.cat([seen, known, condition.certainty], dim=1)
-        c_noise = -0.5 * torch.log1p((typical / level.flatten()).square())
+        c_noise = -0.5 * torch.log1p(level.flatten().pow(-2))
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            residual: Tensor = self.backbone(maps, condition.told, c_noise)
+            residual: Tensor = self.backbone(self._channels(x, level, guess, total, condition), c_noise)
         return guess + residual.float() * total.rsqrt()
+
+    def _channels(self, x: Tensor, level: Tensor, guess: Tensor, total: Tensor, condition: Asked) -> Tensor:
+        image, c_in = guess[:, :1], (1.0 + level.square()).rsqrt()
+        detail = torch.asinh((image - local_mean(image)) * total[:, :1].sqrt())
+        mean = self.mean[None].expand_as(x)
+        seen = [x[:, :1] * c_in, mean[:, :1], detail, torch.zeros_like(image)]
+        tissue = (x - mean)[:, 1:] * (level.square() + _TISSUE_SPREAD**2).rsqrt()
+        known = (condition.given - mean) * condition.certainty
+        told = condition.told[:, :, None, None, None].expand(-1, -1, *x.shape[-3:])
+        measured = [torch.full_like(image, _MEAN_CERTAINTY), torch.zeros_like(image)]
+        return torch.cat([*seen, tissue, known, *measured, told, condition.certainty[:, :_PARTS]], dim=1)
 
 
 def whole_loss(denoiser: WholeDenoiser, x: Tensor, condition: Asked, *, sigma: Tensor, state: Tensor) -> Tensor:
@@ -113,5 +134,5 @@ def whole_loss(denoiser: WholeDenoiser, x: Tensor, condition: Asked, *, sigma: T
         state: (B, C, I, J, K) diffused heads.
     """
     error: Tensor = denoiser(state, sigma, condition) - x
-    weight = sigma.pow(-2) + denoiser.typical.pow(-2)
+    weight = sigma.pow(-2) + _TYPICAL**-2
     return 0.5 * (weight * error.square().flatten(1).mean(1) + _LOSS_FLOOR).log()

@@ -14,7 +14,7 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors.torch import save
 
-from medidiff.diffusion.attentive import Attentive, AttentiveShape
+from medidiff.diffusion.backbone import Backbone, BackboneShape
 from medidiff.diffusion.whole import WholeDenoiser
 from medidiff.errors import PriorError
 from medidiff.prior.asking import Vocabulary
@@ -22,11 +22,21 @@ from medidiff.prior.prior import BUNDLED, read_card_text, replace_file
 from medidiff.prior.weights import read_weights
 from medidiff.volume import Geometry
 
-__all__ = ["DEFAULT_COARSE", "CoarseCard", "CoarsePrior", "build_whole"]
+__all__ = [
+    "DEFAULT_COARSE",
+    "WHOLE",
+    "CoarseCard",
+    "CoarsePrior",
+    "build_whole",
+    "coarse_card_path",
+    "read_coarse_card",
+    "whole_backbone",
+]
 
 WHOLE = BUNDLED / "whole"
 DEFAULT_COARSE = "coarse-t1"
-_Width = Annotated[int, Field(ge=16, le=1024, multiple_of=16)]
+_Width = Annotated[int, Field(ge=1, le=1024)]
+_Depth = Annotated[int, Field(ge=0, le=64)]
 _Side = Annotated[int, Field(ge=8, le=512, multiple_of=8)]
 
 
@@ -43,9 +53,8 @@ class CoarseCard:
         labels: names of the channels after the image.
         shape: voxels of the frame along right, front and head.
         spacing_mm: side of its cubic voxels.
-        channels: features of the network at half, quarter and eighth size.
-        blocks: residual blocks at each size.
-        head: features of one attention head.
+        channels: features of the network at half and at quarter size.
+        blocks: residual blocks down, at quarter size, and up.
         sigma: lowest and highest diffusion level that it practised on.
         finer: priors that bring a draw to finer voxels, each halving their side.
         heads: training subjects.
@@ -69,9 +78,8 @@ class CoarseCard:
     labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=16)]
     shape: tuple[_Side, _Side, _Side]
     spacing_mm: Annotated[float, Field(gt=0)]
-    channels: tuple[_Width, _Width, _Width]
-    blocks: Annotated[int, Field(ge=1, le=8)]
-    head: Annotated[int, Field(ge=8, le=256)]
+    channels: tuple[_Width, _Width]
+    blocks: tuple[_Depth, _Depth, _Depth]
     sigma: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
     finer: tuple[str, ...]
     heads: int
@@ -127,8 +135,7 @@ class CoarsePrior:
         Raises:
             PriorError: no such prior, or one that is broken or does not match its card.
         """
-        path = _card_path(source)
-        card = CoarseCard.from_json(read_card_text(path), file=path.name)
+        path, card = coarse_card_path(source), read_coarse_card(source)
         weights = read_weights(path.with_suffix(".safetensors"), sha256=card.weights_sha256)
         with torch.device("meta"):  # shapes only: a card must not be able to fill the memory
             wanted = {name: tensor.shape for name, tensor in build_whole(card).state_dict().items()}
@@ -155,15 +162,31 @@ class CoarsePrior:
 
 def build_whole(card: CoarseCard) -> WholeDenoiser:
     """The untrained network that a card describes."""
-    count = 1 + len(card.labels)
+    shape = BackboneShape(card.channels, card.blocks)
+    size = (1 + len(card.labels), *card.shape)
     with torch.random.fork_rng(devices=[]):  # its first weights must not move anybody's random numbers
-        shape = AttentiveShape(card.channels, card.blocks, card.head)
-        backbone = Attentive(3 * count, card.vocabulary.numbers, count, shape)
-    size = (count, *card.shape)
+        backbone = whole_backbone(shape, size[0], card.vocabulary)
     return WholeDenoiser(backbone, torch.zeros(size), torch.ones(size))
 
 
-def _card_path(source: str | Path) -> Path:
+def whole_backbone(shape: BackboneShape, channels: int, vocabulary: Vocabulary) -> Backbone:
+    """A network for states of so many channels, and what a vocabulary tells."""
+    maps = WholeDenoiser.maps(vocabulary.numbers)
+    return Backbone(WholeDenoiser.inputs(channels) + maps, shape, outputs=channels, maps=maps)
+
+
+def read_coarse_card(source: str | Path) -> CoarseCard:
+    """The card of a coarse prior alone, named as for `CoarsePrior.load`."""
+    path = coarse_card_path(source)
+    return CoarseCard.from_json(read_card_text(path), file=path.name)
+
+
+def coarse_card_path(source: str | Path) -> Path:
+    """Where the card of a coarse prior lies, named as for `CoarsePrior.load`.
+
+    Raises:
+        PriorError: ``E-PRIOR``, there is none.
+    """
     named = WHOLE / f"{source}.json"
     if isinstance(source, str) and named.is_file():
         return named

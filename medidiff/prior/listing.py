@@ -7,9 +7,12 @@ from pathlib import Path
 
 from medidiff.errors import PriorError
 from medidiff.prior.card import Card
+from medidiff.prior.coarse import WHOLE, CoarseCard, CoarsePrior, read_coarse_card
 from medidiff.prior.prior import BUNDLED, Prior
 
 __all__ = ["Listed", "list_priors"]
+
+_CARD_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Listed:
 
     file: Path
     bundled: bool
-    card: Card | None
+    card: Card | CoarseCard | None
     weights: int
     size_bytes: int
     problem: str = ""
@@ -43,6 +46,7 @@ def list_priors(folder: Path | None = None) -> list[Listed]:
         PriorError: ``E-PRIOR``, the folder is none, or holds no weights.
     """
     found = [_listed(path, bundled=True) for path in sorted(BUNDLED.glob("*.safetensors"))]
+    found += [_listed(card.with_suffix(".safetensors"), bundled=True) for card in sorted(WHOLE.glob("*.json"))]
     if folder is None:
         return found
     if not folder.is_dir():
@@ -56,12 +60,18 @@ def list_priors(folder: Path | None = None) -> list[Listed]:
 
 def _listed(path: Path, *, bundled: bool) -> Listed:
     size = path.stat().st_size
+    kind = CoarsePrior if _is_coarse(path) else Prior
     try:
-        card = Prior.card_of(path)
+        card = read_coarse_card(path) if kind is CoarsePrior else Prior.card_of(path)
     except PriorError as error:
         return Listed(path, bundled, None, 0, size, str(error))
     try:
-        prior = Prior.load(path)
+        prior = kind.load(path)
     except PriorError as error:
         return Listed(path, bundled, card, 0, size, str(error))
     return Listed(path, bundled, card, sum(weight.numel() for weight in prior.denoiser.parameters()), size)
+
+
+def _is_coarse(weights: Path) -> bool:
+    card = weights.with_suffix(".json")
+    return card.is_file() and '"kind": "coarse"' in card.read_text("utf-8", errors="replace")[:_CARD_BYTES]

@@ -9,33 +9,43 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from medidiff.diffusion.attentive import Attentive, AttentiveShape
+from medidiff.diffusion.backbone import MAPS, Backbone, BackboneShape
+from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.diffusion.draws import generators_for
 from medidiff.diffusion.samplers import dpmpp_2m
 from medidiff.diffusion.sigma import karras
 from medidiff.diffusion.start import informed
 from medidiff.diffusion.whole import Asked, WholeDenoiser, whole_loss
+from medidiff.errors import PriorError
 from medidiff.io.files.names import safe_pattern
+from medidiff.prior import Prior
 from medidiff.prior.asking import Vocabulary
-from medidiff.prior.coarse import CoarseCard, CoarsePrior
+from medidiff.prior.coarse import CoarseCard, CoarsePrior, whole_backbone
 from medidiff.training.coarse_recipe import CoarseRecipe
 from medidiff.training.fit import FitState
 from medidiff.training.heads import LABELS, Heads, about, read_heads
-from medidiff.training.loop import Event, Looked, Started, go_on, resume
+from medidiff.training.loop import CHECKPOINT, Event, Looked, Started, go_on, resume
 
-__all__ = ["train_coarse"]
+__all__ = ["begin_with", "train_coarse"]
 
 _STATISTICS = 200  # varied heads whose mean and variance the preconditioning knows
 _LOOKS = 2  # varied views of each validation head
 
 
 def train_coarse(
-    recipe: CoarseRecipe, pack: Path, out: Path, *, device: str = "cpu", autocast: torch.dtype | None = None
+    recipe: CoarseRecipe,
+    folder: Path,
+    pack: Path,
+    out: Path,
+    *,
+    device: str = "cpu",
+    autocast: torch.dtype | None = None,
 ) -> Iterator[Event]:
     """Train a coarse prior, or go on with one, as `medidiff.training.run.train` does.
 
     Args:
         recipe: of the run.
+        folder: where the recipe lies.
         pack: of heads, from ``pipelines/prepare.py``.
         out: folder for the checkpoint and the prior.
         device: where to compute.
@@ -47,7 +57,8 @@ def train_coarse(
     trained, watched = (read_heads(pack, part=part) for part in ("train", "validation"))
     vocabulary, fingerprint = about(trained)
     heads = Heads(trained, recipe, vocabulary, device=device)
-    denoiser = _untrained(recipe, vocabulary, heads, autocast)
+    begin = _start(recipe, folder) if recipe.start and not (out / CHECKPOINT).is_file() else None
+    denoiser = _untrained(recipe, vocabulary, heads, autocast, begin)
     state = FitState(recipe, device=device, denoiser=denoiser)
     resume(state, recipe, out, fingerprint=fingerprint)
     published = _published(recipe)
@@ -67,7 +78,6 @@ def train_coarse(
             spacing_mm=recipe.data.spacing_mm,
             channels=recipe.model.channels,
             blocks=recipe.model.blocks,
-            head=recipe.model.head,
             sigma=recipe.fit.sigma,
             finer=recipe.finer,
             heads=len(trained),
@@ -95,14 +105,46 @@ def train_coarse(
 
 
 def _untrained(
-    recipe: CoarseRecipe, vocabulary: Vocabulary, heads: Heads, autocast: torch.dtype | None
+    recipe: CoarseRecipe, vocabulary: Vocabulary, heads: Heads, autocast: torch.dtype | None, start: Prior | None = None
 ) -> WholeDenoiser:
-    count, model = 1 + len(LABELS), recipe.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        shape = AttentiveShape(model.channels, model.blocks, model.head)
-        backbone = Attentive(3 * count, vocabulary.numbers, count, shape)
+        shape = BackboneShape(recipe.model.channels, recipe.model.blocks)
+        backbone = whole_backbone(shape, 1 + len(LABELS), vocabulary)
+    if start is not None:
+        begin_with(backbone, start)
     return WholeDenoiser(backbone, *heads.statistics(_STATISTICS), autocast=autocast)
+
+
+def begin_with(backbone: Backbone, start: Prior) -> None:
+    """Take over the weights of a fine prior; what it does not have, channels of tissue and told numbers, starts at 0.
+
+    Raises:
+        PriorError: ``E-START``, the prior has another width or depth.
+    """
+    own = backbone.state_dict()
+    for name, weight in start.denoiser.backbone.state_dict().items():
+        grown = own[name].zero_() if name in own else weight.new_zeros(())
+        if grown.ndim != weight.ndim or any(n < m for n, m in zip(grown.shape, weight.shape, strict=True)):
+            found = f"the prior '{start.card.name}', of another width or depth"
+            raise PriorError("E-START", found, wanted="the same channels and blocks", attribute="start")
+        if name == "stem.conv.weight":
+            _grow_stem(grown, weight)
+        else:
+            grown[tuple(slice(0, n) for n in weight.shape)] = weight
+    backbone.load_state_dict(own)
+
+
+def _grow_stem(grown: Tensor, weight: Tensor) -> None:
+    """The stem reads the image's channels first, and certainty and noise where the maps that modulate begin."""
+    image, read = 8 * (Preconditioned.channels - MAPS), WholeDenoiser.inputs(1 + len(LABELS))
+    grown[:, :image] = weight[:, :image]
+    grown[:, 8 * read : 8 * (read + MAPS)] = weight[:, image:]
+
+
+def _start(recipe: CoarseRecipe, folder: Path) -> Prior:
+    path = folder / recipe.start
+    return Prior.load(path if path.with_suffix(".json").is_file() else recipe.start)
 
 
 def _whole(module: nn.Module) -> WholeDenoiser:

@@ -12,24 +12,26 @@ from pydantic import AfterValidator, Field
 from medidiff.training.recipe import (
     STRICT,
     Count,
+    Depth,
     FitRecipe,
     Positive,
     Recipe,
     Share,
     Text,
     Weight,
+    Width,
     read_as,
     relative,
 )
 
 __all__ = [
     "AskedRecipe",
-    "AttentiveRecipe",
     "CoarseRecipe",
     "HeadSource",
     "HeadsRecipe",
     "Variation",
     "WatchRecipe",
+    "WholeRecipe",
     "read_any",
 ]
 
@@ -123,27 +125,17 @@ class AskedRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentiveRecipe:
+class WholeRecipe:
     """The network.
 
     Args:
-        channels: features at half, quarter and eighth size, multiples of 16.
-        blocks: residual blocks at each size.
-        head: features of one attention head; divides the last of `channels`.
+        channels: features at half and at quarter size.
+        blocks: residual blocks down, at quarter size, and up.
     """
 
     __pydantic_config__ = STRICT
-    channels: tuple[
-        Annotated[int, Field(ge=16, le=1024, multiple_of=16, strict=True)],
-        Annotated[int, Field(ge=16, le=1024, multiple_of=16, strict=True)],
-        Annotated[int, Field(ge=16, le=1024, multiple_of=16, strict=True)],
-    ] = (32, 64, 128)
-    blocks: Annotated[int, Field(ge=1, le=8, strict=True)] = 1
-    head: Annotated[int, Field(ge=8, le=256, strict=True)] = 32
-
-    def __post_init__(self) -> None:
-        if self.channels[-1] % self.head:
-            raise ValueError("head must divide the last of channels")
+    channels: tuple[Width, Width] = (48, 128)
+    blocks: tuple[Depth, Depth, Depth] = (1, 5, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +164,8 @@ class CoarseRecipe:
         summary: one sentence for the card.
         data: where the heads are.
         fit: how the weights are found.
+        start: fine prior of the same width whose weights the run begins with, a bundled name or a path relative to the
+            recipe; empty for none.
         finer: names of the priors that bring a draw to finer voxels, each halving their side.
         modality: DICOM's word for what the scans are.
         licence: of the weights, for the card.
@@ -189,13 +183,14 @@ class CoarseRecipe:
     summary: Text
     data: HeadsRecipe
     fit: FitRecipe
+    start: Annotated[Text, AfterValidator(relative)] = ""
     finer: Annotated[tuple[Text, ...], Field(max_length=4)] = ()
     modality: Literal["MR"] = "MR"
     licence: Text = "Apache-2.0"
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     variation: Variation = field(default_factory=Variation)
     asked: AskedRecipe = field(default_factory=AskedRecipe)
-    model: AttentiveRecipe = field(default_factory=AttentiveRecipe)
+    model: WholeRecipe = field(default_factory=WholeRecipe)
     limits: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
     watch: WatchRecipe = field(default_factory=WatchRecipe)
 

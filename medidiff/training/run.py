@@ -58,7 +58,7 @@ def train(
     """
     recipe = read_any(recipe_path)
     if isinstance(recipe, CoarseRecipe):
-        yield from train_coarse(recipe, _pack_of_heads(data), out, device=device, autocast=autocast)
+        yield from train_coarse(recipe, recipe_path.parent, _pack_of_heads(data), out, device=device, autocast=autocast)
         return
     scans, weights = load_scans(recipe, recipe_path.parent, data, part="train")
     watched, _ = load_scans(recipe, recipe_path.parent, data, part="validation", most=recipe.validation.scans)
