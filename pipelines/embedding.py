@@ -15,7 +15,7 @@ from pathlib import Path
 from index import options, scans_of, subjects
 
 from medidiff.errors import MedidiffError
-from medidiff.gates import MEASURES, Embedding, build_index
+from medidiff.gates import Embedding, build_index
 from medidiff.gates.average import mean_brain
 from medidiff.gates.brain import brain_of
 
@@ -35,11 +35,10 @@ def made(data: Path, out: Path) -> Embedding:
     files = subjects(data, "train")
     mean = mean_brain([brain_of(volume) for volume in scans_of(files)])
     about = ABOUT | {"scans": len(files)}
-    Embedding(mean, dict.fromkeys(MEASURES, 1.0), "").save(out, about)
+    Embedding(mean, {}, "").save(out, about)
     plain = Embedding.load(out)
     index = build_index(scans_of(files), held_out=scans_of(subjects(data, "validation")), embedding=plain)
-    thresholds = {name: round(value, 4) for name, value in index.thresholds.items()}
-    dataclasses.replace(plain, thresholds=thresholds).save(out, about)
+    dataclasses.replace(plain, thresholds=index.thresholds).save(out, about)
     return Embedding.load(out)
 
 
@@ -53,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except MedidiffError as refusal:
         print(refusal, file=sys.stderr)
         return refusal.exit_code
-    print(f"sha256 {embedding.sha256}; " + ", ".join(f"{k} {v}" for k, v in embedding.thresholds.items()))
+    print(f"sha256 {embedding.sha256}; " + ", ".join(f"{k} {v:.3f}" for k, v in embedding.thresholds.items()))
     return 0
 
 

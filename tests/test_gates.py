@@ -231,6 +231,19 @@ def test_few_people_get_the_thresholds_that_were_shipped():
     assert few.thresholds == pytest.approx(dict(Embedding.shipped().thresholds))
 
 
+def test_a_threshold_of_few_people_is_drawn_to_the_shipped_one():
+    from medidiff.gates.index import _threshold
+
+    values = list(np.linspace(0.2, 0.3, 10))
+    own, shipped = far_quantile(values), 0.37
+    assert _threshold(values, [], None) == pytest.approx(min(own, 0.6))
+    assert _threshold(values, [], shipped) == pytest.approx((10 * own + 20 * shipped) / 30)
+    assert _threshold(values * 100, [], shipped) == pytest.approx(far_quantile(values * 100), abs=0.01)
+    assert _threshold(values[:7], [], shipped) == shipped
+    assert _threshold(values, [0.5], shipped) == 0.5
+    assert _threshold(values, [0.9], shipped) == 0.6  # no higher than what counts as one person
+
+
 def test_no_held_out_scan_is_flagged_by_the_index_that_it_calibrated():
     index = build_index([scan(person(0)), scan(person(1))], held_out=[scan(bent(person(0), 4.0, seed=5))])
     assert index.thresholds["embedding"] > Embedding.shipped().thresholds["embedding"]

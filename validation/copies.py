@@ -152,6 +152,8 @@ def table_of(copies: Sequence[Judged], unseen: Sequence[Judged]) -> str:
 
 
 def _alarms(unseen: Sequence[Judged]) -> list[str]:
+    if not unseen:
+        return []
     lines = ["", "| unseen scans | n | flagged by embedding | 95 % | with voxels | 95 % | not judged |"]
     lines.append("|---|--:|--:|---|--:|---|--:|")
     plain = [each for each in unseen if each.kind == "as it is"]
@@ -164,14 +166,13 @@ def _alarms(unseen: Sequence[Judged]) -> list[str]:
                 f"| {name} | {n} | {first} ({first / n:.3f}) | {_interval(first, n)} "
                 f"| {both} ({both / n:.3f}) | {_interval(both, n)} | {unjudged} |"
             )
-    if unseen:
-        subjects, bad = ({each.subject for each in some} for some in (unseen, [e for e in unseen if e.with_voxels]))
-        highest, seconds = max(each.score for each in unseen), np.median([each.seconds for each in unseen])
-        lines += [
-            "",
-            f"{len(bad)} of {len(subjects)} unseen subjects were flagged in any view; the highest reached "
-            f"{highest:.2f} of a threshold. Median {seconds:.2f} s a comparison on one core.",
-        ]
+    subjects, bad = ({each.subject for each in some} for some in (unseen, [e for e in unseen if e.with_voxels]))
+    highest, seconds = max(each.score for each in unseen), np.median([each.seconds for each in unseen])
+    lines += [
+        "",
+        f"{len(bad)} of {len(subjects)} unseen subjects were flagged in any view; the highest reached "
+        f"{highest:.2f} of a threshold. Median {seconds:.2f} s a comparison on one core.",
+    ]
     return lines
 
 

@@ -19,7 +19,7 @@ from medidiff.gates import likeness
 from medidiff.gates.brain import Array
 from medidiff.gates.embedding import DIMENSIONS, Embedding
 from medidiff.gates.relief import Relief, relief_of
-from medidiff.gates.thresholds import FEWEST, SAME, far_quantile
+from medidiff.gates.thresholds import FEWEST, SAME, SHIPPED_PEOPLE, far_quantile
 from medidiff.io.files.atomic import make_folder, write_file
 from medidiff.volume import Volume
 
@@ -153,7 +153,7 @@ def build_index(
     people = _people(known, vectors, network)
     alone = _nearest(known, known, vectors, network, apart=people)
     unseen = _nearest(others, known, vectors, network) if others else {name: [] for name in MEASURES}
-    thresholds = {name: _threshold(alone[name], unseen[name], network.thresholds[name]) for name in MEASURES}
+    thresholds = {name: _threshold(alone[name], unseen[name], network.thresholds.get(name)) for name in MEASURES}
     about: dict[str, int | str] = {"scans": len(known), "people": len(set(people)), "held_out": len(others)}
     return Index(tuple(hashes), vectors, thresholds, network.sha256, about)
 
@@ -209,7 +209,15 @@ def voxel_likenesses(query: Relief, known: Sequence[Relief]) -> dict[str, Array]
     }
 
 
-def _threshold(alone: Sequence[float], unseen: Sequence[float], shipped: float) -> float:
-    """The highest that different people ask for, at most what counts as one person."""
-    asked = [far_quantile(values) for values in (alone, unseen) if len(values) >= FEWEST]
-    return float(min(max([*(asked or [shipped]), *unseen]), SAME))
+def _threshold(alone: Sequence[float], unseen: Sequence[float], shipped: float | None) -> float:
+    """The highest that different people ask for, at most what counts as one person.
+
+    A quantile of few people is uncertain, so it is drawn to the shipped one as if that stood for twenty more.
+    """
+    asked = []
+    for values in (alone, unseen):
+        if len(values) >= FEWEST:
+            own = far_quantile(values)
+            drawn = 0.0 if shipped is None else SHIPPED_PEOPLE / (len(values) + SHIPPED_PEOPLE) * (shipped - own)
+            asked.append(own + drawn)
+    return float(min(max([*(asked or [shipped or SAME]), *unseen]), SAME))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-__all__ = ["FALSE_ALARMS", "FEWEST", "LARGEST_SHARE", "LEVEL", "SAME", "far_quantile", "too_many"]
+__all__ = ["FALSE_ALARMS", "FEWEST", "LARGEST_SHARE", "LEVEL", "SAME", "SHIPPED_PEOPLE", "far_quantile", "too_many"]
 
 SAME = 0.6
 """Whole-brain likeness from which two training scans count as one subject's when thresholds are made."""
@@ -24,7 +24,8 @@ LEVEL = 0.01
 FEWEST = 8
 """Different people that a threshold can be made from; with fewer, those shipped with the embedding hold."""
 
-_EULER = 0.5772156649
+SHIPPED_PEOPLE = 20
+"""As many people stand behind a shipped threshold when one is made from others."""
 
 
 def far_quantile(nearest: Sequence[float], chance: float = FALSE_ALARMS) -> float:
