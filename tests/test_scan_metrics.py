@@ -11,6 +11,7 @@ from medidiff.metrics import diversity as similarity
 from medidiff.metrics import ssim
 from medidiff.metrics.diversity import WEIGHTS, mean_similarity, ms_ssim, similarities
 from medidiff.metrics.features import random_features
+from medidiff.metrics.layout import LAYOUT, layout
 from medidiff.metrics.spectrum import band_difference_db, radial_power
 from medidiff.metrics.tissues import RADIOMICS, dice, radiomics, volumes_ml, wasserstein
 
@@ -237,3 +238,43 @@ def test_scans_without_features_are_refused():
         random_features(smooth(0), np.zeros(SHAPE))
     with pytest.raises(InputError, match="E-NONFINITE"):
         random_features(np.full(SHAPE, np.nan), EVERYWHERE)
+
+
+# ------------------------------------------------------------------------------------------------------------ layout
+
+
+def placed(image, table):
+    return dict(zip(LAYOUT, layout(image, table), strict=True))
+
+
+def symmetric():
+    """A ball with texture that is its own mirror image but for a little noise, and its labels."""
+    half = smooth(0)
+    noise = np.random.default_rng(1).normal(0, 0.02, SHAPE)
+    return ((half + half[::-1]) / 2 + noise) * ball(), labelled()
+
+
+def test_a_step_is_seen_along_its_axis_alone():
+    image, table = symmetric()
+    torn = image.copy()
+    torn[:, :, 33:] = np.roll(image, 6, axis=1)[:, :, 33:]
+    before, after = placed(image, table), placed(torn, table)
+    assert after["step across K"] > before["step across K"] + 0.3
+    assert abs(after["step across I"] - before["step across I"]) < 0.1
+
+
+def test_a_brain_that_is_no_mirror_image_is_seen_and_one_beside_the_middle_is_not():
+    image, table = symmetric()
+    beside = placed(np.roll(image, 1, axis=0), np.roll(table, 1, axis=0))
+    assert beside["asymmetry"] == pytest.approx(placed(image, table)["asymmetry"], abs=1e-6)
+    assert beside["mirrored label 1"] == 1
+    lopsided = placed(smooth(0) * ball(), np.where(np.indices(SHAPE)[0] < 30, table, 2 * (table > 0)))
+    assert lopsided["asymmetry"] > beside["asymmetry"] + 1
+    assert lopsided["mirrored label 1"] < 0.9
+
+
+def test_scans_without_layout_are_refused():
+    with pytest.raises(InputError, match="E-SHAPE"):
+        layout(np.ones((10, 64, 64)), np.ones((10, 64, 64)))
+    with pytest.raises(InputError, match="E-FLAT"):
+        layout(np.ones(SHAPE), labelled())

@@ -27,6 +27,7 @@ from scoring import Array, scored_scans
 from medidiff import io
 from medidiff.errors import InputError
 from medidiff.metrics.features import random_features
+from medidiff.metrics.layout import layout
 from medidiff.metrics.spectrum import radial_power
 from medidiff.metrics.tissues import radiomics, volumes_ml
 from medidiff.physics.framing import see_in_frame
@@ -86,6 +87,16 @@ class Brain:
     overlap: NDArray[np.float64]
     age: float = float("nan")
     sex: str = ""
+
+    @property
+    def layout(self) -> NDArray[np.float64]:
+        """Steps between planes and symmetry, of `medidiff.metrics.layout`."""
+        return layout(self.coarse, self.labels, count=len(TISSUES))
+
+    @property
+    def levels(self) -> NDArray[np.float64]:
+        """The spectrum in dB."""
+        return 10 * np.log10(self.spectrum)
 
 
 def label(coarse: Array) -> NDArray[np.uint8]:

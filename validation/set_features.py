@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from brains import Brain, rows
-from numpy.typing import NDArray
-from set_figures import standardised
+from set_figures import KINDS, standardised
 
 from medidiff.metrics.kernel import mean_discrepancy, polynomial_kernel
 
@@ -16,8 +15,9 @@ __all__ = ["CANDIDATES", "separations", "table"]
 CANDIDATES: dict[str, tuple[str, ...]] = {
     "random convolutions": ("features",),
     "radiomics of three tissues": ("radiomics",),
-    "power spectrum (dB)": ("spectrum",),
-    "all three, equal weight": ("features", "radiomics", "spectrum"),
+    "power spectrum (dB)": ("levels",),
+    "layout": ("layout",),
+    "a kernel of each, averaged": KINDS,
 }
 """Fields of `Brain` by what they are called in the table."""
 
@@ -39,7 +39,8 @@ def separations(
         found[candidate] = {}
         for name, judged in sets.items():
             pool = [*halved, *judged]
-            kernel = np.mean([polynomial_kernel(_columns(pool, field, len(halved))) for field in fields], axis=0)
+            values = [standardised(rows(pool, field), len(halved)) for field in fields]
+            kernel = np.mean([polynomial_kernel(each) for each in values], axis=0)
             rng = np.random.default_rng(seed)
             floors = []
             for _ in range(halvings):
@@ -49,11 +50,6 @@ def separations(
             value = mean_discrepancy(kernel, places, np.arange(len(halved), len(pool)))
             found[candidate][name] = value / float(np.std(floors))
     return found
-
-
-def _columns(pool: Sequence[Brain], field: str, fixed: int) -> NDArray[np.float64]:
-    values = rows(pool, field)
-    return standardised(10 * np.log10(values) if field == "spectrum" else values, fixed)
 
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:

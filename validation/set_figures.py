@@ -31,6 +31,8 @@ __all__ = [
 
 NEIGHBOUR = 3  # few cases: at the fifth nearly every ball holds something
 SHRINKAGE = 0.5
+KINDS = ("features", "radiomics", "levels", "layout")
+"""Of features, fields of `Brain`: KID averages a kernel of each, and neighbours are near in all of them together."""
 BANDS = ((0.0125, 0.1), (0.1, 0.2), (0.2, 0.35), (0.35, 0.5))  # cycles per mm
 MOST_FLOORS, MOST_UNLIKE = 2.0, 0.05
 _PAIRED = 48  # cases of a set whose MS-SSIM is read: pairs grow with the square
@@ -118,8 +120,10 @@ def compared(
 
 def _statistics(pool: Sequence[Brain], fixed: int, alike: NDArray[np.float64]) -> dict[str, Statistic]:
     """The figures as functions of cases of a pool; features are standardised by its first `fixed` cases."""
-    features, textures = (standardised(rows(pool, name), fixed) for name in ("features", "radiomics"))
-    kernel, distance = polynomial_kernel(features), distances(features)
+    kinds = {name: standardised(rows(pool, name), fixed) for name in KINDS}
+    features, textures = kinds["features"], kinds["radiomics"]
+    kernel = np.mean([polynomial_kernel(values) for values in kinds.values()], axis=0)
+    distance = distances(np.column_stack([values / np.sqrt(values.shape[1]) for values in kinds.values()]))
     spectra, volumes = rows(pool, "spectrum"), rows(pool, "volumes")
     volumes = np.column_stack((volumes, volumes.sum(axis=1)))
     found: dict[str, Statistic] = {
