@@ -18,11 +18,13 @@ from typing import Any
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 _HOME = {
+    "Cascade": "medidiff.synthesis",
     "Geometry": "medidiff.volume",
     "MedidiffError": "medidiff.errors",
     "Posterior": "medidiff.restore",
     "Prior": "medidiff.prior",
     "Provenance": "medidiff.volume",
+    "Request": "medidiff.synthesis",
     "Volume": "medidiff.volume",
     "__version__": "medidiff.version",
     "adapt": "medidiff.training.adapt",

@@ -53,6 +53,17 @@ def test_a_case_depends_on_its_seed_and_number_alone(cascade, case):
         assert cascade.draw(request, number, seed=seed).image.data.tobytes() != case.image.data.tobytes()
 
 
+def test_threads_change_no_byte(cascade, case):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3 - before if before < 3 else 1)
+        again = cascade.draw(Request(contrast="T1w", age=30.0), 3, seed=5)
+    finally:
+        torch.set_num_threads(before)
+    assert again.image.data.tobytes() == case.image.data.tobytes()
+    assert again.provenance == case.provenance
+
+
 @pytest.mark.parametrize(("spacing", "shape"), [(4.0, 16), (2.0, 32), (1.0, 64), (0.9, 72)])
 def test_the_spacing_says_how_many_priors_are_asked(cascade, spacing, shape):
     drawn = cascade.draw(Request(spacing_mm=spacing), 0, seed=0).image

@@ -216,7 +216,6 @@ class Cascade:
                 "torch": torch.__version__,
                 "numpy": np.__version__,
                 "device": self.device.type,
-                "threads": str(torch.get_num_threads()),
             },
             synthetic=True,
         )
