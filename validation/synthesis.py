@@ -86,14 +86,14 @@ def judged_sets(options: argparse.Namespace, real: Mapping[str, Sequence[Brain]]
     return sets
 
 
-def pictures(options: argparse.Namespace, real: Sequence[Brain], judged: Sequence[Brain]) -> list[Path]:
+def pictures(options: argparse.Namespace, real: Sequence[Brain], judged: Sequence[Brain], name: str) -> list[Path]:
     """Draw real beside synthetic scans, and with ``--blind`` the same shuffled, with a key file; returns the files."""
     from medidiff.report import montage
 
     rng = np.random.default_rng(options.seed)
     kinds = {
         kind: [scans[place].mosaic for place in np.sort(rng.permutation(len(scans))[: options.grid])]
-        for kind, scans in (("real", real), ("synthetic", judged))
+        for kind, scans in (("real", real), (name, judged))
     }
     columns = min(8, max(len(shown) for shown in kinds.values()))
     named = {}
@@ -193,7 +193,8 @@ def run(options: argparse.Namespace) -> str:
         options.out, name, table=table, record={"params": params, "figures": record, "conditions": numbers}
     )
     if options.grid:
-        written += pictures(options, every, next(iter(sets.values())))
+        first = next(iter(sets))
+        written += pictures(options, every, sets[first], first)
     if options.mlflow != "none":
         from medidiff.tracking import log_metrics
 
