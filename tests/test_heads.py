@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from small_prior import CARD, small_prior
 from training_cases import to_toml
 from whole_cases import COARSE_TINY, ball
 
+from medidiff import io
 from medidiff.diffusion.backbone import BackboneShape
 from medidiff.diffusion.whole import whole_loss
 from medidiff.errors import PriorError, SettingsError
@@ -24,6 +27,7 @@ from medidiff.training.fit import FitState, fit
 from medidiff.training.heads import Heads, about, read_heads, vary, write_heads
 from medidiff.training.loop import Finished, Started, Step, Validated
 from medidiff.training.run import count_scans, train
+from medidiff.volume import Geometry, Volume
 
 STILL = Variation(mirrored=0.0, turn_deg=0.0, stretch=0.0, shift_mm=0.0, bend_mm=0.0, gain=0.0, gamma=0.0, bias=0.0)
 
@@ -209,3 +213,46 @@ def test_a_recipe_with_a_frame_that_does_not_halve_is_refused(tmp_path):
     path.write_text(to_toml(odd))
     with pytest.raises(SettingsError, match="E-RECIPE"):
         read_any(path)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with two scans, a table of participants, a split and a recipe."""
+    for number, name in enumerate(("one", "two")):
+        grid = Geometry.regular((32, 32, 32), spacing_mm=(2.0, 2.0, 2.0))
+        noise = np.random.default_rng(number).normal(0, 0.02, grid.shape)
+        image = ball(number).image.float().numpy()
+        io.write(Volume((image + (image > 0) * noise).astype(np.float32), grid, "MR"), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "p.tsv").write_text("participant_id\tage\tgender\none\t31\tf\ntwo\t52\tm\n")
+    (tmp_path / "split.toml").write_text('[s]\ntrain = ["one"]\nvalidation = ["two"]\n')
+    (tmp_path / "coarse.toml").write_text(
+        to_toml(COARSE_TINY | {"data": COARSE_TINY["data"] | {"split": "split.toml"}})
+    )
+    return tmp_path
+
+
+def prepare(monkeypatch, *words) -> int:
+    path = Path(__file__).parents[1] / "pipelines" / "prepare.py"
+    spec = importlib.util.spec_from_file_location("prepare", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr("sys.argv", ["prepare.py", *map(str, words)])
+    return module.main()
+
+
+def test_scans_are_packed_as_heads_with_their_tissue(data, monkeypatch):
+    assert prepare(monkeypatch, data / "coarse.toml", data / "heads.safetensors", "--data", data) == 0
+    (trained,), (watched,) = (read_heads(data / "heads.safetensors", part=part) for part in ("train", "validation"))
+    assert (trained.age, trained.sex, watched.age, watched.sex) == (31.0, "F", 52.0, "M")
+    truth = ball(0).shares > 0
+    for found, wanted in zip(trained.shares > 0, truth, strict=True):
+        assert 2 * float((found & wanted).sum()) / float(found.sum() + wanted.sum()) > 0.7  # half a voxel off
+
+
+def test_a_scan_without_tissue_is_not_packed(data, monkeypatch, capsys):
+    grid = Geometry.regular((32, 32, 32), spacing_mm=(2.0, 2.0, 2.0))
+    flat = (ball(0).image > 0).float().numpy()
+    io.write(Volume(flat, grid, "MR"), data / "one.nii.gz")
+    assert prepare(monkeypatch, data / "coarse.toml", data / "heads.safetensors", "--data", data) != 0
+    assert "E-LABELS" in capsys.readouterr().err
+    assert not (data / "heads.safetensors").exists()

@@ -47,7 +47,7 @@ class Head:
         contrast: e.g. ``"T1w"``.
         age: in years.
         sex: of the subject.
-        sha256: of the scan's float32 image in the finer frame.
+        sha256: of the scan's float32 image and its label map in the finer frame.
     """
 
     image: Tensor
