@@ -193,6 +193,6 @@ def coarse_card_path(source: str | Path) -> Path:
     path = Path(source).with_suffix(".json")
     if path.is_file():
         return path
-    names = ", ".join(sorted(p.stem for p in WHOLE.glob("*.json")))
+    names = ", ".join(sorted(p.stem for p in WHOLE.glob("*.json"))) or "there is none yet"
     mend = f"Give the path of a coarse prior's card (.json), or the name of a bundled one: {names}."
     raise PriorError("E-PRIOR", f"no coarse prior '{Path(source).name}'", mend=mend)
