@@ -19,7 +19,7 @@ from medidiff.diffusion.whole import WholeDenoiser
 from medidiff.errors import PriorError
 from medidiff.prior.asking import Vocabulary
 from medidiff.prior.prior import BUNDLED, read_card_text, replace_file
-from medidiff.prior.weights import read_weights
+from medidiff.prior.weights import read_weights, refuse_unlike
 from medidiff.volume import Geometry
 
 __all__ = [
@@ -138,12 +138,8 @@ class CoarsePrior:
         path, card = coarse_card_path(source), read_coarse_card(source)
         weights = read_weights(path.with_suffix(".safetensors"), sha256=card.weights_sha256)
         with torch.device("meta"):  # shapes only: a card must not be able to fill the memory
-            wanted = {name: tensor.shape for name, tensor in build_whole(card).state_dict().items()}
-        found = {name: tensor.shape for name, tensor in weights.items()}
-        if wanted != found:
-            odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-            text = f"{len(odd)} tensors unlike the card's network, first {odd[0][:80]}"
-            raise PriorError("E-WEIGHTS", text, file=card.name)
+            wanted = build_whole(card).state_dict()
+        refuse_unlike(wanted, weights, file=card.name)
         denoiser = build_whole(card)
         denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return cls(denoiser.to(device).eval().requires_grad_(False), card)

@@ -17,7 +17,7 @@ from medidiff.diffusion.backbone import Backbone, BackboneShape
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.errors import PriorError
 from medidiff.prior.card import Card
-from medidiff.prior.weights import read_weights
+from medidiff.prior.weights import read_weights, refuse_unlike
 
 __all__ = ["BUNDLED", "DEFAULT_PRIOR", "Prior", "build_denoiser", "read_card_text", "replace_file"]
 
@@ -61,13 +61,8 @@ class Prior:
         card = _read_card(card_path)
         weights = read_weights(card_path.with_suffix(".safetensors"), sha256=card.weights_sha256)
         with torch.device("meta"):  # shapes only: a card must not be able to fill the memory
-            wanted = {name: tensor.shape for name, tensor in build_denoiser(card).backbone.state_dict().items()}
-        found = {name: tensor.shape for name, tensor in weights.items()}
-        if wanted != found:
-            odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-            raise PriorError(
-                "E-WEIGHTS", f"{len(odd)} tensors unlike the card's network, first {odd[0][:80]}", file=card.name
-            )
+            wanted = build_denoiser(card).backbone.state_dict()
+        refuse_unlike(wanted, weights, file=card.name)
         denoiser = build_denoiser(card)
         denoiser.backbone.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return cls(denoiser.to(device).eval().requires_grad_(False), card)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load
 
 from medidiff.errors import PriorError
 
-__all__ = ["LARGEST_BYTES", "read_weights"]
+__all__ = ["LARGEST_BYTES", "read_weights", "refuse_unlike"]
 
 LARGEST_BYTES = 256 * 2**20
 _LARGEST_HEADER = 2**20  # bytes; a network of a thousand tensors needs a tenth
@@ -54,6 +55,23 @@ def read_weights(path: Path, *, sha256: str) -> dict[str, torch.Tensor]:
             "E-WEIGHTS", f"{len(broken)} tensors with non-finite numbers, first {broken[0][:80]}", file=path.name
         )
     return weights
+
+
+def refuse_unlike(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], *, file: str) -> None:
+    """Refuse weights whose names or shapes are not those of a network.
+
+    Args:
+        wanted: of the network; only the shapes are looked at.
+        found: the weights.
+        file: name for the message.
+
+    Raises:
+        PriorError: ``E-WEIGHTS``.
+    """
+    shapes = [{name: tensor.shape for name, tensor in each.items()} for each in (wanted, found)]
+    odd = sorted(name for name in {**wanted, **found} if shapes[0].get(name) != shapes[1].get(name))
+    if odd:
+        raise PriorError("E-WEIGHTS", f"{len(odd)} tensors unlike the card's network, first {odd[0][:80]}", file=file)
 
 
 def _broken(name: str, found: str = "not a safetensors file") -> PriorError:
