@@ -10,6 +10,7 @@ leave it with no grey matter (`docs/decisions.md`).
 
 from __future__ import annotations
 
+import argparse
 import csv
 import dataclasses
 import hashlib
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scoring
 from numpy.typing import NDArray
 from scoring import Array, scored_scans
 
@@ -47,6 +49,7 @@ __all__ = [
     "mosaic",
     "real_brains",
     "rows",
+    "set_options",
     "synthetic_brains",
 ]
 
@@ -300,3 +303,25 @@ def _kept(cache: Path | None, path: Path, make: Callable[[], Brain], *, name: st
 def rows(brains: Sequence[Brain], name: str) -> NDArray[np.float64]:
     """One field of all scans, (cases, ...)."""
     return np.stack([np.asarray(getattr(brain, name), dtype=np.float64) for brain in brains])
+
+
+def set_options(doc: str, *, check: str) -> argparse.ArgumentParser:
+    """The options that the commands about synthetic sets share.
+
+    Args:
+        doc: of the command's module; its first line is the description.
+        check: what ``--self-check`` does.
+    """
+    out = argparse.ArgumentParser(
+        description=doc.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    shared = scoring.options("", writes="").get_default("data")
+    out.add_argument("synthetic", type=Path, nargs="?", help="BIDS folder of invented scans; none with --self-check")
+    out.add_argument("--data", type=Path, default=shared, help="folder of the shared data")
+    out.add_argument(
+        "--split", type=Path, default=Path(__file__).with_name("split.toml"), help="which subject serves what"
+    )
+    out.add_argument("--set", default="t1-ds002748", help="folder of the real scans")
+    out.add_argument("--count", type=int, default=0, help="invented scans to take; 0 for all")
+    out.add_argument("--self-check", action="store_true", help=check)
+    return out

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import scoring
 import torch
-from brains import Brain, real_brains, synthetic_brains
+from brains import Brain, real_brains, set_options, synthetic_brains
 from corruptions import CORRUPTIONS
 from set_features import separations
 from set_features import table as table_of
@@ -39,18 +39,7 @@ _WINDOW = (0.0, 1.05)
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    out = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    shared = scoring.options("", writes="").get_default("data")
-    out.add_argument("synthetic", type=Path, nargs="?", help="BIDS folder of invented scans; none with --self-check")
-    out.add_argument("--data", type=Path, default=shared, help="folder of the shared data")
-    out.add_argument(
-        "--split", type=Path, default=Path(__file__).with_name("split.toml"), help="which subject serves what"
-    )
-    out.add_argument("--set", default="t1-ds002748", help="folder of the data to compare with")
-    out.add_argument("--count", type=int, default=0, help="invented scans to take; 0 for all")
-    out.add_argument("--self-check", action="store_true", help="judge real scans and real scans with known faults")
+    out = set_options(__doc__, check="judge real scans and real scans with known faults")
     out.add_argument(
         "--faults", nargs="*", choices=sorted(CORRUPTIONS), default=sorted(CORRUPTIONS), help="of --self-check"
     )

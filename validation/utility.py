@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import scoring
 import torch
-from brains import FRAME, TISSUES, framed, halved, real_brains
+from brains import FRAME, TISSUES, framed, halved, real_brains, set_options
 from corruptions import warped
 from numpy.typing import NDArray
 from segmenter import Pair, Score, score, seconds_a_step, train
@@ -211,18 +211,7 @@ def _cell(values: Sequence[float], form: str = ".3f") -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    out = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    shared = scoring.options("", writes="").get_default("data")
-    out.add_argument("synthetic", type=Path, nargs="?", help="BIDS folder of invented scans; none with --self-check")
-    out.add_argument("--data", type=Path, default=shared, help="folder of the shared data")
-    out.add_argument(
-        "--split", type=Path, default=Path(__file__).with_name("split.toml"), help="which subject serves what"
-    )
-    out.add_argument("--set", default="t1-ds002748", help="folder of the real scans")
-    out.add_argument("--count", type=int, default=0, help="invented scans to take; 0 for all")
-    out.add_argument("--self-check", action="store_true", help="warped real training scans in place of invented ones")
+    out = set_options(__doc__, check="warped real training scans in place of invented ones")
     out.add_argument("--stand-ins", type=int, default=24, help="of --self-check, made of two real subjects")
     names = [arm.name for arm in ARMS]
     out.add_argument("--arms", nargs="*", choices=names, default=names, metavar="ARM", help="what to train on")
