@@ -2,7 +2,8 @@
 
 `medidiff train RECIPE -o DIR --data PACK.safetensors` then trains where neither the scans nor the readers are. For a
 coarse prior the pack holds whole heads in one frame and the shares of their tissue, from DIPY's hidden Markov random
-field classifier (Zhang et al. 2001, doi 10.1109/42.906424) on the frame's voxels; ten seconds a head on one core.
+field classifier (Zhang et al. 2001, doi 10.1109/42.906424) on the frame's voxels, and the atlas of the training heads;
+about ten seconds a head on one core.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import csv
 import hashlib
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +22,7 @@ import torch
 from dipy.segment.tissue import TissueClassifierHMRF
 from numpy.typing import NDArray
 
+from medidiff.diffusion.atlas import Atlas
 from medidiff.errors import InputError, MedidiffError, SettingsError
 from medidiff.io import read
 from medidiff.io.files.names import inside
@@ -28,14 +31,16 @@ from medidiff.prepare import fit_intensity
 from medidiff.prior.asking import Sex
 from medidiff.training.coarse_recipe import CoarseRecipe, HeadSource, read_any
 from medidiff.training.data import find_scans
-from medidiff.training.heads import LABELS, Head, write_heads
+from medidiff.training.groupwise import channel_weights, groupwise
+from medidiff.training.heads import LABELS, Head, about, coarse_state, write_heads
 from medidiff.training.pack import is_pack, write_pack
 from medidiff.training.patches import Scan
 from medidiff.training.recipe import DataRecipe, Recipe, Scans
 from medidiff.training.run import load_scans
 from medidiff.volume import Geometry
 
-PARTS: tuple[Literal["train"], Literal["validation"]] = ("train", "validation")
+Part = Literal["train", "validation"]
+PARTS: tuple[Part, Part] = ("train", "validation")
 
 
 def packed(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> list[tuple[Scan, float, int]]:
@@ -71,7 +76,22 @@ def head(path: Path, frame: Geometry, source: HeadSource, person: tuple[float, S
     sha256 = hashlib.sha256(np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(labels).tobytes()).hexdigest()
     age, sex = person
     packed = torch.from_numpy(255 * shares.astype(np.uint8))
-    return Head(torch.from_numpy(image.copy()).half(), packed, source.contrast, age, sex, sha256)
+    nowhere = torch.zeros(3, 1, 1, 1)  # its shape is found when all heads are there
+    return Head(torch.from_numpy(image.copy()).half(), packed, nowhere, source.contrast, age, sex, sha256)
+
+
+def with_shapes(parts: dict[Part, list[Head]], recipe: CoarseRecipe) -> tuple[dict[Part, list[Head]], Atlas]:
+    """The heads with their shapes, and the atlas of the training heads."""
+    spacing, (vocabulary, _) = recipe.data.spacing_mm, about(parts["train"])
+    people = [[number or 0.0 for number in vocabulary.person(head.age, head.sex)] for head in parts["train"]]
+    states = {part: [coarse_state(head, recipe.data.finer) for head in found] for part, found in parts.items()}
+    atlas, knots = groupwise(torch.stack(states["train"]), people, recipe.atlas, spacing_mm=spacing)
+    weight = channel_weights(1 + len(LABELS))
+    fitted = [atlas.fitted(state, weight, spacing_mm=spacing) for state in states["validation"]]
+    shaped: dict[Part, list[Head]] = {}
+    for part, shapes in (("train", list(knots)), ("validation", fitted)):
+        shaped[part] = [replace(head, knots=shape) for head, shape in zip(parts[part], shapes, strict=True)]
+    return shaped, atlas
 
 
 def tissue(image: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -117,7 +137,8 @@ def main() -> int:
         recipe, folder = read_any(options.recipe), options.recipe.parent
         if isinstance(recipe, CoarseRecipe):
             whole = {part: heads(recipe, folder, options.data, part=part) for part in PARTS}
-            write_heads(options.pack, whole)
+            shaped, atlas = with_shapes(whole, recipe)
+            write_heads(options.pack, shaped, atlas)
             sizes = {part: len(found) for part, found in whole.items()}
         else:
             parts = {part: packed(recipe, folder, options.data, part=part) for part in PARTS}

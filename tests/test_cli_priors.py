@@ -41,7 +41,7 @@ def test_a_coarse_prior_is_listed_with_what_may_be_asked(folder, capsys):
     told = {each["prior"]: each for each in document(["priors", "--folder", str(folder)], capsys)["priors"]}[
         "tiny-coarse.json"
     ]
-    assert (told["ages"], told["sexes"], told["heads"], told["problem"]) == ([20.0, 60.0], ["F", "M"], 2, "")
+    assert (told["ages"], told["sexes"], told["heads"], told["problem"]) == ([20.0, 60.0], ["F", "M"], 3, "")
     assert cli.main(["priors", "--folder", str(folder)]) == 0
     assert "T1w, 20 to 60 years, F or M" in capsys.readouterr().out
     weights = folder / "tiny-coarse.safetensors"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_prior import CARD, small_prior
 from training_cases import to_toml
-from whole_cases import COARSE_TINY, ball
+from whole_cases import COARSE_TINY, ball, plain_atlas
 
 from medidiff import io
 from medidiff.diffusion.backbone import BackboneShape
@@ -21,21 +21,22 @@ from medidiff.errors import PriorError, SettingsError
 from medidiff.prior import build_denoiser
 from medidiff.prior.coarse import CoarsePrior, whole_backbone
 from medidiff.training.chance import Chance
-from medidiff.training.coarse import _STATISTICS, _untrained, begin_with
+from medidiff.training.coarse import _untrained, begin_with
 from medidiff.training.coarse_recipe import CoarseRecipe, Variation, read_any
 from medidiff.training.fit import FitState, fit
-from medidiff.training.heads import Heads, about, read_heads, vary, write_heads
+from medidiff.training.heads import Heads, about, read_atlas, read_heads, vary, write_heads
 from medidiff.training.loop import Finished, Started, Step, Validated
 from medidiff.training.run import count_scans, train
 from medidiff.volume import Geometry, Volume
 
+MOVED = Variation(turn_deg=15.0, stretch=0.1, shift_mm=6.0, bend_mm=3.0, gain=0.0, gamma=0.0, bias=0.0)
 STILL = Variation(mirrored=0.0, turn_deg=0.0, stretch=0.0, shift_mm=0.0, bend_mm=0.0, gain=0.0, gamma=0.0, bias=0.0)
 
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory):
     path = tmp_path_factory.mktemp("heads") / "heads.safetensors"
-    write_heads(path, {"train": [ball(0), ball(1), ball(2)], "validation": [ball(3)]})
+    write_heads(path, {"train": [ball(0), ball(1), ball(2)], "validation": [ball(3)]}, plain_atlas())
     return path
 
 
@@ -49,12 +50,6 @@ def case(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recipe(case) -> CoarseRecipe:
     return read_any(case)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    assert _STATISTICS >= 100
-    monkeypatch.setattr("medidiff.training.coarse._STATISTICS", 4)
 
 
 def test_a_pack_gives_back_its_heads(pack):
@@ -72,64 +67,82 @@ def test_a_broken_pack_is_refused(pack, tmp_path):
     broken.write_bytes(pack.read_bytes()[:-1])
     with pytest.raises(SettingsError, match="E-PACK"):
         read_heads(broken, part="train")
-    write_heads(broken, {"train": [dataclasses.replace(ball(0), shares=ball(0).shares[:2])]})
+    write_heads(broken, {"train": [dataclasses.replace(ball(0), shares=ball(0).shares[:2])]}, plain_atlas())
     with pytest.raises(SettingsError, match="E-PACK"):
         read_heads(broken, part="train")
-    write_heads(broken, {"train": [ball(0)]})
+    write_heads(broken, {"train": [ball(0)]}, plain_atlas())
     with pytest.raises(SettingsError, match="E-PACK"):
         read_heads(broken, part="validation")
 
 
 def test_heads_of_another_frame_are_refused(recipe):
     with pytest.raises(SettingsError, match="E-PACK"):
-        Heads([ball(0, side=16)], recipe, about([ball(0)])[0])
+        Heads([ball(0, side=16)], plain_atlas(), recipe, about([ball(0)])[0])
+    with pytest.raises(SettingsError, match="E-PACK"):
+        Heads([dataclasses.replace(ball(0), knots=torch.zeros(3, 4, 4, 4))], plain_atlas(), recipe, about([ball(0)])[0])
 
 
 def fine(seed: int = 0) -> torch.Tensor:
     return torch.cat([ball(seed).image.float()[None], ball(seed).shares.float() / 255])
 
 
+def varied_by(head: torch.Tensor, variation: Variation, number: int = 0) -> torch.Tensor:
+    return vary(head, variation, spacing_mm=2.0, chance=Chance(0, number))[0]
+
+
 def test_no_variation_changes_nothing_and_each_kind_does():
     head = fine()
-    assert torch.equal(vary(head, STILL, spacing_mm=2.0, chance=Chance(0, 0)), head)
+    assert torch.allclose(varied_by(head, STILL), head, atol=1e-6)
     for kind in ("turn_deg", "stretch", "shift_mm", "bend_mm", "gain", "gamma", "bias"):
-        varied = vary(head, dataclasses.replace(STILL, **{kind: 0.5}), spacing_mm=2.0, chance=Chance(0, 0))
+        varied = varied_by(head, dataclasses.replace(STILL, **{kind: 0.5}))
         assert not torch.allclose(varied, head, atol=1e-3), kind
 
 
 def test_a_mirror_is_left_for_right():
-    mirrored = vary(fine(), dataclasses.replace(STILL, mirrored=1.0), spacing_mm=2.0, chance=Chance(0, 0))
+    mirrored = varied_by(fine(), dataclasses.replace(STILL, mirrored=1.0))
     assert torch.allclose(mirrored, fine().flip(1), atol=1e-5)
 
 
 def test_a_shift_is_in_millimetres():
     shifts = []
     for number in range(64):
-        varied = vary(fine(), dataclasses.replace(STILL, shift_mm=4.0), spacing_mm=2.0, chance=Chance(0, number))
+        varied = varied_by(fine(), dataclasses.replace(STILL, shift_mm=4.0), number)
         at = torch.arange(32.0)
         shifts.append(float((varied[3].sum((1, 2)) * at).sum() / varied[3].sum()))
     assert np.std(shifts) * 2.0 == pytest.approx(4.0, rel=0.25)
 
 
+def test_the_atlas_is_bent_to_every_variation(recipe):
+    """The head of the atlas itself is expected as it is, however it was turned and bent; unbent it would not be."""
+    heads = Heads([ball(0)], plain_atlas(), dataclasses.replace(recipe, variation=MOVED), about([ball(0)])[0])
+    for number in range(3):
+        state, expected = heads.state(number)
+        off = float((state - expected.mean[0]).square().mean().sqrt())
+        assert off < 0.4 * float((state - heads.atlas.mean).square().mean().sqrt())
+
+
 def test_tissue_moves_with_the_image():
-    varied = vary(fine(), Variation(bias=0.0, gain=0.0, gamma=0.0), spacing_mm=2.0, chance=Chance(1, 2))
+    varied = varied_by(fine(), Variation(bias=0.0, gain=0.0, gamma=0.0), 2)
     bright = varied[0] > 0.9
     assert float(varied[3][bright].mean()) > 0.95
     assert float(fine()[3][bright].mean()) < float(varied[3][bright].mean())
 
 
 def test_a_head_depends_on_its_number_alone(recipe):
-    heads = Heads([ball(0), ball(1)], recipe, about([ball(0), ball(1)])[0])
+    heads = Heads([ball(0), ball(1)], plain_atlas(), recipe, about([ball(0), ball(1)])[0])
     one, many = heads.batch([5]), heads.batch([3, 5, 9])
     assert torch.equal(one.x[0], many.x[1])
     assert torch.equal(one.state[0], many.state[1])
     assert torch.equal(one.condition.told[0], many.condition.told[1])
     assert not torch.equal(many.x[0], many.x[1])
-    assert torch.equal(heads.state(5), one.x[0])
+    state, expected = heads.state(5)
+    assert torch.equal(state, one.x[0])
+    assert torch.equal(expected.mean, one.condition.expected.mean)
+    assert torch.equal(many.condition.expected.deviation[1], one.condition.expected.deviation[0])
 
 
 def test_conditions_are_left_out_as_often_as_the_recipe_says(recipe):
-    heads = Heads([ball(1)], dataclasses.replace(recipe, variation=STILL), about([ball(0), ball(1)])[0])
+    heads = Heads([ball(1)], plain_atlas(), dataclasses.replace(recipe, variation=STILL), about([ball(0), ball(1)])[0])
     told = heads.batch(range(300)).condition
     assert float((told.told[:, 2] == 0).float().mean()) == pytest.approx(1 - 0.9**2, abs=0.06)
     assert float(told.certainty[:, 1, 0, 0, 0].mean()) == pytest.approx(recipe.asked.tissue, abs=0.07)
@@ -144,7 +157,7 @@ def test_a_run_is_killed_and_goes_on(case, pack, tmp_path, monkeypatch):
     looked = [event for event in whole if isinstance(event, Validated)]
     assert [event.images for event in looked] == [6, 12]
     assert set(looked[0].scores) == {"rmse_image_sigma_30", "rmse_tissue_sigma_30"}
-    assert set(looked[0].pictures) == {"drawn 1", "drawn 2", "held back", "mean"}
+    assert set(looked[0].pictures) == {"drawn 1", "drawn 2", "atlas 1", "atlas 2", "held back"}
     for event in train(case, tmp_path / "killed", data=pack):
         if isinstance(event, Step) and event.images == 8:
             break
@@ -159,11 +172,12 @@ def test_a_run_is_killed_and_goes_on(case, pack, tmp_path, monkeypatch):
 
 def test_training_lowers_the_loss(recipe):
     heads = [ball(0), ball(1)]
-    batches = Heads(heads, recipe, about(heads)[0])
+    atlas = plain_atlas()
+    atlas.mean.zero_()  # what is not expected is left to learn
+    atlas.deviation.fill_(0.3)
+    batches = Heads(heads, atlas, recipe, about(heads)[0])
     longer = dataclasses.replace(recipe.fit, images=120, warmup=10, cooldown=0.5)
-    state = FitState(recipe, denoiser=_untrained(recipe, batches.vocabulary, batches, None))
-    state.denoiser.mean.zero_()  # what the preconditioning does not know is left to learn
-    state.denoiser.deviation.fill_(0.3)
+    state = FitState(recipe, denoiser=_untrained(recipe, batches.vocabulary, atlas, None))
     watched = batches.batch(range(1000, 1008))
 
     def error() -> float:
@@ -184,16 +198,16 @@ def test_a_coarse_recipe_wants_a_pack(case, recipe, pack):
 
 
 def test_a_run_begins_with_what_a_fine_prior_knows(case, recipe):
-    """The grown network answers for the image as the fine one does, shown the mean head; the rest is silent."""
-    start, batches = small_prior(), Heads([ball(0), ball(1)], recipe, about([ball(0), ball(1)])[0])
-    denoiser = _untrained(recipe, batches.vocabulary, batches, None, start)
+    """The grown network answers for the image as the fine one does, shown the bent mean; the rest is silent."""
+    start, batches = small_prior(), Heads([ball(0)], plain_atlas(), recipe, about([ball(0), ball(1)])[0])
+    denoiser = _untrained(recipe, batches.vocabulary, plain_atlas(), None, start)
     batch = batches.batch([0, 1])
     fed = []
     denoiser.backbone.register_forward_hook(lambda module, inputs, answer: fed.append((inputs[0], answer)))
     level = torch.tensor([0.3, 1.0])
     denoiser(batch.state, level, batch.condition)
     maps, answer = fed[0]
-    own = torch.cat([maps[:, :4], maps[:, 11:13]], dim=1)
+    own = torch.cat([maps[:, :4], maps[:, 14:16]], dim=1)
     c_noise = -0.5 * torch.log1p(level.pow(-2))
     assert torch.allclose(start.denoiser.backbone(own, c_noise), answer[:, :1], atol=1e-5)
     assert not bool(answer[:, 1:].any())
@@ -217,14 +231,14 @@ def test_a_recipe_with_a_frame_that_does_not_halve_is_refused(tmp_path):
 
 @pytest.fixture
 def data(tmp_path):
-    """A data folder with two scans, a table of participants, a split and a recipe."""
-    for number, name in enumerate(("one", "two")):
+    """A data folder with three scans, a table of participants, a split and a recipe."""
+    for number, name in enumerate(("one", "two", "three")):
         grid = Geometry.regular((32, 32, 32), spacing_mm=(2.0, 2.0, 2.0))
         noise = np.random.default_rng(number).normal(0, 0.02, grid.shape)
         image = ball(number).image.float().numpy()
         io.write(Volume((image + (image > 0) * noise).astype(np.float32), grid, "MR"), tmp_path / f"{name}.nii.gz")
-    (tmp_path / "p.tsv").write_text("participant_id\tage\tgender\none\t31\tf\ntwo\t52\tm\n")
-    (tmp_path / "split.toml").write_text('[s]\ntrain = ["one"]\nvalidation = ["two"]\n')
+    (tmp_path / "p.tsv").write_text("participant_id\tage\tgender\none\t31\tf\ntwo\t52\tm\nthree\t40\tf\n")
+    (tmp_path / "split.toml").write_text('[s]\ntrain = ["one", "three"]\nvalidation = ["two"]\n')
     (tmp_path / "coarse.toml").write_text(
         to_toml(COARSE_TINY | {"data": COARSE_TINY["data"] | {"split": "split.toml"}})
     )
@@ -241,12 +255,29 @@ def prepare(monkeypatch, *words) -> int:
 
 
 def test_scans_are_packed_as_heads_with_their_tissue(data, monkeypatch):
-    assert prepare(monkeypatch, data / "coarse.toml", data / "heads.safetensors", "--data", data) == 0
-    (trained,), (watched,) = (read_heads(data / "heads.safetensors", part=part) for part in ("train", "validation"))
+    packed = data / "heads.safetensors"
+    assert prepare(monkeypatch, data / "coarse.toml", packed, "--data", data) == 0
+    (trained, other), (watched,) = (read_heads(packed, part=part) for part in ("train", "validation"))
     assert (trained.age, trained.sex, watched.age, watched.sex) == (31.0, "F", 52.0, "M")
+    assert trained.knots.shape == other.knots.shape == read_atlas(packed).centre.shape
+    assert not torch.equal(trained.knots, other.knots)
     truth = ball(0).shares > 0
     for found, wanted in zip(trained.shares > 0, truth, strict=True):
         assert 2 * float((found & wanted).sum()) / float(found.sum() + wanted.sum()) > 0.7  # half a voxel off
+
+
+def test_there_is_no_atlas_of_a_single_head(data, monkeypatch, capsys):
+    (data / "split.toml").write_text('[s]\ntrain = ["one"]\nvalidation = ["two"]\n')
+    assert prepare(monkeypatch, data / "coarse.toml", data / "heads.safetensors", "--data", data) != 0
+    assert "E-PACK" in capsys.readouterr().err
+
+
+def test_a_pack_without_its_atlas_is_refused(pack, tmp_path):
+    assert torch.equal(read_atlas(pack).mean, plain_atlas().mean)
+    path = tmp_path / "broken.safetensors"
+    write_heads(path, {"train": [ball(0)]}, torch.nn.Linear(1, 1))
+    with pytest.raises(SettingsError, match="E-PACK"):
+        read_atlas(path)
 
 
 def test_a_scan_without_tissue_is_not_packed(data, monkeypatch, capsys):

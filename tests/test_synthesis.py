@@ -11,6 +11,7 @@ from whole_cases import COARSE, ball, small_cascade, small_coarse
 
 from medidiff.case import TISSUES
 from medidiff.diffusion import ClassifierFree, generators_for, informed, karras
+from medidiff.diffusion.atlas import Atlas, Expected
 from medidiff.diffusion.samplers import dpmpp_2m
 from medidiff.diffusion.whole import Asked, WholeDenoiser
 from medidiff.errors import InputError, PriorError, SettingsError
@@ -185,22 +186,27 @@ class Silent(torch.nn.Module):
         return torch.zeros_like(x[:, :2])
 
 
-def test_with_a_silent_network_draws_have_the_mean_and_the_spread_of_the_heads():
-    mean = torch.linspace(0, 1, 8).reshape(1, 8, 1, 1).expand(2, 8, 8, 8).clone()
-    denoiser = WholeDenoiser(Silent(), mean, torch.full_like(mean, 0.2))
-    asked = Asked.nothing(torch.zeros((6, 2, 8, 8, 8)), 4)
-    start = informed(mean.expand_as(asked.given), 4.0, generators_for(0, range(6)))
+def nothing(mean: torch.Tensor, deviation: float) -> Asked:
+    return Asked.nothing(Expected(mean, torch.full_like(mean, deviation)), 4)
+
+
+SILENT = WholeDenoiser(Silent(), Atlas((8, 8, 8), (4, 4, 4), channels=2, modes=1))
+
+
+def test_with_a_silent_network_draws_have_the_mean_and_the_spread_that_are_expected():
+    mean = torch.linspace(0, 1, 8).reshape(1, 1, 8, 1, 1).expand(6, 2, 8, 8, 8)
+    asked, denoiser = nothing(mean, 0.2), SILENT
+    start = informed(mean, 4.0, generators_for(0, range(6)))
     drawn = dpmpp_2m(denoiser, start, karras(40, 0.005, 4.0), condition=asked)
     assert float((drawn - mean).mean()) == pytest.approx(0.0, abs=0.01)
     assert float((drawn - mean).std()) == pytest.approx(0.2, rel=0.05)
 
 
 def test_what_is_given_is_kept():
-    mean = torch.zeros((2, 8, 8, 8))
-    denoiser = WholeDenoiser(Silent(), mean, torch.ones_like(mean))
     given = torch.rand((1, 2, 8, 8, 8))
-    certain = Asked(torch.zeros((1, 4)), given, torch.tensor([0.0, 1.0])[None, :, None, None, None])
-    answer = denoiser(torch.randn_like(given), torch.tensor(1.0), certain)
+    expected = nothing(torch.zeros_like(given), 1.0).expected
+    certain = Asked(torch.zeros((1, 4)), given, torch.tensor([0.0, 1.0])[None, :, None, None, None], expected)
+    answer = SILENT(torch.randn_like(given), torch.tensor(1.0), certain)
     assert torch.allclose(answer[:, 1], given[:, 1], atol=1e-2)
     assert not torch.allclose(answer[:, 0], given[:, 0], atol=1e-1)
 
@@ -212,7 +218,8 @@ def test_guidance_asks_the_denoiser_with_nothing_told():
         heard.append((float(condition.told.abs().sum()), float(condition.certainty.sum())))
         return x
 
-    asked = Asked(torch.ones((1, 4)), torch.ones((1, 2, 8, 8, 8)), torch.ones((1, 2, 8, 8, 8)))
+    full = torch.ones((1, 2, 8, 8, 8))
+    asked = Asked(torch.ones((1, 4)), full, full, nothing(full, 1.0).expected)
     ClassifierFree(listening, 2.0)(torch.zeros((1, 2, 8, 8, 8)), torch.tensor(1.0), asked)
     assert heard[0] == (0.0, 0.0)
     assert heard[1] == (4.0, 1024.0)
@@ -220,7 +227,7 @@ def test_guidance_asks_the_denoiser_with_nothing_told():
 
 def test_a_condition_of_another_shape_is_refused():
     with pytest.raises(SettingsError, match="E-CONDITION"):
-        Asked(torch.zeros(4), torch.zeros((1, 2, 8, 8, 8)), torch.zeros(()))
+        Asked(torch.zeros(4), torch.zeros((1, 2, 8, 8, 8)), torch.zeros(()), nothing(torch.zeros(1), 1.0).expected)
 
 
 # --- the prior on disk ----------------------------------------------------------------------------------------------

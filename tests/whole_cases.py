@@ -10,13 +10,15 @@ import torch
 from scipy import ndimage
 from small_prior import CARD, small_prior
 
+from medidiff.diffusion.atlas import Atlas
 from medidiff.prior import Prior
 from medidiff.prior.asking import Vocabulary
 from medidiff.prior.coarse import CoarseCard, CoarsePrior, build_whole
 from medidiff.synthesis import Cascade, Effort
-from medidiff.training.heads import Head
+from medidiff.training.heads import Head, coarse_state
 
 SHAPE = (16, 16, 16)
+KNOTS = (5, 5, 5)
 COARSE = CoarseCard(
     kind="coarse",
     name="tiny-coarse",
@@ -30,7 +32,8 @@ COARSE = CoarseCard(
     blocks=(1, 1, 1),
     sigma=(0.02, 2.0),
     finer=("tiny-middle", "tiny"),
-    heads=2,
+    knots=KNOTS,
+    heads=3,
     images=0,
     licence="Apache-2.0",
     sources=(),
@@ -62,20 +65,28 @@ def ball(seed: int = 0, *, side: int = 32) -> Head:
     shares = np.stack([(radius < 0.8) & (radius >= 0.65), (radius < 0.65) & (radius >= 0.45), radius < 0.45])
     image = torch.from_numpy(0.3 * shares[0] + 0.6 * shares[1] + 0.95 * shares[2]).half()
     sha256 = hashlib.sha256(image.numpy().tobytes()).hexdigest()
-    sex = "F" if seed % 2 else "M"
-    return Head(image, torch.from_numpy(255 * shares.astype(np.uint8)), "T1w", 20.0 + 10 * seed, sex, sha256)
+    sex, packed = "F" if seed % 2 else "M", torch.from_numpy(255 * shares.astype(np.uint8))
+    return Head(image, packed, torch.zeros(3, *KNOTS), "T1w", 20.0 + 10 * seed, sex, sha256)
+
+
+def plain_atlas(heads: int = 3) -> Atlas:
+    """A ball, bent a little at random, as the atlas of so many heads."""
+    atlas = Atlas(SHAPE, KNOTS, channels=4, modes=heads - 1)
+    generator = torch.Generator().manual_seed(4)
+    atlas.mean.copy_(coarse_state(ball(), 2))
+    atlas.deviation.fill_(0.1)
+    atlas.modes.copy_(0.2 * torch.randn(atlas.modes.shape, generator=generator))
+    return atlas
 
 
 def small_coarse() -> CoarsePrior:
-    """The same weights at every call; its mean head is a ball, so that what it draws has tissue."""
+    """The same weights at every call; its atlas is a ball, so that what it draws has tissue."""
     denoiser = build_whole(COARSE)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-        fine = torch.cat([ball().image.float()[None], ball().shares.float() / 255])
-        denoiser.mean.copy_(torch.nn.functional.avg_pool3d(fine[None], 2)[0])
-        denoiser.deviation.fill_(0.1)
+    denoiser.atlas.load_state_dict(plain_atlas().state_dict())
     return CoarsePrior(denoiser.eval().requires_grad_(False), COARSE)
 
 

@@ -47,15 +47,24 @@ class Vocabulary:
             SettingsError: ``E-ASKED``, outside of what the prior was trained on; the nearest valid request is named.
         """
         self._refuse_unknown("contrast", contrast, self.contrasts)
+        years, male = self.person(age, sex)
+        told = [float(contrast == each) for each in self.contrasts]
+        return [*told, years or 0.0, float(years is not None), male or 0.0]
+
+    def person(self, age: float | None = None, sex: str | None = None) -> tuple[float | None, float | None]:
+        """Age and sex in the numbers of `tell`, None for what is left out.
+
+        Raises:
+            SettingsError: as `tell`.
+        """
         self._refuse_unknown("sex", sex, self.sexes)
         low, high = self.ages
         if age is not None and not (math.isfinite(age) and low <= age <= high):
             nearest = low if math.isfinite(age) and age < low else high
             mend = f"Ask for {nearest:g}, the nearest age that it was trained on."
             raise SettingsError("E-ASKED", f"{age:g}", wanted=f"{low:g} to {high:g} years", attribute="age", mend=mend)
-        years = 0.0 if age is None or high == low else (2 * age - low - high) / (high - low)
-        told = [float(contrast == each) for each in self.contrasts]
-        return [*told, years, float(age is not None), _SEXES.get(sex or "", 0.0)]
+        years = None if age is None else (2 * age - low - high) / (high - low) if high > low else 0.0
+        return years, None if sex is None else _SEXES[sex]
 
     @staticmethod
     def _refuse_unknown(attribute: str, asked: str | None, known: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors.torch import save
 
+from medidiff.diffusion.atlas import Atlas
 from medidiff.diffusion.backbone import Backbone, BackboneShape
 from medidiff.diffusion.whole import WholeDenoiser
 from medidiff.errors import PriorError
@@ -37,6 +38,8 @@ WHOLE = BUNDLED / "whole"
 DEFAULT_COARSE = "coarse-t1"
 _Width = Annotated[int, Field(ge=1, le=1024)]
 _Depth = Annotated[int, Field(ge=0, le=64)]
+_Knots = Annotated[int, Field(ge=4, le=64)]
+_Heads = Annotated[int, Field(ge=2, le=10_000)]
 _Side = Annotated[int, Field(ge=8, le=512, multiple_of=8)]
 
 
@@ -57,7 +60,8 @@ class CoarseCard:
         blocks: residual blocks down, at quarter size, and up.
         sigma: lowest and highest diffusion level that it practised on.
         finer: priors that bring a draw to finer voxels, each halving their side.
-        heads: training subjects.
+        knots: of the atlas's bending field along each axis.
+        heads: training subjects; their shapes span one dimension less.
         images: training heads seen, each varied anew.
         licence: terms of the weights.
         sources: training data, each with its licence.
@@ -82,7 +86,8 @@ class CoarseCard:
     blocks: tuple[_Depth, _Depth, _Depth]
     sigma: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
     finer: tuple[str, ...]
-    heads: int
+    knots: tuple[_Knots, _Knots, _Knots]
+    heads: _Heads
     images: int
     licence: str
     sources: tuple[str, ...]
@@ -159,10 +164,10 @@ class CoarsePrior:
 def build_whole(card: CoarseCard) -> WholeDenoiser:
     """The untrained network that a card describes."""
     shape = BackboneShape(card.channels, card.blocks)
-    size = (1 + len(card.labels), *card.shape)
+    channels = 1 + len(card.labels)
     with torch.random.fork_rng(devices=[]):  # its first weights must not move anybody's random numbers
-        backbone = whole_backbone(shape, size[0], card.vocabulary)
-    return WholeDenoiser(backbone, torch.zeros(size), torch.ones(size))
+        backbone = whole_backbone(shape, channels, card.vocabulary)
+    return WholeDenoiser(backbone, Atlas(card.shape, card.knots, channels=channels, modes=card.heads - 1))
 
 
 def whole_backbone(shape: BackboneShape, channels: int, vocabulary: Vocabulary) -> Backbone:

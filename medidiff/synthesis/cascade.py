@@ -164,19 +164,23 @@ class Cascade:
         self, request: Request, generators: Sequence[Generator], grid: Geometry
     ) -> tuple[Tensor, Tensor | None]:
         """(1, C, I, J, K) drawn head, and the shares that were given, on the grid of the scan."""
-        denoiser, card = self.coarse.denoiser, self.coarse.card
-        mean = denoiser.mean[None]
+        denoiser, card, atlas = self.coarse.denoiser, self.coarse.card, self.coarse.denoiser.atlas
         told = torch.tensor([card.vocabulary.tell(request.contrast, request.age, request.sex)], device=self.device)
-        given, certainty, fine = torch.zeros_like(mean), torch.zeros_like(mean), None
-        if request.tissue is not None:
+        given, fine = torch.zeros_like(atlas.mean)[None], None
+        certainty = torch.zeros_like(given)
+        if request.tissue is None:
+            knots = atlas.drawn(card.vocabulary.person(request.age, request.sex), generators[0])
+        else:
             shares, fine = tissue_given(request.tissue, card, grid)
             given[0, 1:], certainty[:, 1:] = shares.to(self.device), 1.0
+            knots = atlas.fitted(given[0], certainty[0, :, 0, 0, 0], spacing_mm=card.spacing_mm)
+        expected = atlas.expected(knots)
         guided = ClassifierFree(denoiser, request.guidance)
         low, high = card.sigma
-        start = informed(mean, high, generators)
+        start = informed(expected.mean, high, generators)
         sample = SAMPLERS[self.effort.sampler]
         sigmas = karras(self.effort.coarse, low, high)
-        asked = Asked(told, given, certainty)
+        asked = Asked(told, given, certainty, expected)
         state = sample(guided, start, sigmas, condition=asked, generators=generators)  # type: ignore[arg-type]
         return state, fine
 

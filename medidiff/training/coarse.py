@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from medidiff.diffusion.atlas import Atlas, Expected
 from medidiff.diffusion.backbone import MAPS, Backbone, BackboneShape
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.diffusion.draws import generators_for
@@ -23,13 +24,13 @@ from medidiff.prior.asking import Vocabulary
 from medidiff.prior.coarse import CoarseCard, CoarsePrior, whole_backbone
 from medidiff.training.coarse_recipe import CoarseRecipe
 from medidiff.training.fit import FitState
-from medidiff.training.heads import LABELS, Heads, about, read_heads
+from medidiff.training.heads import LABELS, Heads, about, read_atlas, read_heads
 from medidiff.training.loop import CHECKPOINT, Event, Looked, Started, go_on, resume
 
 __all__ = ["begin_with", "train_coarse"]
 
-_STATISTICS = 200  # varied heads whose mean and variance the preconditioning knows
 _LOOKS = 2  # varied views of each validation head
+_DRAWS = 2  # heads that are drawn to be looked at
 
 
 def train_coarse(
@@ -56,14 +57,16 @@ def train_coarse(
     """
     trained, watched = (read_heads(pack, part=part) for part in ("train", "validation"))
     vocabulary, fingerprint = about(trained)
-    heads = Heads(trained, recipe, vocabulary, device=device)
+    atlas = read_atlas(pack)
+    heads = Heads(trained, atlas, recipe, vocabulary, device=device)
     begin = _start(recipe, folder) if recipe.start and not (out / CHECKPOINT).is_file() else None
-    denoiser = _untrained(recipe, vocabulary, heads, autocast, begin)
+    denoiser = _untrained(recipe, vocabulary, atlas, autocast, begin)
     state = FitState(recipe, device=device, denoiser=denoiser)
     resume(state, recipe, out, fingerprint=fingerprint)
     published = _published(recipe)
     yield Started(published, state.images, len(trained), fingerprint)
-    views = Heads(watched, recipe, vocabulary, device=device)
+    a, b, c = atlas.centre.shape[1:]
+    views = Heads(watched, atlas, recipe, vocabulary, device=device)
     sources = tuple(f"{source.pattern} ({source.licence})" for source in published.data.sources)
 
     def prior(scores: dict[str, float]) -> CoarsePrior:
@@ -80,6 +83,7 @@ def train_coarse(
             blocks=recipe.model.blocks,
             sigma=recipe.fit.sigma,
             finer=recipe.finer,
+            knots=(a, b, c),
             heads=len(trained),
             images=state.images,
             licence=recipe.licence,
@@ -105,7 +109,7 @@ def train_coarse(
 
 
 def _untrained(
-    recipe: CoarseRecipe, vocabulary: Vocabulary, heads: Heads, autocast: torch.dtype | None, start: Prior | None = None
+    recipe: CoarseRecipe, vocabulary: Vocabulary, atlas: Atlas, autocast: torch.dtype | None, start: Prior | None = None
 ) -> WholeDenoiser:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -113,7 +117,7 @@ def _untrained(
         backbone = whole_backbone(shape, 1 + len(LABELS), vocabulary)
     if start is not None:
         begin_with(backbone, start)
-    return WholeDenoiser(backbone, *heads.statistics(_STATISTICS), autocast=autocast)
+    return WholeDenoiser(backbone, atlas, autocast=autocast)
 
 
 def begin_with(backbone: Backbone, start: Prior) -> None:
@@ -167,29 +171,30 @@ def _look(denoiser: WholeDenoiser, views: Heads, recipe: CoarseRecipe) -> Looked
     """Root mean square errors of validation heads at some levels, image and tissue apart, and two free draws."""
     scores: dict[str, float] = {}
     with torch.no_grad():
-        states = torch.stack([views.state(number) for number in range(_LOOKS * len(views.heads))])
-        asked = Asked.nothing(states, views.vocabulary.numbers)
+        looks = [views.state(number) for number in range(_LOOKS * len(views.heads))]
         for level in recipe.watch.levels:
-            errors = _errors(denoiser, states, asked, level)
+            errors = _errors(denoiser, looks, level, told=views.vocabulary.numbers)
             for name, part in (("image", errors[:, 0]), ("tissue", errors[:, 1:])):
                 scores[f"rmse_{name}_sigma_{100 * level:g}"] = float(part.square().mean().sqrt())
-        draws = _draws(denoiser, Asked.nothing(states[:_LOOKS], views.vocabulary.numbers), recipe)
+        shapes = [denoiser.atlas.drawn((None, None), generator) for generator in generators_for(0, range(_DRAWS))]
+        expected = Expected.of([denoiser.atlas.expected(knots) for knots in shapes])
+        draws = _draws(denoiser, Asked.nothing(expected, views.vocabulary.numbers), recipe)
     pictures = {f"drawn {number}": draw[0].cpu() for number, draw in enumerate(draws, 1)}
-    return scores, pictures | {"held back": states[0, 0].cpu(), "mean": denoiser.mean[0].cpu()}
+    pictures |= {f"atlas {number}": mean[0].cpu() for number, mean in enumerate(expected.mean, 1)}
+    return scores, pictures | {"held back": looks[0][0][0].cpu()}
 
 
-def _errors(denoiser: WholeDenoiser, states: Tensor, asked: Asked, level: float) -> Tensor:
-    generators = generators_for(0, range(len(states)))
+def _errors(denoiser: WholeDenoiser, looks: Sequence[tuple[Tensor, Expected]], level: float, *, told: int) -> Tensor:
+    generators = generators_for(0, range(len(looks)))
     errors = []
-    for number, state in enumerate(states):
-        one = Asked(asked.told[:1], asked.given[:1], asked.certainty[:1])
-        noisy = informed(state[None], level, [generators[number]])
-        errors.append(denoiser(noisy, torch.tensor(level), one) - state)
+    for generator, (state, expected) in zip(generators, looks, strict=True):
+        noisy = informed(state[None], level, [generator])
+        errors.append(denoiser(noisy, torch.tensor(level), Asked.nothing(expected, told)) - state)
     return torch.cat(errors)
 
 
 def _draws(denoiser: WholeDenoiser, asked: Asked, recipe: CoarseRecipe) -> Sequence[Tensor]:
     low, high = recipe.fit.sigma
     sigmas = karras(recipe.watch.steps, low, high)
-    start = informed(denoiser.mean.expand_as(asked.given), high, generators_for(0, range(len(asked.given))))
+    start = informed(asked.expected.mean, high, generators_for(0, range(len(asked.told))))
     return list(dpmpp_2m(denoiser, start, sigmas, condition=asked))  # type: ignore[arg-type] # its condition is another

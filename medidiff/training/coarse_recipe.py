@@ -26,6 +26,7 @@ from medidiff.training.recipe import (
 
 __all__ = [
     "AskedRecipe",
+    "AtlasRecipe",
     "CoarseRecipe",
     "HeadSource",
     "HeadsRecipe",
@@ -78,6 +79,26 @@ class HeadsRecipe:
     shape: tuple[Side, Side, Side] = (40, 48, 40)
     spacing_mm: Positive = 4.0
     finer: Annotated[int, Field(ge=1, le=4, strict=True)] = 2
+
+
+@dataclass(frozen=True, slots=True)
+class AtlasRecipe:
+    """The deformable atlas of the training heads; found when they are packed.
+
+    Args:
+        knots_mm: distances of the knots of the bending fields, one after the other; the last is the atlas's.
+        steps: of descent for each distance.
+        rate: of a knot, voxels a step.
+        stiffness: weight of squared second differences of the knots against the squared error.
+        wander_mm: standard deviation of each knot of a drawn shape beyond what the training heads' shapes span.
+    """
+
+    __pydantic_config__ = STRICT
+    knots_mm: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] = (48.0, 32.0, 16.0)
+    steps: Count = 40
+    rate: Positive = 0.06
+    stiffness: Weight = 3e-5
+    wander_mm: Weight = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +191,7 @@ class CoarseRecipe:
         modality: DICOM's word for what the scans are.
         licence: of the weights, for the card.
         seed: what all randomness is drawn from.
+        atlas: of the heads.
         variation: how heads are varied.
         asked: what is told and given.
         model: the network.
@@ -188,6 +210,7 @@ class CoarseRecipe:
     modality: Literal["MR"] = "MR"
     licence: Text = "Apache-2.0"
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
+    atlas: AtlasRecipe = field(default_factory=AtlasRecipe)
     variation: Variation = field(default_factory=Variation)
     asked: AskedRecipe = field(default_factory=AskedRecipe)
     model: WholeRecipe = field(default_factory=WholeRecipe)

@@ -1,11 +1,15 @@
 """Training heads: whole brains in one frame, with the shares of their tissue, each seen in a new variation.
 
+With each goes its shape in the atlas of all of them, and the atlas is bent to every variation.
+
 A pack holds them in a finer frame than the prior's, where a head is bent before the coarse voxels see it: so a bent
 head is as sharp as one that was scanned. Every head is a function of the seed and of its number alone.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import json
 import math
@@ -21,20 +25,25 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from medidiff.diffusion.atlas import Atlas, Expected
 from medidiff.diffusion.denoiser import with_noise
 from medidiff.diffusion.whole import Asked
 from medidiff.errors import SettingsError
 from medidiff.io.files.atomic import write_file
+from medidiff.physics.bending import knot_counts, places, seen_from, spline
 from medidiff.prior.asking import Sex, Vocabulary
 from medidiff.training.chance import Chance
 from medidiff.training.coarse_recipe import AskedRecipe, CoarseRecipe, Variation
 from medidiff.training.patches import Batch
 
-__all__ = ["LABELS", "Head", "Heads", "about", "read_heads", "vary", "write_heads"]
+__all__ = ["LABELS", "Head", "Heads", "about", "coarse_state", "read_atlas", "read_heads", "vary", "write_heads"]
 
 LABELS = ("CSF", "gray matter", "white matter")
 """Names of the tissue channels, after the image."""
 _SHARE_STEPS = 255  # a share of tissue is kept in one byte
+_PACKED = ("image", "shares", "knots")
+_ATLAS = "atlas."  # what the names of its tensors begin with
+_BROKEN = (OSError, SafetensorError, ValidationError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,7 @@ class Head:
     Args:
         image: (I, J, K) half precision, white matter about 1, air 0.
         shares: (3, I, J, K) bytes, the share of each of `LABELS` in every voxel, of 255.
+        knots: (3, *knots) of its shape in the atlas, in coarse voxels.
         contrast: e.g. ``"T1w"``.
         age: in years.
         sex: of the subject.
@@ -52,6 +62,7 @@ class Head:
 
     image: Tensor
     shares: Tensor
+    knots: Tensor
     contrast: str
     age: float
     sex: Sex
@@ -67,18 +78,18 @@ class _About(BaseModel):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-def write_heads(path: Path, parts: Mapping[Literal["train", "validation"], Sequence[Head]]) -> None:
-    """Pack heads by the part of the split that they are of; no name of a file, subject or folder goes in.
+def write_heads(path: Path, parts: Mapping[Literal["train", "validation"], Sequence[Head]], atlas: Atlas) -> None:
+    """Pack heads by the part of the split that they are of, and their atlas; no name of a file or subject goes in.
 
     Raises:
         OutputError: the system refuses to write; nothing half is left.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors = {f"{_ATLAS}{name}": tensor.contiguous() for name, tensor in atlas.state_dict().items()}
     listed: list[dict[str, object]] = []
     for part, heads in parts.items():
         for head in heads:
             number = f"{len(listed):04d}"
-            tensors |= {f"{number}.image": head.image.contiguous(), f"{number}.shares": head.shares.contiguous()}
+            tensors |= {f"{number}.{name}": getattr(head, name).contiguous() for name in _PACKED}
             about = _About(part=part, contrast=head.contrast, age=head.age, sex=head.sex, sha256=head.sha256)
             listed.append(about.model_dump())
     write_file(path, lambda partial: partial.write_bytes(save(tensors, {"heads": json.dumps(listed)})))
@@ -97,18 +108,41 @@ def read_heads(path: Path, *, part: str) -> list[Head]:
             for number, each in enumerate(listed):
                 if each.part != part:
                     continue
-                image, shares = (file.get_tensor(f"{number:04d}.{name}") for name in ("image", "shares"))
+                image, shares, knots = (file.get_tensor(f"{number:04d}.{name}") for name in _PACKED)
                 if shares.dtype != torch.uint8 or shares.shape != (len(LABELS), *image.shape):
                     raise ValueError
-                if not image.isfinite().all():
+                if not (image.isfinite().all() and knots.isfinite().all()) or knots.ndim != 4 or len(knots) != 3:
                     raise ValueError
-                heads.append(Head(image, shares, each.contrast, each.age, each.sex, each.sha256))
-    except (OSError, SafetensorError, ValidationError, ValueError) as error:
-        mend = "Make it with pipelines/prepare.py, from the recipe of a coarse prior."
-        raise SettingsError("E-PACK", "no pack of heads, or a broken one", mend=mend, file=path.name) from error
+                heads.append(Head(image, shares, knots, each.contrast, each.age, each.sex, each.sha256))
+    except _BROKEN as error:
+        raise _no_pack(path) from error
     if not heads:
         raise SettingsError("E-PACK", f"no head of the part '{part}' in the pack", file=path.name)
     return heads
+
+
+def read_atlas(path: Path) -> Atlas:
+    """The atlas of a pack.
+
+    Raises:
+        SettingsError: ``E-PACK``, it is no pack of heads, or a broken one.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys() if name.startswith(_ATLAS)}  # noqa: SIM118
+        state = {name.removeprefix(_ATLAS): tensor for name, tensor in found.items()}
+        modes, people = state["leaning"].shape
+        mean, knots = state["mean"], state["centre"].shape[1:]
+        atlas = Atlas(mean.shape[1:], knots, channels=len(mean), modes=modes, about=people)
+        atlas.load_state_dict(state)
+    except (*_BROKEN, LookupError, RuntimeError) as error:
+        raise _no_pack(path) from error
+    return atlas
+
+
+def _no_pack(path: Path) -> SettingsError:
+    mend = "Make it with pipelines/prepare.py, from the recipe of a coarse prior."
+    return SettingsError("E-PACK", "no pack of heads, or a broken one", mend=mend, file=path.name)
 
 
 def about(heads: Sequence[Head]) -> tuple[Vocabulary, str]:
@@ -125,6 +159,7 @@ class Heads:
 
     Args:
         heads: to vary, all in one finer frame.
+        atlas: in which their shapes are known.
         recipe: how, and the seed.
         vocabulary: what is told of them.
         device: where they are made; the heads are kept there.
@@ -133,36 +168,43 @@ class Heads:
     def __init__(
         self,
         heads: Sequence[Head],
+        atlas: Atlas,
         recipe: CoarseRecipe,
         vocabulary: Vocabulary,
         *,
         device: torch.device | str = "cpu",
     ) -> None:
         finer = tuple(n * recipe.data.finer for n in recipe.data.shape)
-        if any(tuple(head.image.shape) != finer for head in heads):
+        knots = atlas.centre.shape
+        other = any(tuple(head.image.shape) != finer or head.knots.shape != knots for head in heads)
+        if other or atlas.shape != tuple(recipe.data.shape):
             mend = "Make the pack again from this recipe, with pipelines/prepare.py."
             raise SettingsError("E-PACK", "heads in another frame than the recipe's", mend=mend)
         self.recipe, self.vocabulary, self.device = recipe, vocabulary, torch.device(device)
         self.heads = [head_on(head, self.device) for head in heads]
+        self.atlas = copy.deepcopy(atlas).to(self.device)
 
-    def state(self, number: int) -> Tensor:
-        """(C, I, J, K) head of this number, varied, in the coarse frame."""
+    def state(self, number: int) -> tuple[Tensor, Expected]:
+        """(C, I, J, K) head of this number, varied, in the coarse frame, and what the atlas expects of it."""
         chance = Chance(self.recipe.seed, number)
         return self._varied(self.heads[chance.below(len(self.heads))], chance)
 
-    def _varied(self, head: Head, chance: Chance) -> Tensor:
-        fine = torch.cat([head.image.float()[None], head.shares.float() / _SHARE_STEPS])
-        spacing = self.recipe.data.spacing_mm / self.recipe.data.finer
-        seen = vary(fine, self.recipe.variation, spacing_mm=spacing, chance=chance)
-        return nnf.avg_pool3d(seen[None], self.recipe.data.finer)[0]
+    def _varied(self, head: Head, chance: Chance) -> tuple[Tensor, Expected]:
+        finer = self.recipe.data.finer
+        spacing = self.recipe.data.spacing_mm / finer
+        seen, place = vary(_fine(head), self.recipe.variation, spacing_mm=spacing, chance=chance)
+        place = nnf.avg_pool3d(place[None], finer)[0] / finer
+        return nnf.avg_pool3d(seen[None], finer)[0], self.atlas.expected(head.knots, place)
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The heads with these numbers, what is asked of each, and their diffused states."""
-        states, tolds, shares, sigmas, noises = [], [], [], [], []
+        states, expected, tolds, shares, sigmas, noises = [], [], [], [], [], []
         for number in numbers:
             chance = Chance(self.recipe.seed, number)
             head = self.heads[chance.below(len(self.heads))]
-            states.append(self._varied(head, chance))
+            state, expects = self._varied(head, chance)
+            states.append(state)
+            expected.append(expects)
             tolds.append(torch.tensor(self._told(head, self.recipe.asked, chance)))
             shares.append(_given(self.recipe.asked, chance))
             sigmas.append(chance.log_uniform(*self.recipe.fit.sigma))
@@ -170,7 +212,7 @@ class Heads:
             noises.append(torch.randn(states[-1].shape, generator=generator, device=self.device))
         x, sigma = torch.stack(states), torch.tensor(sigmas, device=self.device)
         certainty = torch.tensor(shares, device=self.device)[:, :, None, None, None].expand_as(x)
-        asked = Asked(torch.stack(tolds).to(self.device), x, certainty)
+        asked = Asked(torch.stack(tolds).to(self.device), x, certainty, Expected.of(expected))
         return Batch(x, asked, sigma, with_noise(x, sigma, torch.stack(noises)))
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch | None]:
@@ -183,23 +225,20 @@ class Heads:
         told = (head.contrast, head.age, head.sex)
         return self.vocabulary.tell(*(None if out else each for each, out in zip(told, left_out, strict=True)))  # type: ignore[arg-type]
 
-    def statistics(self, count: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each voxel over `count` varied heads, (C, I, J, K) each."""
-        total = squares = torch.zeros((), dtype=torch.float64, device=self.device)
-        for number in range(count):
-            state = self.state(-1 - number).double()
-            total, squares = total + state, squares + state.square()
-        mean = total / count
-        variance = squares / count - mean.square()
-        return mean.float(), variance.clamp_min(0).sqrt().clamp_min(_LEAST_DEVIATION).float()
-
-
-_LEAST_DEVIATION = 0.02  # of a voxel over the heads: no voxel is ever quite the same
-
 
 def head_on(head: Head, device: torch.device) -> Head:
     """A head with its tensors on a device."""
-    return Head(head.image.to(device), head.shares.to(device), head.contrast, head.age, head.sex, head.sha256)
+    moved = {name: getattr(head, name).to(device) for name in _PACKED}
+    return dataclasses.replace(head, **moved)
+
+
+def coarse_state(head: Head, finer: int) -> Tensor:
+    """(C, I, J, K) head as it is, in the coarse frame."""
+    return nnf.avg_pool3d(_fine(head)[None], finer)[0]
+
+
+def _fine(head: Head) -> Tensor:
+    return torch.cat([head.image.float()[None], head.shares.float() / _SHARE_STEPS])
 
 
 def _given(asked: AskedRecipe, chance: Chance) -> list[float]:
@@ -210,7 +249,7 @@ def _given(asked: AskedRecipe, chance: Chance) -> list[float]:
     return [image] + [tissue] * len(LABELS)
 
 
-def vary(fine: Tensor, variation: Variation, *, spacing_mm: float, chance: Chance) -> Tensor:
+def vary(fine: Tensor, variation: Variation, *, spacing_mm: float, chance: Chance) -> tuple[Tensor, Tensor]:
     """A head turned, stretched, bent, brighter or darker; the shares of tissue move with it.
 
     Args:
@@ -218,48 +257,28 @@ def vary(fine: Tensor, variation: Variation, *, spacing_mm: float, chance: Chanc
         variation: how far to go.
         spacing_mm: side of the voxels.
         chance: where the choices come from.
+
+    Returns:
+        (C, I, J, K) the varied head, and (3, I, J, K) the place in `fine` that each of its voxels shows, in voxels from
+        the middle.
     """
     shape = fine.shape[-3:]
     turn = _rotation([math.radians(variation.turn_deg) * float(chance.normal()) for _ in range(3)])
     sizes = [math.exp(variation.stretch * float(chance.normal())) for _ in range(3)]
-    shift = [variation.shift_mm / spacing_mm * float(chance.normal()) for _ in range(3)]
+    shift = torch.tensor([variation.shift_mm / spacing_mm * float(chance.normal()) for _ in range(3)]).to(fine)
     mirror = -1.0 if chance.happens(variation.mirrored) else 1.0
-    knots = [max(round(n * spacing_mm / variation.knots_mm), 1) + 3 for n in shape]
+    knots = knot_counts(shape, spacing_mm=spacing_mm, knots_mm=variation.knots_mm)
     bend = chance.normal((3, *knots)) * (variation.bend_mm / spacing_mm)
     gain = math.exp(variation.gain * float(chance.normal()))
     gamma = math.exp(variation.gamma * float(chance.normal()))
     bias = chance.normal((1, 5, 5, 5)) * variation.bias
-    if not any((variation.turn_deg, variation.stretch, variation.shift_mm, variation.bend_mm)) and mirror == 1.0:
-        seen = fine
-    else:
-        linear = turn @ torch.diag(torch.tensor([mirror * sizes[0], sizes[1], sizes[2]]))
-        seen = _moved(fine, linear.to(fine), torch.tensor(shift).to(fine), _smooth(bend.to(fine), shape))
-    field = _smooth(bias.to(fine), shape).exp() * gain
+    linear = turn @ torch.diag(torch.tensor([mirror * sizes[0], sizes[1], sizes[2]]))
+    place = torch.einsum("ab,bijk->aijk", linear.to(fine), places(shape, fine))
+    place = place + shift[:, None, None, None] + spline(bend.to(fine), shape)
+    seen = seen_from(fine, place)
+    field = spline(bias.to(fine), shape).exp() * gain
     image = seen[:1].clamp_min(0).pow(gamma) * field
-    return torch.cat([image, seen[1:]])
-
-
-def _moved(fine: Tensor, linear: Tensor, shift: Tensor, bend: Tensor) -> Tensor:
-    """Where a voxel looks: at its own place about the middle, turned and stretched, shifted and bent, in voxels."""
-    shape = fine.shape[-3:]
-    axes = [torch.arange(n, dtype=fine.dtype, device=fine.device) - (n - 1) / 2 for n in shape]
-    place = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    place = torch.einsum("ab,bijk->aijk", linear, place) + shift[:, None, None, None] + bend
-    half = torch.tensor([n / 2 for n in shape]).to(fine)[:, None, None, None]
-    grid = (place / half).flip(0).movedim(0, -1)  # PyTorch names the last axis first
-    return nnf.grid_sample(fine[None], grid[None], align_corners=False)[0]
-
-
-def _smooth(knots: Tensor, shape: Sequence[int]) -> Tensor:
-    """The cubic B-spline over evenly spaced knots, (C, *knots) -> (C, *shape); the outer knots lie beyond the ends."""
-    for axis, size in enumerate(shape, start=1):
-        at = torch.linspace(1, knots.shape[axis] - 2, size, dtype=knots.dtype, device=knots.device)
-        distance = (at[:, None] - torch.arange(knots.shape[axis], dtype=knots.dtype, device=knots.device)).abs()
-        near = 2 / 3 - distance.square() + distance.pow(3) / 2
-        far = (2 - distance).clamp_min(0).pow(3) / 6
-        weights = torch.where(distance < 1, near, far)
-        knots = torch.tensordot(knots, weights, dims=([axis], [1])).movedim(-1, axis)
-    return knots
+    return torch.cat([image, seen[1:]]), place
 
 
 def _rotation(angles: Sequence[float]) -> Tensor:
