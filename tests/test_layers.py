@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # The facade (the package's own __init__), the command line and `python -m medidiff` stand above all.
 LAYERS = (
     ("medidiff", "cli", "__main__"),
-    ("demo", "evaluate"),
+    ("augmentation", "demo", "evaluate"),
     ("restore", "synthesis", "gates", "training", "tracking", "report", "batch", "export"),
     ("settings",),
     ("prior",),
@@ -43,7 +43,7 @@ DOORS = {
     "mlflow": ("medidiff.tracking",),
     "skimage": ("medidiff.metrics.*", "medidiff.physics.lowdose"),
     "matplotlib": ("medidiff.report",),
-    "monai": ("medidiff.diffusion.backbone",),
+    "monai": ("medidiff.diffusion.backbone", "medidiff.augmentation.transform"),
 }
 DEVELOPMENT_ONLY = (  # in tests and validation only
     "bm4d",

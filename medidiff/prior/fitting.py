@@ -7,7 +7,7 @@ from medidiff.prepare import looks_like_hounsfield
 from medidiff.prior.prior import BUNDLED, DEFAULT_PRIOR, Prior
 from medidiff.volume import Volume
 
-__all__ = ["fitting_prior"]
+__all__ = ["bundled_for", "fitting_prior"]
 
 
 def fitting_prior(volume: Volume, prior: str | Prior | None) -> tuple[Prior, list[str]]:
@@ -29,7 +29,7 @@ def fitting_prior(volume: Volume, prior: str | Prior | None) -> tuple[Prior, lis
         found = "values like Hounsfield units in a scan that does not say its modality"
         mend = 'Say --modality CT, or what else it is; a JSON file beside the scan with "Modality": "CT" says it too.'
         raise InputError("E-MODALITY", found, mend=mend)
-    chosen = prior if isinstance(prior, Prior) else Prior.load(prior or _bundled_for(volume.modality))
+    chosen = prior if isinstance(prior, Prior) else Prior.load(prior or bundled_for(volume.modality))
     known = chosen.card.modality
     if volume.modality == "OT" and known != "MR":
         found = f"a scan that does not say its modality, and the prior '{chosen.card.name}', which is for {known}"
@@ -44,8 +44,12 @@ def fitting_prior(volume: Volume, prior: str | Prior | None) -> tuple[Prior, lis
     return chosen, [told] if prior is None else []
 
 
-def _bundled_for(modality: str) -> str:
-    """Name of the bundled prior for a modality; the default one where a scan does not say its own."""
+def bundled_for(modality: str) -> str:
+    """Name of the bundled prior for a modality; the default one where a scan does not say its own.
+
+    Raises:
+        InputError: ``E-MODALITY``, there is none.
+    """
     names = sorted((path.stem for path in BUNDLED.glob("*.safetensors")), key=lambda name: name != DEFAULT_PRIOR)
     for name in names:
         if modality in ("OT", Prior.card_of(name).modality):

@@ -21,10 +21,12 @@ from medidiff.training.recipe import DegradationRanges, LowDose
 
 __all__ = [
     "Measurement",
+    "Scanner",
     "View",
     "cut_side",
     "draw_low_dose",
     "draw_measurement",
+    "draw_scanner",
     "draw_view",
     "held",
     "look",
@@ -51,6 +53,26 @@ class View(NamedTuple):
     curve: Tensor
     remapped: Tensor
     gain: Tensor
+
+
+class Scanner(NamedTuple):
+    """A random scanner, for a volume of any sides.
+
+    Args:
+        matrices: A of each axis, (measured, side) float64; None for the identity.
+        level: σ_y.
+        ramps: change of σ_y along each axis of y, (measured,), as a share of it.
+        told: by how much the level that is told is off, a factor.
+        rician: whether the noise is Rician; Gaussian otherwise.
+        blank: whether nothing is measured.
+    """
+
+    matrices: tuple[Tensor | None, Tensor | None, Tensor | None]
+    level: float
+    ramps: tuple[Tensor, Tensor, Tensor]
+    told: float
+    rician: bool
+    blank: bool
 
 
 class Measurement(NamedTuple):
@@ -140,6 +162,26 @@ def look(cut: Tensor, view: View) -> Tensor:
     return (torch.where(_spread(view.remapped), curved, x) * _spread(view.gain))[:, None]
 
 
+def draw_scanner(sides: Sequence[int], ranges: DegradationRanges, chance: Chance) -> Scanner:
+    """A random scanner of a volume; slices lie across its last axis, and of unlike voxels the longest side does.
+
+    Args:
+        sides: (3,) voxels along each axis.
+        ranges: which scanners there are.
+        chance: where the choices come from.
+    """
+    kind = chance.pick((ranges.denoise, ranges.thick, ranges.coarse, ranges.nothing))
+    i, j, k = _matrices(kind, sides, ranges, chance)
+    counts = [side if each is None else each.shape[0] for each, side in zip((i, j, k), sides, strict=True)]
+    level = chance.log_uniform(*(ranges.noise if kind == 0 else ranges.thick_noise))
+    ramps = [torch.zeros(count) for count in counts]
+    if chance.happens(ranges.varying):
+        ramps = [chance.uniform(-0.6, 0.6) * torch.linspace(-0.5, 0.5, count) for count in counts]
+    told = math.exp(ranges.told_error * float(chance.normal()))
+    rician = chance.happens(ranges.rician)
+    return Scanner((i, j, k), level, (ramps[0], ramps[1], ramps[2]), told, rician, kind == 3)
+
+
 def draw_measurement(side: int, ranges: DegradationRanges, chance: Chance) -> Measurement:
     """What a random scanner does to a patch of a side.
 
@@ -148,26 +190,22 @@ def draw_measurement(side: int, ranges: DegradationRanges, chance: Chance) -> Me
         ranges: which scanners there are.
         chance: where the choices come from.
     """
-    kind = chance.pick((ranges.denoise, ranges.thick, ranges.coarse, ranges.nothing))
-    axes = [Axis(matrix) for matrix in _matrices(kind, side, ranges, chance)]
-    level = chance.log_uniform(*(ranges.noise if kind == 0 else ranges.thick_noise))
+    scanner = draw_scanner([side] * 3, ranges, chance)
     ramp = torch.zeros((3, side))
-    if chance.happens(ranges.varying):
-        for axis, along in zip(axes, ramp, strict=True):
-            count = side if axis.matrix is None else axis.matrix.shape[0]
-            along[:count] = chance.uniform(-0.6, 0.6) * torch.linspace(-0.5, 0.5, count)
-    parts = [_padded(axis, side, blank=kind == 3) for axis in axes]
+    for along, told in zip(ramp, scanner.ramps, strict=True):
+        along[: len(told)] = told
+    parts = [_padded(Axis(matrix), side, blank=scanner.blank) for matrix in scanner.matrices]
     sees, smoothest, stairs, certainty = (torch.stack(each) for each in zip(*parts, strict=True))
     return Measurement(
         sees=sees,
         smoothest=smoothest,
         stairs=stairs,
         certainty=certainty,
-        level=torch.tensor(level),
+        level=torch.tensor(scanner.level),
         ramp=ramp,
-        told=torch.tensor(math.exp(ranges.told_error * float(chance.normal()))),
-        rician=torch.tensor(chance.happens(ranges.rician)),
-        blank=torch.tensor(kind == 3),
+        told=torch.tensor(scanner.told),
+        rician=torch.tensor(scanner.rician),
+        blank=torch.tensor(scanner.blank),
     )
 
 
@@ -193,19 +231,24 @@ def draw_low_dose(
     return draw_measurement(side, plain, chance)._replace(level=torch.tensor(level)), number
 
 
-def _matrices(kind: int, side: int, ranges: DegradationRanges, chance: Chance) -> list[Tensor | None]:
+def _matrices(
+    kind: int, sides: Sequence[int], ranges: DegradationRanges, chance: Chance
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     if kind in (0, 3):
-        return [None, None, None]
+        return None, None, None
     if kind == 2:
         factors = [chance.uniform(*ranges.coarse_factor)] * 3
         if not chance.happens(ranges.cubic):
             factors = sorted(chance.uniform(*ranges.coarse_factor) for _ in range(3))  # the worst last, see `Turned`
         phases = [(f - 1) / 2 for f in factors] if ranges.aligned and chance.happens(ranges.aligned) else [None] * 3
-        return [_samples(side, f, 1.0, chance, offset=phase) for f, phase in zip(factors, phases, strict=True)]
+        i, j, k = (
+            _samples(side, f, 1.0, chance, offset=phase) for side, f, phase in zip(sides, factors, phases, strict=True)
+        )
+        return i, j, k
     factor = chance.uniform(*ranges.factor)
     factor = max(round(factor), 2) if chance.happens(0.5) else factor  # whole factors are the common ones
     overlap = chance.uniform(*ranges.overlap) if chance.happens(ranges.uneven) else 1.0
-    return [None, None, _samples(side, factor, overlap, chance, gaussian=chance.happens(ranges.gaussian))]
+    return None, None, _samples(sides[2], factor, overlap, chance, gaussian=chance.happens(ranges.gaussian))
 
 
 def _samples(
