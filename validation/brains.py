@@ -43,6 +43,7 @@ __all__ = [
     "FRAME",
     "TISSUES",
     "Brain",
+    "data_options",
     "describe",
     "framed",
     "label",
@@ -305,6 +306,22 @@ def rows(brains: Sequence[Brain], name: str) -> NDArray[np.float64]:
     return np.stack([np.asarray(getattr(brain, name), dtype=np.float64) for brain in brains])
 
 
+def data_options(doc: str) -> argparse.ArgumentParser:
+    """A parser with the real scans that sets are compared with; `doc` is of the command's module."""
+    out = argparse.ArgumentParser(
+        description=doc.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    shared = scoring.options("", writes="").get_default("data")
+    out.add_argument("--data", type=Path, default=shared, help="folder of the shared data")
+    out.add_argument(
+        "--split", type=Path, default=Path(__file__).with_name("split.toml"), help="which subject serves what"
+    )
+    out.add_argument("--set", default="t1-ds002748", help="folder of the real scans")
+    out.add_argument("--cache", type=Path, default=Path("out/brains"), help="folder for what was found in each scan")
+    out.add_argument("--threads", type=int, default=1, help="of torch")
+    return out
+
+
 def set_options(doc: str, *, check: str) -> argparse.ArgumentParser:
     """The options that the commands about synthetic sets share.
 
@@ -312,16 +329,8 @@ def set_options(doc: str, *, check: str) -> argparse.ArgumentParser:
         doc: of the command's module; its first line is the description.
         check: what ``--self-check`` does.
     """
-    out = argparse.ArgumentParser(
-        description=doc.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    shared = scoring.options("", writes="").get_default("data")
+    out = data_options(doc)
     out.add_argument("synthetic", type=Path, nargs="?", help="BIDS folder of invented scans; none with --self-check")
-    out.add_argument("--data", type=Path, default=shared, help="folder of the shared data")
-    out.add_argument(
-        "--split", type=Path, default=Path(__file__).with_name("split.toml"), help="which subject serves what"
-    )
-    out.add_argument("--set", default="t1-ds002748", help="folder of the real scans")
     out.add_argument("--count", type=int, default=0, help="invented scans to take; 0 for all")
     out.add_argument("--self-check", action="store_true", help=check)
     return out

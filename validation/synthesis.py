@@ -48,8 +48,6 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--grid", type=int, default=24, help="scans of each kind on the picture; 0 for no picture")
     out.add_argument("--blind", action="store_true", help="also a shuffled picture without labels, and its key")
     out.add_argument("--seed", type=int, default=0, help="of halvings, draws and the shuffle")
-    out.add_argument("--threads", type=int, default=1, help="of torch")
-    out.add_argument("--cache", type=Path, default=Path("out/brains"), help="folder for what was found in each scan")
     out.add_argument("--out", type=Path, default=Path("out/synthesis"), help="folder for tables, JSON and pictures")
     out.add_argument(
         "--mlflow", default="", help="tracking URI; empty for medidiff's own store, 'none' for no tracking"

@@ -218,8 +218,6 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--seeds", type=int, default=3, help="trainings of each arm")
     out.add_argument("--steps", type=int, default=0, help="of each training; 0 for as many as fit --minutes")
     out.add_argument("--minutes", type=float, default=30.0, help="for all trainings together")
-    out.add_argument("--threads", type=int, default=1, help="of torch")
-    out.add_argument("--cache", type=Path, default=Path("out/brains"), help="folder for what was found in each scan")
     out.add_argument("--out", type=Path, default=Path("out/utility"), help="folder for table and JSON")
     out.add_argument(
         "--mlflow", default="", help="tracking URI; empty for medidiff's own store, 'none' for no tracking"
