@@ -21,6 +21,7 @@ __all__ = [
     "FIGURES",
     "Figure",
     "Likeness",
+    "Shells",
     "compared",
     "condition_figures",
     "held",
@@ -57,19 +58,42 @@ class Figure:
     target: str = ""
 
 
-FIGURES = (
-    Figure("KID", 4, matched=False, centre="rms", target="2 floors"),
-    Figure("MS-SSIM in the set", 3, matched=False, target="0.05"),
-    Figure("precision"),
-    Figure("recall"),
-    Figure("density"),
-    Figure("coverage"),
-    *(Figure(f"power {low:g} to {high:g} per mm (dB)", 2, matched=False, centre="rms") for low, high in BANDS),
-    Figure("spectra apart (dB)", 2),
-    *(Figure(f"Wasserstein of {tissue} (ml)", 1) for tissue in (*TISSUES, "brain")),
-    Figure("radiomic Fréchet", 2),
-    Figure("FID (biased)", 1),
-)
+@dataclass(frozen=True, slots=True)
+class Shells:
+    """Where spectra were read, in cycles per mm, and the bands that are told of them.
+
+    Args:
+        edges: of the shells.
+        bands: lowest and highest frequency of each.
+    """
+
+    edges: tuple[float, ...] = EDGES
+    bands: tuple[tuple[float, float], ...] = BANDS
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """All figures, in the order of tables."""
+        return (
+            Figure("KID", 4, matched=False, centre="rms", target="2 floors"),
+            Figure("MS-SSIM in the set", 3, matched=False, target="0.05"),
+            Figure("precision"),
+            Figure("recall"),
+            Figure("density"),
+            Figure("coverage"),
+            *(Figure(_power(band), 2, matched=False, centre="rms") for band in self.bands),
+            Figure("spectra apart (dB)", 2),
+            *(Figure(f"Wasserstein of {tissue} (ml)", 1) for tissue in (*TISSUES, "brain")),
+            Figure("radiomic Fréchet", 2),
+            Figure("FID (biased)", 1),
+        )
+
+
+def _power(band: tuple[float, float]) -> str:
+    return f"power {band[0]:g} to {band[1]:g} per mm (dB)"
+
+
+_FINE = Shells()
+FIGURES = _FINE.figures
 
 
 def compared(
@@ -81,6 +105,7 @@ def compared(
     halvings: int,
     seed: int = 0,
     likeness: Likeness | None = None,
+    shells: Shells = _FINE,
 ) -> dict[str, Measured]:
     """All figures of a set against real scans.
 
@@ -92,6 +117,7 @@ def compared(
         halvings: of the floor.
         seed: of all random choices.
         likeness: keeps the MS-SSIM of sets that come again.
+        shells: of the spectra that were kept.
 
     Raises:
         SettingsError: ``E-CASES``, too few scans.
@@ -101,7 +127,7 @@ def compared(
     numbers = [[places[id(brain)] for brain in part] for part in (real, judged, halved)]
     paired = numbers[1][:_PAIRED]
     alike = (likeness or Likeness()).between([numbers[2], paired], pool)
-    statistics = _statistics(pool, len(halved), alike)
+    statistics = _statistics(pool, len(halved), alike, shells)
     return {
         figure.name: measure(
             statistics[figure.name],
@@ -114,11 +140,11 @@ def compared(
             halvings=halvings,
             seed=seed,
         )
-        for figure in FIGURES
+        for figure in shells.figures
     }
 
 
-def _statistics(pool: Sequence[Brain], fixed: int, alike: NDArray[np.float64]) -> dict[str, Statistic]:
+def _statistics(pool: Sequence[Brain], fixed: int, alike: NDArray[np.float64], shells: Shells) -> dict[str, Statistic]:
     """The figures as functions of cases of a pool; features are standardised by its first `fixed` cases."""
     kinds = {name: standardised(rows(pool, name), fixed) for name in KINDS}
     features, textures = kinds["features"], kinds["radiomics"]
@@ -135,10 +161,10 @@ def _statistics(pool: Sequence[Brain], fixed: int, alike: NDArray[np.float64]) -
     }
     for share in ("precision", "recall", "density", "coverage"):
         found[share] = lambda a, b, share=share: _share(distance, a, b, share)
-    middles = (np.asarray(EDGES[1:]) + np.asarray(EDGES[:-1])) / 2
-    for low, high in BANDS:
-        inside = (middles >= low) & (middles < high)
-        found[f"power {low:g} to {high:g} per mm (dB)"] = lambda a, b, inside=inside: float(
+    middles = (np.asarray(shells.edges[1:]) + np.asarray(shells.edges[:-1])) / 2
+    for band in shells.bands:
+        inside = (middles >= band[0]) & (middles < band[1])
+        found[_power(band)] = lambda a, b, inside=inside: float(
             band_difference_db(spectra[a], spectra[b])[inside].mean()
         )
     for column, tissue in enumerate((*TISSUES, "brain")):
