@@ -170,6 +170,10 @@ def test_a_synthetic_set_is_read_with_its_maps(utility, monkeypatch, tmp_path):
     (pair,) = utility.synthetic_pairs(tmp_path, 0)
     assert pair.image.shape == pair.labels.shape == (32, 32, 32)
     assert pair.image[pair.labels == 3].mean() == pytest.approx(1, abs=0.05)
+    derived = tmp_path / "derivatives" / "labels" / "sub-syn000000" / "anat"  # where `medidiff export` puts them
+    derived.mkdir(parents=True)
+    (anat / "sub-syn000000_dseg.nii.gz").rename(derived / "sub-syn000000_dseg.nii.gz")
+    assert np.array_equal(utility.synthetic_pairs(tmp_path, 0)[0].labels, pair.labels)
     with pytest.raises(utility.InputError, match="E-NOIMAGES"):
         utility.synthetic_pairs(tmp_path / "none", 0)
 

@@ -47,6 +47,7 @@ __all__ = [
     "describe",
     "framed",
     "label",
+    "map_of",
     "mosaic",
     "real_brains",
     "rows",
@@ -227,7 +228,7 @@ def synthetic_brains(folder: Path, *, count: int, cache: Path | None) -> list[Br
     """The first scans of a synthetic set in BIDS.
 
     Args:
-        folder: with ``sub-*/anat/*_T1w.nii.gz``, perhaps ``*_dseg.nii.gz`` beside them, and ``participants.tsv``.
+        folder: with ``sub-*/anat/*_T1w.nii.gz``, perhaps label maps (`map_of`), and ``participants.tsv``.
         count: how many to take at most; 0 for all.
         cache: as in `real_brains`.
 
@@ -247,8 +248,15 @@ def synthetic_brains(folder: Path, *, count: int, cache: Path | None) -> list[Br
     return found
 
 
+def map_of(scan: Path) -> Path:
+    """Where the label map of a scan in BIDS lies: among the derivatives, as `medidiff export` writes it, or beside."""
+    name = scan.name.replace("_T1w.nii.gz", "_dseg.nii.gz")
+    derived = scan.parents[2] / "derivatives" / "labels" / scan.parts[-3] / "anat" / name
+    return derived if derived.is_file() else scan.with_name(name)
+
+
 def _with_map(path: Path) -> Brain:
-    beside = path.with_name(path.name.replace("_T1w.nii.gz", "_dseg.nii.gz"))
+    beside = map_of(path)
     scan = io.read(path)
     if not beside.is_file():
         return describe(framed(scan))
@@ -284,7 +292,7 @@ def _kept(cache: Path | None, path: Path, make: Callable[[], Brain], *, name: st
     """What was found in a scan before, by the hash of its bytes and the name of a fault; or found now and kept."""
     if cache is None:
         return make()
-    beside = path.with_name(path.name.replace("_T1w.nii.gz", "_dseg.nii.gz"))
+    beside = map_of(path)
     digest = hashlib.sha256(path.read_bytes())
     if beside != path and beside.is_file():
         digest.update(beside.read_bytes())

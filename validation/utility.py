@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import scoring
 import torch
-from brains import FRAME, TISSUES, framed, halved, real_brains, set_options
+from brains import FRAME, TISSUES, framed, halved, map_of, real_brains, set_options
 from corruptions import warped
 from numpy.typing import NDArray
 from segmenter import Pair, Score, score, seconds_a_step, train
@@ -81,7 +81,7 @@ def synthetic_pairs(folder: Path, count: int) -> list[Pair]:
         raise InputError("E-NOIMAGES", "no synthetic scans", wanted="sub-*/anat/*_T1w.nii.gz", file=folder.name)
     found = []
     for path in paths[:count] if count else paths:
-        beside = path.with_name(path.name.replace("_T1w.nii.gz", "_dseg.nii.gz"))
+        beside = map_of(path)
         scan = io.read(path)
         table = io.read(beside).data[0] if beside.is_file() else np.zeros((0, 0, 0))
         if not scan.shape == table.shape == FRAME.shape:
