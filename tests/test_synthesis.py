@@ -54,15 +54,19 @@ def test_a_case_depends_on_its_seed_and_number_alone(cascade, case):
         assert cascade.draw(request, number, seed=seed).image.data.tobytes() != case.image.data.tobytes()
 
 
-def test_threads_change_no_byte(cascade, case):
-    before = torch.get_num_threads()
+@pytest.mark.parametrize("given", [False, True])
+def test_threads_change_no_byte(cascade, given):
+    """Not where the shape is drawn, and not where it is fitted to a given map."""
+    request = Request(contrast="T1w", age=30.0, spacing_mm=2.0, tissue=label_map() if given else None)
+    before, drawn = torch.get_num_threads(), []
     try:
-        torch.set_num_threads(3 - before if before < 3 else 1)
-        again = cascade.draw(Request(contrast="T1w", age=30.0), 3, seed=5)
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            drawn.append(cascade.draw(request, 3, seed=5))
     finally:
         torch.set_num_threads(before)
-    assert again.image.data.tobytes() == case.image.data.tobytes()
-    assert again.provenance == case.provenance
+    assert drawn[0].image.data.tobytes() == drawn[1].image.data.tobytes()
+    assert drawn[0].provenance == drawn[1].provenance
 
 
 @pytest.mark.parametrize(("spacing", "shape"), [(4.0, 16), (2.0, 32), (1.0, 64), (0.9, 72)])
