@@ -90,9 +90,9 @@ _TEXTS = {  # keyword: what is planted there; numbers, dates and UIDs are identi
     "SeriesInstanceUID": "1.2.826.0.1.9999.77.2",
     "FrameOfReferenceUID": "1.2.826.0.1.9999.77.3",
     "IrradiationEventUID": "1.2.826.0.1.9999.77.4",
-    "StudyDate": "20180711",
-    "SeriesDate": "20180712",
-    "AcquisitionDateTime": "20180713101500.000000+0577",
+    "StudyDate": "20180711",  # dates more than a year apart: a shift by a random key makes none of them another
+    "SeriesDate": "20200712",
+    "AcquisitionDateTime": "20220713101500.000000+0577",
 }
 PLANTED = {name: text for name, text in _TEXTS.items() if text and name != "PatientSex"}
 _ELSEWHERE = (  # planted by hand below
