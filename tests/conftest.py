@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
 
 # Several test processes, or a training run, on few cores: more threads than cores make small tensors ten times slower.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what this process starts: workers, kernels, commands
+
+MOST_WORKERS = 8  # each holds one to two gigabytes
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes `-n auto` starts: one a core for folders of tests, none for files and tests named one by one.
+
+    Each process imports everything again, which takes longer than most files do.
+    """
+    cores = len(os.sched_getaffinity(0))
+    whole = all(Path(word).is_dir() for word in config.args)
+    return min(cores, MOST_WORKERS) if whole and cores > 1 else 0
 
 
 @pytest.fixture
