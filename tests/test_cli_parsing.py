@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import medidiff.cli as cli
-from medidiff.cli.options import parse
+from medidiff.cli.options import Option, parse
 from medidiff.cli.session import read_options
 from medidiff.cli.verbs import VERBS, Convert, Denoise, Evaluate, Info, Repairs, Restoring, Superresolve
 from medidiff.errors import SettingsError
@@ -89,7 +89,7 @@ def test_a_broken_command_line_is_one_line(words, says, capsys):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_argument_is_explained(verb, capsys):
-    assert cli.main([verb, "--help"]) == 0
+    assert cli.main([*verb.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     for field in dataclasses.fields(VERBS[verb]):
         assert field.name.replace("_", "-") in shown or field.name in ("source", "path")
@@ -120,3 +120,49 @@ print(sorted(light), sorted(heavy), seconds < 1.0)
 def test_settings_errors_are_what_the_parser_raises():
     with pytest.raises(SettingsError, match="E-USAGE"):
         parsed("info")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Do a part."""
+
+    source: typing.Annotated[Path, Option("what", ("IN",), positional=True)]
+    part: typing.Annotated[int, Option("which part", ("N",), ("-part_id", "--part-id"))] = 0
+
+
+_FAMILY = {"heap do": _Part, "heap status": _Part, "other": _Part}
+
+
+def family(*words: str) -> object:
+    return parse(words, _FAMILY, version="0", epilog="the end")
+
+
+def test_a_verb_may_have_two_words():
+    assert family("heap", "do", "a", "-part_id", "3") == _Part(source=Path("a"), part=3)
+    assert family("heap", "status", "a", "--part-id=2") == _Part(source=Path("a"), part=2)
+    assert family("other", "a") == _Part(source=Path("a"))
+
+
+@pytest.mark.parametrize("words", [("--help",), ("heap", "--help"), ("heap", "do", "-h")])
+def test_the_help_of_two_words_names_both(words, capsys):
+    with pytest.raises(SystemExit):
+        family(*words)
+    shown = capsys.readouterr().out
+    assert ("do" in shown and "status" in shown) or "Do a part." in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("heap",), "one of do, status"),
+        (("heap", "stauts", "a"), "Did you mean heap status?"),
+        (("heep", "do"), "Did you mean heap?"),
+        (("heap", "do", "a", "--prat-id", "3"), "Did you mean --part-id?"),
+        (("heap", "do"), "IN"),
+        (("other",), "IN"),
+    ],
+)
+def test_a_broken_line_of_two_words_names_the_nearest(words, says):
+    with pytest.raises(SettingsError, match="E-USAGE") as refusal:
+        family(*words)
+    assert says in str(refusal.value)

@@ -113,7 +113,7 @@ def parse(argv: Sequence[str], verbs: Mapping[str, type], *, version: str, epilo
 
     Args:
         argv: what was typed after the program's name.
-        verbs: name to dataclass, in the order of ``--help``.
+        verbs: name to dataclass, in the order of ``--help``; a name of two words, ``"batch status"``, is typed as two.
         version: answer to ``--version``.
         epilog: end of every ``--help``.
 
@@ -124,22 +124,43 @@ def parse(argv: Sequence[str], verbs: Mapping[str, type], *, version: str, epilo
     root = _Parser(prog="medidiff", description=_SUMMARY, epilog=epilog, allow_abbrev=False, formatter_class=_Help)
     root.add_argument("--version", action="version", version=version)
     commands = root.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=_Parser)
+    families: dict[str, argparse._SubParsersAction[_Parser]] = {}
     for name, verb in verbs.items():
-        text = inspect.cleandoc(verb.__doc__ or "")
-        first = text.split("\n")[0]
-        command = commands.add_parser(
-            name, help=first, description=text, epilog=epilog, allow_abbrev=False, formatter_class=_Help
-        )
-        groups: dict[str, argparse._ActionsContainer] = {"": command}
-        for argument in _arguments(verb):
-            title = argument.option.group
-            if title not in groups:
-                groups[title] = command.add_argument_group(title)
-            argument.add_to(groups[title])
-    _refuse_unknown(list(argv), verbs)
+        first, _, second = name.partition(" ")
+        if second and first not in families:
+            families[first] = _family(commands, first, _words(verbs, first))
+        _add(families[first] if second else commands, second or first, verb, epilog)
+    chosen = _refuse_unknown(list(argv), verbs)
     typed = vars(root.parse_args(argv))
-    verb = verbs[typed["verb"]]
+    verb = verbs[chosen]
     return verb(**{argument.name: argument.value(typed[argument.name]) for argument in _arguments(verb)})
+
+
+def _words(verbs: Mapping[str, type], first: str) -> list[str]:
+    """The second words of the verbs that begin with this one."""
+    return [second for name in verbs for one, _, second in [name.partition(" ")] if one == first and second]
+
+
+def _family(
+    commands: argparse._SubParsersAction[_Parser], name: str, words: Sequence[str]
+) -> argparse._SubParsersAction[_Parser]:
+    """The place of the verbs of two words that begin alike."""
+    text = f"{', '.join(words)}: see 'medidiff {name} --help'"
+    family = commands.add_parser(name, help=text, allow_abbrev=False, formatter_class=_Help)
+    return family.add_subparsers(dest="second", metavar="VERB", title="verbs", parser_class=_Parser, required=True)
+
+
+def _add(commands: argparse._SubParsersAction[_Parser], name: str, verb: type, epilog: str) -> None:
+    text = inspect.cleandoc(verb.__doc__ or "")
+    command = commands.add_parser(
+        name, help=text.split("\n")[0], description=text, epilog=epilog, allow_abbrev=False, formatter_class=_Help
+    )
+    groups: dict[str, argparse._ActionsContainer] = {"": command}
+    for argument in _arguments(verb):
+        title = argument.option.group
+        if title not in groups:
+            groups[title] = command.add_argument_group(title)
+        argument.add_to(groups[title])
 
 
 _SUMMARY = "Denoise and super-resolve medical scans with a learned 3D prior. Research use only, not for diagnosis."
@@ -186,20 +207,31 @@ def _convert(hint: Any, word: str, *, label: str) -> Any:
         raise SettingsError("E-USAGE", f"'{word}'", wanted=wanted, attribute=label) from error
 
 
-def _refuse_unknown(argv: list[str], verbs: Mapping[str, type]) -> None:
-    """Name what comes nearest to an unknown verb or option; argparse would only repeat what was typed."""
-    place = next((n for n, word in enumerate(argv) if not word.startswith("-")), None)
+def _refuse_unknown(argv: list[str], verbs: Mapping[str, type]) -> str:
+    """The verb; names what comes nearest to an unknown verb or option, where argparse would repeat what was typed."""
     known = ["--help", "--version"]
-    if place is None:
+    words = [n for n, word in enumerate(argv) if not word.startswith("-")]
+    if not words:
         if not {"-h", *known}.intersection(argv):
             raise SettingsError("E-USAGE", "no verb", wanted=", ".join(verbs), mend="See 'medidiff --help'.")
-    elif argv[place] not in verbs:
-        raise _unknown("verb", argv[place], list(verbs))
-    else:
-        known += [flag for argument in _arguments(verbs[argv[place]]) for flag in argument.flags]
+        return ""
+    name = argv[words[0]]
+    seconds = _words(verbs, name)
+    if name not in verbs and not seconds:
+        raise _unknown("verb", name, list(dict.fromkeys(verb.partition(" ")[0] for verb in verbs)))
+    if seconds:
+        second = argv[words[0] + 1] if len(argv) > words[0] + 1 else ""
+        if second not in (*seconds, "-h", "--help"):
+            wanted, mend = ", ".join(seconds), f"See 'medidiff {name} --help'."
+            if not second or second.startswith("-"):
+                raise SettingsError("E-USAGE", f"'{name}' alone", wanted=f"'{name}' and one of {wanted}", mend=mend)
+            raise _unknown("verb", f"{name} {second}", [f"{name} {word}" for word in seconds])
+        name = f"{name} {second}"
+    known += [flag for argument in _arguments(verbs[name]) for flag in argument.flags] if name in verbs else []
     for word in argv[: argv.index("--")] if "--" in argv else argv:
         if word.startswith("--") and word.split("=")[0] not in known:
             raise _unknown("option", word.split("=")[0], known)
+    return name
 
 
 def _unknown(kind: str, word: str, known: Sequence[str]) -> SettingsError:
