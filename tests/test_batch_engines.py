@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -41,18 +42,25 @@ def test_waiting_ends_with_the_last_worker_and_not_before_the_time():
     assert running.ended() == (-signal.SIGKILL,)
 
 
-def test_stopping_asks_first_and_leaves_nobody():
-    polite = [sys.executable, "-c", "import signal, time; signal.signal(15, lambda *_: exit(7)); time.sleep(30)"]
-    running = local().start(polite, 1)
-    time.sleep(0.5)  # to have its handler in place
+def wait_for(place: Path) -> None:
+    """Until a worker has said that it is ready."""
+    while not place.read_text():
+        time.sleep(0.02)
+
+
+def test_stopping_asks_first_and_leaves_nobody(tmp_path):
+    polite = "import signal, time; signal.signal(15, lambda *_: exit(7)); print('ready', flush=True); time.sleep(99)"
+    running = local(logs=tmp_path).start([sys.executable, "-c", polite], 1)
+    wait_for(tmp_path / "worker-0.log")
     running.stop()
     assert running.ended() == (7,)
 
 
-def test_a_worker_that_does_not_end_when_asked_is_ended(monkeypatch):
+def test_a_worker_that_does_not_end_when_asked_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr("medidiff.batch.engines._PATIENCE_SECONDS", 0.3)
-    running = local().start(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], 1)
-    time.sleep(0.3)
+    deaf = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
+    running = local(logs=tmp_path).start(["sh", "-c", deaf], 1)
+    wait_for(tmp_path / "worker-0.log")
     running.stop()
     assert running.ended() == (-signal.SIGKILL,)
 
