@@ -19,9 +19,8 @@ from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from medidiff.anatomy import foreground
 from medidiff.errors import InputError, OutputError, SettingsError
-from medidiff.views import PLANES, Upright, View
+from medidiff.views import PLANES, Field, View, grey_window, symmetric_reach
 from medidiff.volume import Geometry
 
 __all__ = ["Look", "comparison", "montage"]
@@ -29,7 +28,6 @@ __all__ = ["Look", "comparison", "montage"]
 _INK, _DIM, _MARK, _PAPER = "#eceff1", "#90979d", "#f2c66d", "#000000"
 _FOOTER = "medidiff  ·  Research use only, not for diagnosis"
 _FONT = "DejaVu Sans"  # comes with matplotlib: the picture is the same on every machine
-_MARGIN_MM = 6.0  # kept around the tissue
 _SCALE_BAR_MM = 50.0
 
 _Array = NDArray[np.float32]
@@ -93,12 +91,13 @@ def comparison(
     volumes = _checked_panels(panels, geometry)
     kinds = {name: _SIGNED if name in signed else _SPREAD if name in spread else _IMAGE for name in volumes}
     quiet = _mean([volumes[n] for n in volumes if kinds[n] is _IMAGE] or list(volumes.values()))
-    field = _Field.around(quiet, geometry, look)
+    field = Field.around(quiet, geometry, at_mm=look.at_mm)
     scales = {kind: _limits(kind, [volumes[n] for n in volumes if kinds[n] is kind], field, look) for kind in _KINDS}
-    page = _Page.fit(field.views(quiet, geometry, look), len(volumes), title=title, captions=captions or {}, look=look)
+    planes = field.views(quiet, geometry, radiological=look.radiological)
+    page = _Page.fit(planes, len(volumes), title=title, captions=captions or {}, look=look)
     for column, (name, volume) in enumerate(volumes.items()):
         kind = kinds[name]
-        shown = field.views(volume, geometry, look)
+        shown = field.views(volume, geometry, radiological=look.radiological)
         images = [page.panel(row, column, shown[row], kind=kind, limits=scales[kind]) for row in range(len(PLANES))]
         page.column_name(column, name, (captions or {}).get(name))
         if name == next(n for n in volumes if kinds[n] is kind):  # one bar a kind, under the first of it
@@ -156,32 +155,6 @@ def montage(
 # ------------------------------------------------------------------------------------------------- what is shown
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Field:
-    """Which tissue a comparison shows: the mask, its box with a margin, and where the planes cut."""
-
-    mask: NDArray[np.bool_]
-    box: tuple[slice, ...]
-    at: tuple[int, int, int]
-
-    @classmethod
-    def around(cls, image: _Array, geometry: Geometry, look: Look) -> _Field:
-        try:
-            mask = foreground(image)
-        except InputError:  # nothing but one value: show all of it
-            mask = np.ones(geometry.shape, dtype=bool)
-        grid = Upright.of(mask, geometry)
-        index = np.nonzero(grid.data)
-        x, y, z = (round(float(axis.mean())) for axis in index)
-        margin = [int(np.ceil(_MARGIN_MM / s)) for s in grid.spacing_mm]
-        box = tuple(slice(max(0, int(a.min()) - m), int(a.max()) + 1 + m) for a, m in zip(index, margin, strict=True))
-        return cls(mask, box, (x, y, z) if look.at_mm is None else grid.index(look.at_mm))
-
-    def views(self, data: _Array, geometry: Geometry, look: Look) -> list[View]:
-        upright = Upright.of(data, geometry)
-        return [upright.cut(plane, self.at, box=self.box, radiological=look.radiological) for plane in PLANES]
-
-
 def _checked_panels(panels: Mapping[str, ArrayLike], geometry: Geometry) -> dict[str, _Array]:
     if not panels:
         raise SettingsError("E-PANELS", "a comparison without panels", wanted="at least one")
@@ -225,20 +198,16 @@ _SPREAD = _Kind("magma", "standard deviation")
 _KINDS = (_IMAGE, _SIGNED, _SPREAD)
 
 
-def _limits(kind: _Kind, volumes: list[_Array], field: _Field, look: Look) -> tuple[float, float]:
+def _limits(kind: _Kind, volumes: list[_Array], field: Field, look: Look) -> tuple[float, float]:
     if not volumes:
         return 0.0, 1.0
     tissue = np.stack([volume[field.mask] for volume in volumes])
     if kind is _SIGNED:
-        reach = float(np.percentile(np.abs(tissue), 99.5)) or 1.0
+        reach = symmetric_reach(tissue)
         return -reach, reach
     if kind is _SPREAD:
-        return 0.0, float(np.percentile(tissue, 99.5)) or 1.0
-    if look.window is not None:
-        return _window(look.window)
-    low = min(0.0, float(np.percentile(tissue.mean(axis=0), 0.5)))
-    high = float(np.percentile(tissue.mean(axis=0), 99.5))
-    return (low, high) if high > low else (low, low + 1.0)
+        return 0.0, symmetric_reach(tissue)
+    return grey_window(tissue.mean(axis=0)) if look.window is None else _window(look.window)
 
 
 def _window(window: tuple[float, float]) -> tuple[float, float]:

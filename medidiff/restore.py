@@ -33,10 +33,10 @@ from medidiff.diffusion import (
     worst_last,
 )
 from medidiff.errors import InputError, PriorError, SettingsError
-from medidiff.physics import ProfileName, Separable, Slices, identity, least_agreement, sampling
-from medidiff.physics.estimate import estimate_noise, estimate_noise_map
-from medidiff.physics.estimate_ct import axial_slices, estimate_noise_ct
-from medidiff.physics.profile import PROFILES, slice_axis
+from medidiff.physics import ProfileName, Separable, Slices, identity, least_agreement
+from medidiff.physics.estimate import estimate_noise_map
+from medidiff.physics.profile import slice_axis
+from medidiff.physics.seeing import FINER, seen_through
 from medidiff.prepare import (
     IntensityScale,
     fit_intensity,
@@ -45,15 +45,13 @@ from medidiff.prepare import (
     with_filler_marked,
     without_padding,
 )
+from medidiff.prepare.level import estimate_level
 from medidiff.prior import Prior, fitting_prior
 from medidiff.settings import Settings
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
 __all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore", "superresolve"]
-
-_RCOND = 1e-6  # of overlapping slices even what they hardly tell apart was measured, and is not contradicted
-_FINER = 1e-4  # relative: a target spacing this little below the source's is the source's
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +123,14 @@ def superresolve(
     """
     target = volume.geometry.with_spacing(spacing)
     slices = Slices.of(volume, thickness_mm=thickness_mm, profile=profile) if refines(volume, target) else None
-    operator = _sees(target, volume.geometry, slices)
+    operator = seen_through(target, volume.geometry, slices)
     return restore(volume, target, operator, task="superresolve", settings=Settings(**settings), slices=slices)
 
 
 def refines(volume: Volume, target: Geometry) -> bool:
     """Whether a target grid is finer than a scan across its slices, so that their thickness matters."""
     axis = slice_axis(volume)
-    return volume.geometry.spacing_mm[axis] > target.spacing_mm[axis] * (1 + _FINER)
+    return volume.geometry.spacing_mm[axis] > target.spacing_mm[axis] * (1 + FINER)
 
 
 def restore(
@@ -232,32 +230,7 @@ def _told(
             f"slices {slices.thickness_mm:.4g} mm thick told to the prior as {near.thickness_mm:.4g} mm, "
             "the nearest that it can make use of"
         )
-    return _sees(target, source, near)
-
-
-def _sees(target: Geometry, source: Geometry, slices: Slices | None = None) -> Separable:
-    """The operator of a scan that sees each fine voxel axis in boxes as long as its own voxels, or in its slices."""
-    first = target.index(source.world(np.zeros(3)))
-    matrices: list[Tensor | None] = []
-    for axis in range(3):
-        factor = source.spacing_mm[axis] / target.spacing_mm[axis]
-        if factor < 1 - _FINER:
-            raise SettingsError(
-                "E-TARGET",
-                f"{target.spacing_mm[axis]:.4g} mm along axis {axis}, coarser than the scan",
-                wanted=f"at most {source.spacing_mm[axis]:.4g} mm",
-                attribute="--spacing",
-            )
-        same = abs(factor - 1) <= _FINER and target.shape[axis] == source.shape[axis]
-        size, count = target.shape[axis], source.shape[axis]
-        seen: dict[str, Any] = {}
-        if slices is not None and axis == slices.axis:
-            width = slices.thickness_mm / target.spacing_mm[axis]
-            seen = {"thickness": width, "profile": PROFILES[slices.profile]}
-        matrices.append(
-            None if same else sampling(size, factor=max(factor, 1.0), offset=float(first[axis]), count=count, **seen)
-        )
-    return Separable((matrices[0], matrices[1], matrices[2]), rcond=_RCOND)
+    return seen_through(target, source, near)
 
 
 def _on_device(prior: Prior, device: torch.device) -> Prior:
@@ -269,7 +242,7 @@ def _noise_level(volume: Volume, y: Tensor, scale: IntensityScale, settings: Set
     """σ_y at network scale, given or estimated."""
     if settings.noise_level is not None:
         return settings.noise_level / scale.gain
-    level = _estimated(volume, y, scale, settings)
+    level = estimate_level(volume, y[0, 0].cpu(), kind=settings.noise or "rician", gain=scale.gain)
     decisions.append(f"noise level {level * scale.gain:.4g} estimated from the scan ({settings.noise})")
     return level
 
@@ -304,17 +277,6 @@ def _levels(
     low, high = (float(q) * scale.gain for q in np.quantile(found.numpy(), (0.05, 0.95)))
     decisions.append(f"noise level estimated for every voxel: {low:.4g} to {high:.4g} in nine tenths of the scan")
     return found.clamp(*prior.card.noise)[None, None].to(y)
-
-
-def _estimated(volume: Volume, y: Tensor, scale: IntensityScale, settings: Settings) -> float:
-    """σ_y at network scale from the scan alone; the noise of a CT is not white, and read in another way."""
-    measured = readable(volume)
-    if volume.modality != "CT":
-        return estimate_noise(y[0, 0].cpu(), kind=settings.noise or "rician", measured=measured)
-    along, sides_mm = axial_slices(volume.geometry)
-    slices = np.moveaxis(volume.data[0], along, -1)
-    measured = None if measured is None else np.moveaxis(measured, along, -1)
-    return estimate_noise_ct(slices, side_mm=math.sqrt(math.prod(sides_mm)), measured=measured) / scale.gain
 
 
 def _tiled(prior: Prior, sizes: Sequence[int], settings: Settings) -> Denoiser:

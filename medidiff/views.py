@@ -3,6 +3,9 @@
 Voxel axes are matched to the nearest world axes and never resampled, so an oblique scan is shown along its own slices.
 Two conventions exist. Radiological: the patient's right is on the left of the picture, as if seen from the feet or face
 to face, and a sagittal slice faces left. Neurological is its mirror image.
+
+`Field` says which part of a scan is worth showing and where to cut it; `grey_window` and `symmetric_reach` how bright.
+Every picture of the package is cut and scaled by these.
 """
 
 from __future__ import annotations
@@ -13,10 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medidiff.anatomy import foreground
 from medidiff.errors import InputError
 from medidiff.volume import Geometry
 
-__all__ = ["PLANES", "Plane", "Upright", "View", "view"]
+__all__ = ["PLANES", "Field", "Plane", "Upright", "View", "grey_window", "symmetric_reach", "view"]
+
+_MARGIN_MM = 6.0  # kept around the tissue
+_BRIGHTEST = 99.5  # percentile that is shown white, or in the full colour
 
 _ENDS = (("L", "R"), ("P", "A"), ("I", "S"))  # low and high end of each world axis
 
@@ -102,7 +109,9 @@ class Upright:
     ) -> View:
         """One slice through an upright index, cropped to a box of upright indices."""
         box = box or (slice(None),) * 3
-        pixels = self.data.take(at[plane.normal], axis=plane.normal)[box[plane.across], box[plane.up]].T[::-1]
+        place: list[slice | int] = list(box)
+        place[plane.normal] = at[plane.normal]
+        pixels = self.data[tuple(place)].T[::-1]
         left, right = _ENDS[plane.across]
         if radiological:
             pixels, left, right = pixels[:, ::-1], right, left
@@ -135,3 +144,60 @@ def view(
     upright = Upright.of(data, geometry)
     middle = geometry.world((np.asarray(geometry.shape) - 1) / 2)
     return upright.cut(plane, upright.index(middle if at_mm is None else at_mm), radiological=radiological)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Field:
+    """Which tissue of a scan is shown: where it is, its box with a margin, and where three planes cut it.
+
+    Args:
+        mask: (I, J, K) as stored, true in tissue.
+        box: upright indices around it, 6 mm wider on each side.
+        at: upright index that all three planes pass through.
+    """
+
+    mask: NDArray[np.bool_]
+    box: tuple[slice, ...]
+    at: tuple[int, int, int]
+
+    @classmethod
+    def around(cls, image: ArrayLike, geometry: Geometry, *, at_mm: ArrayLike | None = None) -> Field:
+        """The field of a scan; all of it where it has but one value.
+
+        Args:
+            image: (I, J, K) finite.
+            geometry: its grid.
+            at_mm: (3,) RAS+ world point of the planes; the middle of the tissue when left out.
+        """
+        try:
+            mask = foreground(image)
+        except InputError:  # nothing but one value: show all of it
+            mask = np.ones(geometry.shape, dtype=bool)
+        grid = Upright.of(mask, geometry)
+        margin = [int(np.ceil(_MARGIN_MM / s)) for s in grid.spacing_mm]
+        middle, box = [], []
+        for axis, (n, m) in enumerate(zip(grid.data.shape, margin, strict=True)):
+            counts = grid.data.sum(axis=tuple(other for other in range(3) if other != axis))
+            reach = np.flatnonzero(counts)
+            middle.append(round(float(counts @ np.arange(n)) / int(counts.sum())))
+            box.append(slice(max(0, int(reach[0]) - m), min(n, int(reach[-1]) + 1 + m)))
+        x, y, z = middle
+        return cls(mask, tuple(box), (x, y, z) if at_mm is None else grid.index(at_mm))
+
+    def views(self, data: ArrayLike, geometry: Geometry, *, radiological: bool = True) -> list[View]:
+        """The three planes of a volume on this grid, cropped to the box."""
+        upright = Upright.of(data, geometry)
+        return [upright.cut(plane, self.at, box=self.box, radiological=radiological) for plane in PLANES]
+
+
+def grey_window(tissue: ArrayLike) -> tuple[float, float]:
+    """Black and white for the numbers of a tissue: from 0 (or lower, as in CT) to their 99.5th percentile."""
+    values = np.asarray(tissue)
+    low = min(0.0, float(np.percentile(values, 100 - _BRIGHTEST)))
+    high = float(np.percentile(values, _BRIGHTEST))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def symmetric_reach(difference: ArrayLike) -> float:
+    """The end of a scale about 0 for signed numbers: the 99.5th percentile of their size, 1 where all are 0."""
+    return float(np.percentile(np.abs(difference), _BRIGHTEST)) or 1.0

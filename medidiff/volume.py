@@ -117,6 +117,13 @@ class Geometry:
         gram = self.directions.T @ self.directions
         return bool(np.abs(gram - np.eye(3)).max() <= _SHEAR_LIMIT)
 
+    @property
+    def tilt_degrees(self) -> float:
+        """Largest angle between a voxel axis and the anatomical direction that `orientation` names it after."""
+        worlds = [next(w for w, ends in enumerate(("LR", "PA", "IS")) if letter in ends) for letter in self.orientation]
+        cosines = np.abs(self.directions[worlds, range(3)])
+        return float(np.degrees(np.arccos(np.clip(cosines, 0.0, 1.0))).max())
+
     def world(self, index: ArrayLike) -> NDArray[np.float64]:
         """World position in mm, (..., 3), of voxel indices (..., 3), which may be fractional."""
         return np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
     ("medidiff", "cli", "__main__"),
     ("augmentation", "demo", "evaluate"),
-    ("restore", "synthesis", "gates", "training", "tracking", "report", "batch", "export"),
+    ("restore", "synthesis", "gates", "training", "tracking", "report", "qc", "batch", "export"),
     ("settings",),
     ("prior",),
     ("io", "prepare", "metrics"),
@@ -43,6 +43,9 @@ DOORS = {
     "mlflow": ("medidiff.tracking",),
     "skimage": ("medidiff.metrics.*", "medidiff.physics.lowdose"),
     "matplotlib": ("medidiff.report",),
+    "jinja2": ("medidiff.qc.page",),
+    "markupsafe": ("medidiff.qc.page",),
+    "PIL": ("medidiff.qc.pictures",),
     "monai": ("medidiff.diffusion.backbone", "medidiff.augmentation.transform"),
 }
 DEVELOPMENT_ONLY = (  # in tests and validation only
@@ -52,6 +55,7 @@ DEVELOPMENT_ONLY = (  # in tests and validation only
     "dipy",
     "hypothesis",
     "mlcroissant",
+    "nilearn",
     "pytest",
     "webdataset",
 )

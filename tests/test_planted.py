@@ -133,7 +133,9 @@ def test_dicom_through_every_verb(home, watch, prior):
     for name in ("a.nii.gz", "b.nrrd", "c.mha", "d.nii"):
         assert watch.command("convert", source, out / name) == 0
     assert watch.command("convert", source, out / "json.nii.gz", "--json") == 0
-    assert watch.command("denoise", source, out / "e.nii.gz", "--prior", prior, "--device", "cpu") == 0
+    page = ("--report", out / "e.html")
+    assert watch.command("denoise", source, out / "e.nii.gz", "--prior", prior, "--device", "cpu", *page) == 0
+    assert watch.command("qc", source, out / "e.nii.gz", "-o", out / "qc.html", "--record", out / "qc.jsonl") == 0
     plan = ("--spacing", "0.75", "0.5", "1.25", "--prior", prior, "--device", "cpu")
     assert watch.command("superresolve", source, out / "f.nii.gz", *plan, "--json") == 0
     assert watch.command("evaluate", out / "a.nii.gz", source, "--mask", out / "a.nii.gz") in (0, 2, 4)

@@ -16,8 +16,9 @@ from medidiff import io
 from medidiff.errors import InputError, SettingsError
 from medidiff.physics import Separable, Slices, least_agreement
 from medidiff.physics.profile import slice_axis
+from medidiff.physics.seeing import seen_through
 from medidiff.prior import Prior
-from medidiff.restore import _sees, denoise, superresolve
+from medidiff.restore import denoise, superresolve
 from medidiff.volume import Geometry, Volume
 from tests import dicom_cases
 from tests.cli_cases import document, refused
@@ -99,7 +100,7 @@ def test_the_operator_is_what_slices_see() -> None:
     fine = Volume(rng.random(target.shape), target)
     for thickness in THICKNESSES:
         for profile in ("box", "gaussian"):
-            operator = _sees(target, coarse.geometry, Slices(2, 3.0, thickness, profile))
+            operator = seen_through(target, coarse.geometry, Slices(2, 3.0, thickness, profile))
             got = operator(torch.from_numpy(np.array(fine.data[0]))).numpy()
             assert np.allclose(got, seen(fine, coarse.geometry, thickness, profile), atol=2e-3), (thickness, profile)
     assert not np.allclose(got, seen(fine, coarse.geometry, 6.0, "gaussian"), atol=2e-3)
@@ -110,7 +111,9 @@ def test_the_operator_is_what_slices_see() -> None:
 
 def overlapping(thickness: float = 6.0) -> Separable:
     coarse = scan()
-    return _sees(coarse.geometry.with_spacing((1.0, 1.2, 1.0)), coarse.geometry, Slices(2, 3.0, thickness, "gaussian"))
+    return seen_through(
+        coarse.geometry.with_spacing((1.0, 1.2, 1.0)), coarse.geometry, Slices(2, 3.0, thickness, "gaussian")
+    )
 
 
 @pytest.mark.parametrize("thickness", THICKNESSES)
@@ -210,9 +213,9 @@ def test_the_limits_of_what_is_told_are_where_noise_grows_threefold() -> None:
     coarse, target = (Geometry.regular((1, 1, 40 * k), spacing_mm=(1, 1, 3 / k)) for k in (1, 3))
     for profile in ("box", "gaussian"):
         told = Slices(2, 3.0, 9.0, profile).tellable(0.7)
-        grown = _sees(target, coarse, told).smoothest(pattern)[..., 20:-20].abs().max()
+        grown = seen_through(target, coarse, told).smoothest(pattern)[..., 20:-20].abs().max()
         assert 2.5 < float(grown) < 4.5, profile
-        assert float(_sees(target, coarse, Slices(2, 3.0, 6.0, profile)).smoothest(pattern).abs().max()) > 10
+        assert float(seen_through(target, coarse, Slices(2, 3.0, 6.0, profile)).smoothest(pattern).abs().max()) > 10
 
 
 @pytest.mark.parametrize("thickness", [0.0, -1.0, 9.1, math.nan, math.inf])

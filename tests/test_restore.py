@@ -12,9 +12,10 @@ from small_prior import CARD, small_prior
 
 import medidiff.restore as restoration
 from medidiff.errors import InputError, PriorError, SettingsError
+from medidiff.physics.seeing import seen_through
 from medidiff.prepare import IntensityScale
 from medidiff.prior import Prior, build_denoiser
-from medidiff.restore import Settings, _sees, denoise, superresolve
+from medidiff.restore import Settings, denoise, superresolve
 from medidiff.volume import Geometry, Provenance, Volume
 
 
@@ -51,7 +52,7 @@ def test_superresolution_covers_the_scan_on_the_target_grid(prior) -> None:
 def test_superresolution_agrees_with_what_was_measured(prior, spacing) -> None:
     scan, level = head(), 5.0
     sharp = superresolve(scan, spacing, prior=prior, noise_level=level).mean
-    again = _sees(sharp.geometry, scan.geometry)(torch.from_numpy(np.array(sharp.data)).double())
+    again = seen_through(sharp.geometry, scan.geometry)(torch.from_numpy(np.array(sharp.data)).double())
     rms = float((again - torch.from_numpy(np.array(scan.data))).square().mean().sqrt())
     assert rms <= level * 1.001
 
@@ -59,7 +60,7 @@ def test_superresolution_agrees_with_what_was_measured(prior, spacing) -> None:
 def test_superresolution_agrees_also_below_the_noise_that_the_prior_has_practised(prior) -> None:
     scan, level = head(), 0.3  # of tissue at 900, where the prior begins at 0.4 %
     restored = superresolve(scan, (1, 1.2, 1), prior=prior, noise_level=level)
-    again = _sees(restored.mean.geometry, scan.geometry)(torch.from_numpy(np.array(restored.mean.data)).double())
+    again = seen_through(restored.mean.geometry, scan.geometry)(torch.from_numpy(np.array(restored.mean.data)).double())
     assert float((again - torch.from_numpy(np.array(scan.data))).square().mean().sqrt()) <= level * 1.01
     assert restored.provenance.settings["noise_level"] == pytest.approx(level)
     assert any("told to the prior as" in sentence for sentence in restored.provenance.decisions)
@@ -69,7 +70,7 @@ def test_a_wrong_operator_does_not_agree(prior) -> None:
     scan = head()
     sharp = superresolve(scan, (1, 1.2, 1), prior=prior, noise_level=5.0).mean
     shifted = dataclasses.replace(scan.geometry, affine=scan.geometry.affine + np.eye(4)[:, [2]] * [0, 0, 0, 1.0])
-    again = _sees(sharp.geometry, shifted)(torch.from_numpy(np.array(sharp.data)).double())
+    again = seen_through(sharp.geometry, shifted)(torch.from_numpy(np.array(sharp.data)).double())
     assert float((again - torch.from_numpy(np.array(scan.data))).square().mean().sqrt()) > 5.0
 
 

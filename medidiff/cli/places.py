@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from medidiff.io.files.formats import sniff, target_format
 from medidiff.io.sidecar import record_path, refuse_foreign_record
 from medidiff.volume import Geometry
 
-__all__ = ["format_of", "like_of", "run"]
+__all__ = ["format_of", "like_of", "refuse_page", "run"]
 
 _VOXEL_BYTES = 4  # results are floats of 32 bits, and the series of a DICOM study has 2 bytes and its headers
 _PACKED = 3  # by about this factor their compressed files are smaller
@@ -62,6 +63,8 @@ def run(verb: Convert | Restoring | Train | Adapt | Demo, session: Session) -> N
                 _refuse_record(path)
         _refuse_closed(path)
     if isinstance(verb, Restoring):
+        if verb.report is not None:
+            refuse_page(verb.report, files)
         _refuse_crowded(verb, scan.summary)
     session.begin(later=kinds[0] == "dicom")
 
@@ -136,6 +139,22 @@ def _refuse_record(path: Path) -> None:
 def _refuse_file(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise OutputError("E-OUT", "a file stands where the folder would go", file=path.name, mend="Name a folder.")
+
+
+def refuse_page(path: Path, sources: Sequence[Path] = ()) -> None:
+    """Refuse a name for a report that is no page, or where none can be written.
+
+    Raises:
+        SettingsError: ``E-OUTFORMAT``, it does not end in .html.
+        OutputError: it is a source, or cannot be written.
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise SettingsError("E-OUTFORMAT", f"a page that ends in '{path.suffix}'", wanted=".html", file=path.name)
+    if path.is_dir():
+        raise OutputError("E-OUT", "a folder stands where the page would go", file=path.name, mend="Name a file.")
+    with output_errors(path.name):
+        refuse_source(path, sources)
+    _refuse_closed(path)
 
 
 def _refuse_prior(verb: Adapt) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from medidiff.cli.describe import geometry, shown
 from medidiff.cli.places import format_of
+from medidiff.cli.qc import reported
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session, read_options
 from medidiff.cli.verbs import Restoring, Superresolve
@@ -54,6 +55,8 @@ def run(verb: Restoring, session: Session) -> None:
         posterior = _restored(verb, reading, settings, chosen=[*session.account.told(reading.decisions), *chosen])
     session.account.decisions(posterior.provenance.decisions)
     files = _written(verb, posterior, session)
+    if page := reported(verb, volume, posterior, session):
+        files["report"] = page
     _show_result(posterior, files, seconds=time.monotonic() - started, screen=screen)
 
 
@@ -152,6 +155,7 @@ def _show_plan(
     card = settings["prior"].card
     level = "estimated" if verb.noise_level is None else verb.noise_level
     device = str(Settings(**settings).place())
+    files = verb.outputs | ({} if verb.report is None else {"report": verb.report})
     document = {
         "task": verb_name(verb),
         "dry_run": True,
@@ -160,7 +164,7 @@ def _show_plan(
         "noise": {"kind": settings["noise"], "level": level, "varies": verb.noise_varies},
         "prior": {"name": card.name, "sha256": card.weights_sha256, "images": card.images},
         "settings": {name: settings[name] for name in ("draws", "steps", "seed")} | {"device": device},
-        "files": verb.outputs,
+        "files": files,
     }
     if slices is not None:
         document["slices"] = slices.record()
@@ -179,7 +183,7 @@ def _show_plan(
             "device": device,
         }
         | ({} if slices is None else {"slices": slices.sentence.removeprefix("slices ")})
-        | {f"write {name}": path for name, path in verb.outputs.items()}
+        | {f"write {name}": path for name, path in files.items()}
     )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from medidiff.cli.options import Option
-from medidiff.cli.shared import Device, DryRun, Json, Record, Seed
+from medidiff.cli.qc_verbs import Qc
+from medidiff.cli.shared import Device, DryRun, Json, Record, Repairs, Seed
 from medidiff.cli.synthetic_verbs import Export, Synthesize, Verify
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Export",
     "Info",
     "Priors",
+    "Qc",
     "Repairs",
     "Restoring",
     "Superresolve",
@@ -43,44 +45,6 @@ Output = Annotated[
 Format = Annotated[Literal["nifti", "dicom"] | None, Option("what to write into a folder; as the source when left out")]
 PriorName = Annotated[str, Option("a bundled prior's name, or the path of a prior's card (.json)")]
 Folder = Annotated[Path, Option("folder to write into", ("DIR",), ("-o", "--out"))]
-_REPAIRS = "repairs (each is off, and a scan that needs one is refused; what was done is recorded)"
-
-
-def _repair(help: str, *metavar: str) -> Option:
-    return Option(help, metavar, group=_REPAIRS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Repairs:
-    """How a scan is read that is not plainly right: the fields of `medidiff.io.ReadOptions`."""
-
-    scan: Annotated[
-        int, Option("which scan of the path, as 'medidiff info' numbers them; 0 for the only one", ("N",))
-    ] = 0
-    on_gap: Annotated[Literal["error", "resample"], _repair("missing slices: interpolate them and mark them")] = "error"
-    on_spacing: Annotated[
-        Literal["error", "resample"], _repair("uneven slice spacing: interpolate to the most common one")
-    ] = "error"
-    on_tilt: Annotated[
-        Literal["error", "shear", "resample"],
-        _repair("gantry tilt: keep the voxels on a sheared grid, or interpolate to a right-angled one"),
-    ] = "error"
-    on_nan: Annotated[Literal["error", "fill"], _repair("NaN and infinite voxels: put 0 and mark them")] = "error"
-    on_xform: Annotated[
-        Literal["error", "sform", "qform"], _repair("NIfTI whose two transforms disagree: which to believe")
-    ] = "error"
-    assume_affine: Annotated[
-        bool, _repair("no transform in the file: take the voxel sizes as they stand, RAS axes, the centre as origin")
-    ] = False
-    assume_spacing_mm: Annotated[
-        float | None, _repair("DICOM without positions: slices this far apart, by InstanceNumber", "MM")
-    ] = None
-    assume_rescale: Annotated[bool, _repair("CT or PET without RescaleSlope: keep stored values, without a unit")] = (
-        False
-    )
-    imager_spacing: Annotated[
-        bool, _repair("no PixelSpacing: take ImagerPixelSpacing, which is true at the detector")
-    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +122,9 @@ class Restoring(Repairs):
         str | None,
         Option("a bundled prior's name, or the path of a prior's card (.json); when left out that of the modality"),
     ] = None
+    report: Annotated[
+        Path | None, Option("write a quality report here: one HTML page, before and after with checks", ("PAGE",))
+    ] = None
     device: Device = "auto"
     format: Format = None
     record: Record = None
@@ -166,7 +133,7 @@ class Restoring(Repairs):
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """What is written, by name; the answer itself first."""
+        """Scans that are written, by name; the answer itself first."""
         lower, upper = self.interval[1:] if self.interval else (None, None)
         named = {"mean": self.out, "spread": self.spread, "lower": lower, "upper": upper, "draw": self.draw}
         return {name: path for name, path in named.items() if path is not None}
@@ -342,6 +309,7 @@ Verb = (
     | Adapt
     | Demo
     | Evaluate
+    | Qc
     | Synthesize
     | Export
     | Verify
@@ -358,6 +326,7 @@ VERBS: dict[str, type] = {
     "adapt": Adapt,
     "demo": Demo,
     "evaluate": Evaluate,
+    "qc": Qc,
     "synthesize": Synthesize,
     "export": Export,
     "verify": Verify,

@@ -26,6 +26,7 @@ __all__ = [
     "refuse_foreign_record",
     "safe_name",
     "slice_thickness",
+    "stored_provenance",
     "write_record",
 ]
 
@@ -127,6 +128,21 @@ def exact_affine(path: Path, geometry: Geometry, *, transform: str) -> tuple[Geo
     if not same or exact == geometry:
         return geometry, ()
     return exact, ("the digits of the affine that float32 cannot hold are those of the record beside the scan",)
+
+
+def stored_provenance(path: Path) -> Provenance | None:
+    """How a result was made, as the record of medidiff beside it says, or that inside a folder that holds but one.
+
+    None where there is no such record, or one of another version with other fields.
+    """
+    places = sorted(path.glob("*.json")) if path.is_dir() else [record_path(path)]
+    own = [fields for fields in map(_read, places) if _is_own(fields)]
+    if len(own) != 1:
+        return None
+    try:
+        return Provenance.from_json(json.dumps(own[0].get("Provenance")))
+    except (InputError, TypeError, ValueError):
+        return None
 
 
 def holds_mask(path: Path) -> bool:

@@ -1,0 +1,118 @@
+"""What the checks of a quality report see: an answer of the bundled prior as it is, and with faults planted in it.
+
+    python validation/quality.py --out runs/quality
+    python validation/browser.py runs/quality/page.html docs/pictures/qc-report.jpg
+    python validation/quality.py --out runs/quality --time head.nii.gz
+
+The bundled sample scan gets Rician noise and is denoised once (a minute or two of a free core; files that are there
+already are read). Each fault is then planted in the answer, and a table says what each check measures and which ask for
+a look. `page.html` is the report of the answer as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+import medidiff as md
+from medidiff.anatomy import foreground, tissue_maximum
+from medidiff.physics import Degradation, Noise, identity
+from medidiff.qc import case_report, write_page
+from medidiff.qc.checks import Check, checks
+from medidiff.qc.measures import Pair, measure
+from medidiff.volume import Volume
+
+_LESION_MM = 5.0
+
+
+def answered(out: Path, *, percent: float, draws: int, steps: int) -> tuple[Volume, Volume, Volume, float]:
+    """The noisy sample, the answer, its spread and the noise level that was added; made once."""
+    with as_file(files("medidiff").joinpath("sample/t1-brain.nii.gz")) as path:
+        sample = md.read(path)
+    image = sample.data[0].astype(np.float32)
+    level = percent / 100 * tissue_maximum(image, foreground(image))
+    places = [out / f"{name}.nii.gz" for name in ("noisy", "clean", "spread")]
+    if not all(place.exists() for place in places):
+        degradation = Degradation(identity(), Noise("rician", level))
+        noisy = degradation.observe(torch.from_numpy(image), torch.Generator().manual_seed(0)).numpy()
+        scan = Volume(noisy, sample.geometry, "MR")
+        answer = md.denoise(scan, draws=draws, steps=steps)
+        for volume, place in zip((scan, answer.mean, answer.std), places, strict=True):
+            md.write(volume, place, provenance=None if volume is scan else answer.provenance)
+    noisy_, clean, spread = (md.read(place) for place in places)
+    return noisy_, clean, spread, level
+
+
+def planted(before: Volume, after: Volume, level: float) -> dict[str, tuple[Volume, float]]:
+    """Name of a fault to the answer with it, and the noise level that the record tells."""
+    scan, image = before.data[0], after.data[0]
+    peak, mask = tissue_maximum(image, foreground(image)), foreground(image)
+    ramp = np.linspace(-0.06, 0.06, image.shape[2], dtype=np.float32)
+    middle = np.argwhere(mask).mean(0) + np.array((15, 10, 5))
+    distance = (np.moveaxis(np.indices(image.shape), 0, -1) - middle) * before.geometry.spacing_mm
+    lesion = (np.square(distance).sum(-1) <= (_LESION_MM / 2) ** 2) * np.float32(0.3 * peak)
+    spots = np.zeros_like(image)
+    spots[tuple(np.argwhere(mask)[::400].T)] = peak
+    images = {
+        "none": image,
+        "smoothed, 1.5 voxels": ndimage.gaussian_filter(scan, 1.5),
+        "smoothed, 0.7 voxels": ndimage.gaussian_filter(scan, 0.7),
+        "four tenths of the noise removed": scan + np.float32(0.4) * (image - scan),
+        "5 % brighter": image * np.float32(1.05),
+        "brightness from -6 to 6 % along slices": image * (1 + ramp),
+        "one voxel in 400 far too bright": image + spots,
+        f"a bright lesion of {_LESION_MM:g} mm removed": image - lesion,
+    }
+    found = {name: (after.with_data(each), level) for name, each in images.items()}
+    return found | {"none, but half the level told": (after, level / 2)}
+
+
+def timed(path: Path) -> dict[str, object]:
+    """CPU seconds and bytes of the page of a scan and its Gaussian smoothing, imports and reading left out."""
+    scan = md.read(path)
+    smooth = scan.with_data(ndimage.gaussian_filter(scan.data[0].astype(np.float32), 0.6))
+    start = time.process_time()
+    page = case_report(scan, smooth).page
+    seconds = time.process_time() - start
+    return {"shape": scan.shape, "cpu_seconds": round(seconds, 2), "page_bytes": len(page.encode())}
+
+
+def main() -> None:
+    """Print the table and write the page and ``quality.json``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--noise-percent", type=float, default=7.0)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--time", type=Path, help="only say how long the page of this scan takes, and how large it is")
+    told = parser.parse_args()
+    if told.time is not None:
+        print(json.dumps(timed(told.time)))
+        return
+    told.out.mkdir(parents=True, exist_ok=True)
+    before, after, spread, level = answered(told.out, percent=told.noise_percent, draws=told.draws, steps=told.steps)
+    from medidiff.io.sidecar import stored_provenance
+
+    provenance = stored_provenance(told.out / "clean.nii.gz")
+    report = case_report(before, after, name="bundled sample", spread=spread, provenance=provenance)
+    write_page(told.out / "page.html", report.page)
+    level = float(provenance.settings["noise_level"]) if provenance else level
+    table: dict[str, tuple[Check, ...]] = {}
+    for name, (answer, said) in planted(before, after, level).items():
+        table[name] = checks(measure(Pair.of(before, answer)), told=said)
+        print(f"{name:<40} " + "  ".join(f"{c.key} {c.value}{' (look)' * (c.state == 'look')}" for c in table[name]))
+    rows = {name: [dataclasses.asdict(check) for check in found] for name, found in table.items()}
+    text = json.dumps({"level": level, "page_bytes": len(report.page.encode()), "faults": rows}, indent=2)
+    (told.out / "quality.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
