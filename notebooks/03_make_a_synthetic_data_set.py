@@ -61,7 +61,7 @@ from medidiff.views import PLANES, view
 plt.style.use("dark_background")
 plt.rcParams |= {"figure.dpi": 110, "font.size": 9, "axes.titlesize": 9.5}
 
-cascade = md.Cascade(effort=Effort(coarse=8) if SHORT else None)
+cascade = md.Cascade(effort=Effort(coarse=4) if SHORT else None)
 card = cascade.coarse.card
 print(card.summary, f"{card.heads} training heads.", *card.limits, sep="\n")
 print("may be asked:", card.vocabulary)

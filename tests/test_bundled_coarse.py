@@ -15,7 +15,7 @@ from medidiff.volume import Geometry, Volume
 
 RANGES_ML = ((100, 420), (330, 800), (400, 900))
 """CSF, grey and white matter of the 26 training heads as the classifier finds them, and half as much on either side."""
-QUICK = Effort(coarse=8)
+QUICK = Effort(coarse=4)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import _gdcm
 import dicom_cases as cases
 import nibabel
 import numpy as np
@@ -235,10 +235,9 @@ def small_values(ds: Dataset, k: int) -> None:
 
 
 def gdcm(files: list[Path], *how: str) -> None:
+    program = Path(_gdcm.__file__).with_name("gdcmconv")  # what the script of that name starts
     for file in files:
-        subprocess.run(
-            [str(Path(sys.executable).parent / "gdcmconv"), *how, str(file), str(file)], check=True, capture_output=True
-        )
+        subprocess.run([program, *how, file, file], check=True, capture_output=True)
 
 
 def squeeze(files: list[Path], syntax: str) -> None:

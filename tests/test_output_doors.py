@@ -104,13 +104,20 @@ def test_two_runs_into_one_new_folder_never_mix(tmp_path):
     assert [place.name for place in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.fixture(scope="module")
+def seconds(tmp_path_factory) -> float:
+    """How long a conversion takes here."""
+    folder = tmp_path_factory.mktemp("first")
+    cases.series(folder / "series")
+    started = time.monotonic()
+    with command("convert", folder / "series", "first", "--format", "dicom", folder=folder) as run:
+        run.communicate()
+    return time.monotonic() - started
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("share", [0.5, 0.8])
-def test_a_killed_conversion_leaves_a_whole_series_or_none(source, tmp_path, how, share):
-    started = time.monotonic()
-    with command("convert", source, "first", "--format", "dicom", folder=tmp_path) as run:
-        run.communicate()
-    seconds = time.monotonic() - started
+def test_a_killed_conversion_leaves_a_whole_series_or_none(source, seconds, tmp_path, how, share):
     (tmp_path / "out").mkdir()
     with command("convert", source, "out", "--format", "dicom", folder=tmp_path) as run:
         time.sleep(seconds * share)

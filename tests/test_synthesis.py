@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -55,8 +56,9 @@ def test_a_case_depends_on_its_seed_and_number_alone(cascade, case):
 
 
 @pytest.mark.parametrize("given", [False, True])
-def test_threads_change_no_byte(cascade, given):
-    """Not where the shape is drawn, and not where it is fitted to a given map."""
+def test_threads_change_no_byte(cascade, given, monkeypatch):
+    """Not where the shape is drawn, and not where it is fitted to a given map, of which a few steps say as much."""
+    monkeypatch.setattr(Atlas, "fitted", functools.partialmethod(Atlas.fitted, steps=4))
     request = Request(contrast="T1w", age=30.0, spacing_mm=2.0, tissue=label_map() if given else None)
     before, drawn = torch.get_num_threads(), []
     try:

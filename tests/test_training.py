@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from training_cases import phantom, to_toml, write_case
+from training_cases import PREPARE, phantom, script, to_toml, write_case
 
 from medidiff.diffusion import Condition, observe
 from medidiff.errors import OutputError, PriorError, SettingsError
@@ -715,20 +715,15 @@ def test_training_from_a_pack_is_training_from_the_scans(case, packed, whole, tm
     assert events[0].data_fingerprint == whole[0][0].data_fingerprint
 
 
-def test_the_command_packs_what_a_recipe_names(case, packed, tmp_path):
-    command = [sys.executable, str(Path(__file__).parents[1] / "pipelines" / "prepare.py"), str(case)]
-    done = subprocess.run([*command, str(tmp_path / "pack.safetensors")], capture_output=True, text=True, check=True)
-    assert "2 for train, 2 for validation" in done.stdout
+def test_the_command_packs_what_a_recipe_names(case, packed, tmp_path, capsys):
+    assert script(PREPARE, case, tmp_path / "pack.safetensors") == 0
+    assert "2 for train, 2 for validation" in capsys.readouterr().out
     assert (tmp_path / "pack.safetensors").read_bytes() == packed.read_bytes()
-    refused = subprocess.run(
-        [*command, str(tmp_path / "x.safetensors"), "--data", str(tmp_path)], capture_output=True, text=True
-    )
-    assert refused.returncode == 2
-    assert "E-DATA" in refused.stderr
+    assert script(PREPARE, case, tmp_path / "x.safetensors", "--data", tmp_path) == 2
+    assert "E-DATA" in capsys.readouterr().err
     folder = tmp_path / "none"
-    refused = subprocess.run([*command, str(folder)], capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("E-OUTFORMAT")
+    assert script(PREPARE, case, folder) == 2
+    assert capsys.readouterr().err.startswith("E-OUTFORMAT")
     assert not folder.exists()
 
 

@@ -2,12 +2,10 @@
 
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from training_cases import write_case
+from training_cases import PREPARE, script, write_case
 
 FOLDER = Path(__file__).resolve().parent.parent / "validation"
 
@@ -44,7 +42,7 @@ def test_the_scans_of_a_pack_are_those_of_the_first_source(scaling, tmp_path, mo
     one = {"pattern": "first.nii.gz", "licence": "none"}
     case = write_case(tmp_path, data={"root": "scans", "sources": [one, one | {"pattern": "second.nii.gz"}]})
     pack = tmp_path / "pack.safetensors"
-    subprocess.run([sys.executable, FOLDER.parent / "pipelines" / "prepare.py", case, pack], check=True)
+    assert script(PREPARE, case, pack) == 0
     seen = []
     outcome = scaling.Outcome(scaling.Point(1, (4, 8), 8), 0, 0.0, {"3": 0.0})
     monkeypatch.setattr(

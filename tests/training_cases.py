@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from scipy import ndimage
@@ -11,6 +14,7 @@ from scipy import ndimage
 from medidiff import io
 from medidiff.volume import Geometry, Volume
 
+PREPARE = Path(__file__).resolve().parents[1] / "pipelines" / "prepare.py"
 TINY = {
     "name": "tiny",
     "summary": "A network of no use, for tests.",
@@ -75,3 +79,13 @@ def write_case(folder: Path, **entries: object) -> Path:
     path = folder / "tiny.toml"
     path.write_text(to_toml(changed(**entries)), encoding="utf-8")
     return path
+
+
+def script(path: Path, *words: object) -> int:
+    """The exit code of a Python file run as `python PATH WORDS`, here: imports take another process ten seconds."""
+    with mock.patch.object(sys, "argv", [str(path), *map(str, words)]):
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
