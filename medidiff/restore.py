@@ -7,9 +7,7 @@ asking.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -17,21 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from medidiff.diffusion import (
-    Condition,
-    Counted,
-    Denoiser,
-    Plan,
-    Tiled,
-    Turned,
-    cheapest_tile,
-    generators_for,
-    observe,
-    worst_last,
-)
+from medidiff.applying import environment, on_device, tiled, voxels_sha256
+from medidiff.diffusion import Condition, Denoiser, Plan, Turned, generators_for, observe, worst_last
 from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.physics import ProfileName, Separable, Slices, identity, least_agreement
 from medidiff.physics.estimate import estimate_noise_map
@@ -162,13 +149,13 @@ def restore(
     device = settings.place()
     y = torch.from_numpy(scale.apply(measured))[None].to(device)
     fitting, decisions = fitting_prior(volume, settings.prior)
-    prior = _on_device(fitting, device)
+    prior = on_device(fitting, device)
     level = _noise_level(volume, y, scale, settings, decisions)
     told = _practised(level, scale, prior, decisions)
     levels = _levels(volume, y, scale, told, settings=settings, prior=prior, decisions=decisions)
     condition = observe(y, _told(operator, target, volume.geometry, slices, prior, decisions), levels)
     axes = worst_last(operator, target.shape)
-    denoiser = Turned(_tiled(prior, [target.shape[axis] for axis in axes], settings), axes)
+    denoiser = Turned(tiled(prior, [target.shape[axis] for axis in axes], settings), axes)
     with torch.no_grad():
         mean = denoiser(condition.image.new_zeros(1).expand_as(condition.image), torch.tensor(torch.inf), condition)
         draws = [_draw(denoiser, mean, condition, number, settings) for number in range(settings.draws)]
@@ -233,11 +220,6 @@ def _told(
     return seen_through(target, source, near)
 
 
-def _on_device(prior: Prior, device: torch.device) -> Prior:
-    prior.denoiser.to(device).autocast = torch.bfloat16 if device.type == "cuda" else None
-    return prior
-
-
 def _noise_level(volume: Volume, y: Tensor, scale: IntensityScale, settings: Settings, decisions: list[str]) -> float:
     """σ_y at network scale, given or estimated."""
     if settings.noise_level is not None:
@@ -279,13 +261,6 @@ def _levels(
     return found.clamp(*prior.card.noise)[None, None].to(y)
 
 
-def _tiled(prior: Prior, sizes: Sequence[int], settings: Settings) -> Denoiser:
-    counted = Counted(prior.denoiser, settings.progress)
-    tiled = Tiled(counted, cheapest_tile(sizes, voxels=settings.tile**3, halo=prior.halo), prior.halo)
-    counted.total = tiled.count(sizes) * (1 + settings.draws * settings.steps)
-    return tiled
-
-
 def _draw(denoiser: Denoiser, mean: Tensor, condition: Condition, number: int, settings: Settings) -> Tensor:
     generators = generators_for(settings.seed, [number])
     return Plan(steps=settings.steps).draw(denoiser, mean, condition=condition, generators=generators)
@@ -310,15 +285,6 @@ def _spread(draws: Sequence[Tensor], scale: IntensityScale, like: Volume) -> Vol
     return like.with_data(torch.stack(list(draws)).std(dim=0)[0].numpy() * np.float32(scale.gain))
 
 
-def _sha256(data: NDArray[Any]) -> str:
-    """SHA-256 of numbers in the order of their indices, in hexadecimal; a plane at a time, whatever lies in memory."""
-    digest = hashlib.sha256()
-    for channel in data:
-        for plane in channel:
-            digest.update(plane.tobytes())
-    return digest.hexdigest()
-
-
 def _provenance(
     volume: Volume,
     target: Geometry,
@@ -333,7 +299,7 @@ def _provenance(
     return Provenance(
         task=task,
         version=__version__,
-        inputs=(_sha256(volume.data),),
+        inputs=(voxels_sha256(volume.data),),
         settings={
             "noise": settings.noise,
             "noise_level": level,
@@ -346,12 +312,6 @@ def _provenance(
         | ({} if slices is None else {"slices": slices.record()}),
         prior={} if prior is None else {"name": prior.card.name, "sha256": prior.card.weights_sha256},
         seed=settings.seed,
-        environment={
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "device": str(settings.place()),
-            "threads": str(torch.get_num_threads()),
-        },
+        environment=environment(settings),
         decisions=tuple(decisions),
     )

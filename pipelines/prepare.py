@@ -30,6 +30,7 @@ from medidiff.physics.framing import see_in_frame
 from medidiff.prepare import fit_intensity
 from medidiff.prior.asking import Sex
 from medidiff.training.coarse_recipe import CoarseRecipe, HeadSource, read_any
+from medidiff.training.contrast_recipe import ContrastRecipe
 from medidiff.training.data import find_scans
 from medidiff.training.groupwise import channel_weights, groupwise
 from medidiff.training.heads import LABELS, Head, about, coarse_state, write_heads
@@ -135,6 +136,9 @@ def main() -> int:
             found, mend = "a pack whose name does not end in .safetensors", "Name a .safetensors file."
             raise SettingsError("E-OUTFORMAT", found, mend=mend, file=options.pack.name)
         recipe, folder = read_any(options.recipe), options.recipe.parent
+        if isinstance(recipe, ContrastRecipe):
+            mend = "Train from the data folder itself."
+            raise SettingsError("E-PACK", "a pack holds no pairs of contrasts", mend=mend, file=options.recipe.name)
         if isinstance(recipe, CoarseRecipe):
             whole = {part: heads(recipe, folder, options.data, part=part) for part in PARTS}
             shaped, atlas = with_shapes(whole, recipe)

@@ -22,8 +22,9 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # The facade (the package's own __init__), the command line and `python -m medidiff` stand above all.
 LAYERS = (
     ("medidiff", "cli", "__main__"),
-    ("augmentation", "demo", "evaluate"),
+    ("augmentation", "demo", "evaluate", "translation"),
     ("restore", "synthesis", "gates", "training", "tracking", "report", "qc", "batch", "export"),
+    ("applying",),
     ("settings",),
     ("prior",),
     ("io", "prepare", "metrics"),

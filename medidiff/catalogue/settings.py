@@ -93,6 +93,10 @@ PRIOR: Rows = {
         "A training checkpoint is broken or belongs to another network.",
         "Remove it, or train into another folder.",
     ),
+    "E-CONTRAST": (
+        "The prior draws another contrast than is wanted, or draws where it should restore, or the other way round.",
+        "Name a prior that was trained for the task.",
+    ),
     "E-DIVERGED": ("Training has lost its way: the loss is no longer a number.", "Lower fit.rate in the recipe."),
     "E-EMBEDDING": (
         "The mean brain of the copy gate is not there or broken.",

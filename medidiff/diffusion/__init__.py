@@ -11,7 +11,7 @@ so no sampler knows of them::
 Needs torch only. The network itself is in `medidiff.diffusion.backbone`.
 """
 
-from medidiff.diffusion.condition import Condition, observe
+from medidiff.diffusion.condition import Condition, observe, observe_contrast
 from medidiff.diffusion.consistency import Consistent, project
 from medidiff.diffusion.counting import Counted
 from medidiff.diffusion.denoiser import Denoiser, Preconditioned, diffuse, expand_sigma, restoration_loss
@@ -60,6 +60,7 @@ __all__ = [
     "log_linear",
     "noise_like",
     "observe",
+    "observe_contrast",
     "project",
     "q_sample",
     "restoration_loss",

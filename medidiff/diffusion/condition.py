@@ -10,8 +10,9 @@ from torch import Tensor
 
 from medidiff.errors import SettingsError
 from medidiff.physics import Separable
+from medidiff.physics.contrast import Curve
 
-__all__ = ["LEAST_CERTAINTY", "Condition", "observe"]
+__all__ = ["LEAST_CERTAINTY", "Condition", "observe", "observe_contrast"]
 
 LEAST_CERTAINTY = 0.02
 
@@ -28,7 +29,7 @@ class Condition:
         certainty: ``diag(A⁺ A)`` in [0, 1], the share of each voxel that `y` fixes; broadcasts to `image`.
         noise: σ_y, standard deviation of the measurement's noise in image units; broadcasts to `image`.
         stairs: ``A⁺ y``, the smallest explanation, whose steps show where each sample begins and ends; broadcasts to
-            `image`, which it is equal to for denoising and where it is left out.
+            `image`, which it is equal to for denoising and where it is left out. Of another contrast it is y itself.
     """
 
     image: Tensor
@@ -83,3 +84,16 @@ def observe(y: Tensor, operator: Separable, noise: float | Tensor) -> Condition:
         return Condition(image, operator.certainty(image.shape[-3:])[None, None], level)
     certainty = operator.certainty(image.shape[-3:])[None, None].clamp_min(LEAST_CERTAINTY)
     return Condition(image, certainty, level, operator.pinv(y))
+
+
+def observe_contrast(y: Tensor, curve: Curve) -> Condition:
+    """Tell the network of a scan in another contrast: ``(E[x | y], 1, sd(x | y), y)``, voxel by voxel.
+
+    Every voxel was measured, each with an error of its own: what its brightness leaves open. What the brightness
+    of a voxel cannot tell, its surround may, and that is the network's part.
+
+    Args:
+        y: (B, 1, I, J, K) scan in the contrast that the curve reads, tissue maximum about 1.
+        curve: of the contrast that is sought.
+    """
+    return Condition(curve.mean(y), torch.ones_like(y), curve.spread(y), y)

@@ -11,8 +11,25 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from medidiff.errors import PriorError
+from medidiff.physics.contrast import Curve
 
-__all__ = ["Card"]
+__all__ = ["Card", "Measures"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """The other contrast that a prior is shown, where it draws one contrast given another.
+
+    Args:
+        contrast: that it is shown, e.g. ``"T1w"``.
+        curve: what its brightness says of the contrast that is sought.
+        spacing_mm: side of the voxels that it was trained in; 0 for those of its scans.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    contrast: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,16}$")]
+    curve: Curve
+    spacing_mm: Annotated[float, Field(ge=0)] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +55,7 @@ class Card:
         metrics: validation scores, by name.
         intended_use: what it may be used for.
         limits: what is known not to work, or was never tried.
+        measures: what it is shown, where that is another contrast; None for a prior that restores.
         weights_sha256: of the weights file.
     """
 
@@ -62,6 +80,7 @@ class Card:
     metrics: Mapping[str, float] = field(default_factory=dict)
     intended_use: str = "Research on image restoration. Not for diagnosis."
     limits: tuple[str, ...] = ()
+    measures: Measures | None = None
     weights_sha256: str = ""
 
     @property

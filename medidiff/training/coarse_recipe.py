@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from medidiff.training.contrast_recipe import ContrastRecipe
 from medidiff.training.recipe import (
     STRICT,
     Count,
@@ -223,9 +224,10 @@ class CoarseRecipe:
 
 
 def read_any(path: Path) -> Recipe | CoarseRecipe:
-    """The recipe of a fine or of a coarse prior in a TOML file; see `read_as`."""
+    """The recipe of a fine, a coarse or a contrast prior in a TOML file; see `read_as`."""
 
     def kind(table: dict[str, Any]) -> type[Recipe | CoarseRecipe]:
-        return CoarseRecipe if table.get("kind") == "coarse" else Recipe
+        named = str(table.get("kind"))
+        return {"coarse": CoarseRecipe, "contrast": ContrastRecipe}.get(named, Recipe)
 
     return read_as(path, kind)

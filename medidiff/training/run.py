@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,17 +13,20 @@ from medidiff.diffusion.denoiser import restoration_loss
 from medidiff.errors import SettingsError
 from medidiff.io.files.names import safe_pattern
 from medidiff.prior import Card, Prior
+from medidiff.prior.card import Measures
 from medidiff.training.checks import denoise_scores
 from medidiff.training.coarse import train_coarse
 from medidiff.training.coarse_recipe import CoarseRecipe, read_any
-from medidiff.training.fit import FitState
+from medidiff.training.contrast import Pair, Pairs, contrast_scores, curve_of, load_pairs
+from medidiff.training.contrast_recipe import ContrastRecipe
+from medidiff.training.fit import FitState, Loss
 from medidiff.training.heads import read_heads
 from medidiff.training.loop import Event, Finished, Started, Step, Validated, go_on, resume
 from medidiff.training.pack import is_pack, read_pack
 from medidiff.training.patches import Patches, Scan
 from medidiff.training.recipe import Recipe
 
-__all__ = ["Event", "Finished", "Started", "Step", "Validated", "count_scans", "load_scans", "train"]
+__all__ = ["Event", "Finished", "Started", "Step", "Validated", "count_scans", "load_scans", "train", "train_contrast"]
 
 
 def train(
@@ -60,9 +63,12 @@ def train(
     if isinstance(recipe, CoarseRecipe):
         yield from train_coarse(recipe, recipe_path.parent, _pack_of_heads(data), out, device=device, autocast=autocast)
         return
+    if isinstance(recipe, ContrastRecipe):
+        yield from train_contrast(recipe, recipe_path.parent, out, data=data, device=device, autocast=autocast)
+        return
     scans, weights = load_scans(recipe, recipe_path.parent, data, part="train")
     watched, _ = load_scans(recipe, recipe_path.parent, data, part="validation", most=recipe.validation.scans)
-    fingerprint = hashlib.sha256("".join(sorted(s.sha256 for s in scans)).encode()).hexdigest()
+    fingerprint = _fingerprint(scans)
     state = FitState(recipe, device=device, autocast=autocast)
     start = _begin(state, recipe, recipe_path.parent)
     resume(state, recipe, out, fingerprint=fingerprint)
@@ -81,6 +87,71 @@ def train(
     )
 
 
+def train_contrast(
+    recipe: ContrastRecipe,
+    folder: Path,
+    out: Path,
+    *,
+    data: Path | None = None,
+    device: str = "cpu",
+    autocast: torch.dtype | None = None,
+    loss: Loss = restoration_loss,
+) -> Iterator[Event]:
+    """Train a prior that draws one contrast given a scan in another, or go on with one, as `train` does.
+
+    Where the split lists no validation subject the run is watched on the training scans, and its scores say ``fit``.
+
+    Args:
+        recipe: of the run.
+        folder: where the recipe lies.
+        out: folder for the checkpoint and the prior.
+        data: data folder instead of the recipe's.
+        device: where to compute.
+        autocast: type that the network computes in on a GPU.
+        loss: what is made small.
+
+    Raises:
+        SettingsError: ``E-PACK``, the data are a pack; otherwise as `train`.
+        InputError: ``E-GRID``, the two scans of a person lie on different grids.
+    """
+    if data is not None and is_pack(data):
+        mend = "Name the data folder with --data."
+        raise SettingsError("E-PACK", "a pack, which holds no pairs of contrasts", mend=mend, file=data.name)
+    pairs, watched = (load_pairs(recipe, folder, data, part=part) for part in ("train", "validation"))
+    if not pairs:
+        mend = "List subjects under 'train' in the recipe's split."
+        raise SettingsError("E-DATA", "no scans of the part 'train'", mend=mend, file=recipe.data.split)
+    curve, fingerprint = curve_of(pairs), _fingerprint(pairs)
+    state = FitState(recipe, device=device, autocast=autocast)
+    start = _begin(state, recipe, folder)
+    resume(state, recipe, out, fingerprint=fingerprint)
+    published = _published(recipe)
+    measures = Measures(recipe.measured.contrast, curve, recipe.data.spacing_mm)
+    looked, part = (watched, "validation") if watched else (pairs, "fit")
+
+    def prior(scores: dict[str, float]) -> Prior:
+        card = _card(published, state.images, fingerprint, scores, start=start)
+        ends = (min(curve.spreads), max(curve.spreads))
+        return Prior(state.average, dataclasses.replace(card, measures=measures, noise=ends))
+
+    yield Started(published, state.images, len(pairs), fingerprint)
+    yield from go_on(
+        state,
+        Pairs(pairs, curve, recipe, device=device),
+        recipe,
+        out,
+        fingerprint=fingerprint,
+        loss=loss,
+        every=recipe.validation.every,
+        look=lambda: contrast_scores(state.average, looked, curve, recipe, name=part),
+        prior=prior,
+    )
+
+
+def _fingerprint(scans: Sequence[Scan | Pair]) -> str:
+    return hashlib.sha256("".join(sorted(s.sha256 for s in scans)).encode()).hexdigest()
+
+
 def _pack_of_heads(data: Path | None) -> Path:
     if data is None or not is_pack(data):
         mend = "Make a pack with pipelines/prepare.py, and name it with --data."
@@ -93,7 +164,11 @@ def _published(recipe: Recipe) -> Recipe:
     data = recipe.data
     sources = tuple(dataclasses.replace(source, pattern=safe_pattern(source.pattern)) for source in data.sources)
     root, split = safe_pattern(data.root), safe_pattern(data.split)
-    return dataclasses.replace(recipe, data=dataclasses.replace(data, sources=sources, root=root, split=split))
+    shown = dataclasses.replace(recipe, data=dataclasses.replace(data, sources=sources, root=root, split=split))
+    if not isinstance(shown, ContrastRecipe):
+        return shown
+    patterns = tuple(safe_pattern(pattern) for pattern in shown.measured.patterns)
+    return dataclasses.replace(shown, measured=dataclasses.replace(shown.measured, patterns=patterns))
 
 
 def _begin(state: FitState, recipe: Recipe, folder: Path) -> Card | None:
