@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from contrast_cases import CURVE, contrast_prior, other, recipe_text, write_pairs
-from training_cases import phantom
+from training_cases import phantom, to_toml
 
 import medidiff as md
 from medidiff.diffusion import Condition, observe_contrast
@@ -19,7 +19,7 @@ from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.physics.contrast import Curve, fit_curve
 from medidiff.prior import Card, Prior
 from medidiff.training.coarse_recipe import read_any
-from medidiff.training.contrast import Pair, Pairs, curve_of, load_pairs
+from medidiff.training.contrast import Pair, Pairs, curve_of, in_one_frame, load_pairs
 from medidiff.training.contrast_recipe import ContrastRecipe
 from medidiff.training.run import Finished, Validated, train
 from medidiff.translation import translate
@@ -159,6 +159,39 @@ def test_contrasts_on_two_grids_are_refused(tmp_path):
     with pytest.raises(InputError) as refusal:
         load_pairs(read_any(path), tmp_path, None, part="train")
     assert refusal.value.code == "E-GRID"
+
+
+def two_contrasts() -> tuple[Volume, Volume]:
+    """A ball, and the same ball in a contrast that shows a rind on one side of it as well."""
+    places = np.stack(np.meshgrid(*[np.arange(24.0)] * 3, indexing="ij"))
+    ball = (((places - 11) ** 2).sum(0) < 36).astype(np.float32)
+    rind = (((places - 11) ** 2).sum(0) < 90) & (places[0] > 17)
+    grid = Geometry.regular((24, 24, 24))
+    return Volume(ball, grid, "MR"), Volume(ball + 0.5 * rind, grid, "MR")
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    a, b = first > 0.75, second > 0.75
+    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+def test_contrasts_are_moved_to_larger_voxels_alike():
+    ball, with_rind = two_contrasts()
+    assert overlap(*in_one_frame([ball, with_rind], 2.0, file="x")) == 1.0
+
+
+def test_contrasts_that_are_moved_each_by_itself_come_apart():
+    """The negative: another bounding box is another middle."""
+    alone = [in_one_frame([volume], 2.0, file="x")[0] for volume in two_contrasts()]
+    assert overlap(*alone) < 0.9
+
+
+def test_slices_of_a_scan_are_no_pair(tmp_path):
+    path = write_pairs(tmp_path)
+    (tmp_path / "split.toml").write_text(to_toml({"people": {"train": ["one[0:12]"], "validation": [], "test": []}}))
+    with pytest.raises(SettingsError) as refusal:
+        load_pairs(read_any(path), tmp_path, None, part="train")
+    assert refusal.value.code == "E-SPLIT"
 
 
 # --- the run --------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_lesions_that_are_drawn_are_kept_and_those_left_out_are_lost(contrast, w
 def test_a_blur_lacks_power_and_noise_has_too_much(contrast, who):
     truth = contrast.power(who.sought, who.tissue, 1.0)
     blurred = contrast.power(ndimage.gaussian_filter(who.sought, 1.0), who.tissue, 1.0) - truth
-    noisy = contrast.power(who.sought + np.random.default_rng(1).normal(0, 0.1, who.sought.shape), who.tissue, 1.0)
+    noisy = contrast.power(who.sought + np.random.default_rng(1).normal(0, 0.5, who.sought.shape), who.tissue, 1.0)
     assert blurred[-1] < -1
     assert (noisy - truth)[-1] > 1
 

@@ -35,10 +35,9 @@ from medidiff.errors import SettingsError
 from medidiff.io import read
 from medidiff.metrics import mae, psnr, ssim
 from medidiff.metrics.spectrum import radial_power
-from medidiff.physics.framing import see_in_frame, upright
-from medidiff.prior import Prior
+from medidiff.prior import Card, Prior
 from medidiff.report import montage
-from medidiff.training.contrast import Pair, curve_of, load_pairs
+from medidiff.training.contrast import Pair, curve_of, in_one_frame, load_pairs
 from medidiff.training.contrast_recipe import ContrastRecipe
 from medidiff.training.data import find_scans
 from medidiff.translation import translate
@@ -229,15 +228,15 @@ def lesion_maps(recipe: ContrastRecipe, arguments: argparse.Namespace) -> list[A
     if not arguments.lesions:
         return []
     maps = []
-    for source in recipe.data.sources:
-        named = dataclasses.replace(source, pattern=arguments.lesions)
-        data = dataclasses.replace(recipe.data, sources=(named,))
-        for found in find_scans(data, folder=arguments.recipe.parent, root=arguments.data, part="test"):
-            volume = read(found.path)
-            image, spacing = upright(volume)
-            side = recipe.data.spacing_mm
-            shape = [int(np.ceil(n * own / side)) for n, own in zip(image.shape[1:], spacing, strict=True)]
-            maps.append(see_in_frame(volume, Geometry.regular(shape, spacing_mm=[side] * 3)).data[0])
+    for source, measured in zip(recipe.data.sources, recipe.measured.patterns, strict=True):
+        both = []
+        for pattern in (measured, arguments.lesions):
+            sources = (dataclasses.replace(source, pattern=pattern),)
+            data = dataclasses.replace(recipe.data, sources=sources)
+            both.append(find_scans(data, folder=arguments.recipe.parent, root=arguments.data, part="test"))
+        for scan, lesions in zip(*both, strict=True):
+            volumes = [read(found.path) for found in (scan, lesions)]
+            maps.append(in_one_frame(volumes, recipe.data.spacing_mm, file=lesions.path.name)[1])
     return maps
 
 
@@ -265,12 +264,17 @@ def run(arguments: argparse.Namespace) -> str:
         picture(arguments.out / f"contrast-{number}.png", who, answers, names)
         print(f"subject {number} scored", file=sys.stderr)
     heading = f"{names[1]} from {names[0]}, {len(test)} test subjects, {len(train)} trained on, voxels of {side:g} mm."
-    told = {kind: {"images": p.card.images, "cpu_seconds": spent(places[kind])} for kind, p in priors.items()}
+    told = {kind: {"images": _own_images(p.card), "cpu_seconds": spent(places[kind])} for kind, p in priors.items()}
     lines = [f"{kind}: {each['images']} patches, {each['cpu_seconds']:.0f} CPU seconds" for kind, each in told.items()]
     table = markdown(rows, [*gains, *lines], heading)
     record = {"rows": [asdict(row) for row in rows], "differences": gains, "trained": told, "steps": arguments.steps}
     save(arguments.out, "contrast", table=table, record=record)
     return table
+
+
+def _own_images(card: Card) -> int:
+    """Patches of this run, without those of the prior that it began with."""
+    return card.images - int(card.start.get("images", 0))
 
 
 def differences(number: int, who: Person, answers: Mapping[str, Array]) -> list[str]:

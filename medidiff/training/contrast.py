@@ -9,24 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as nnf
 
 from medidiff.anatomy import foreground
 from medidiff.diffusion.condition import Condition, observe_contrast
 from medidiff.diffusion.denoiser import Preconditioned, with_noise
-from medidiff.errors import InputError
+from medidiff.errors import InputError, SettingsError
 from medidiff.io import read
 from medidiff.metrics import psnr, ssim
 from medidiff.physics.contrast import Curve, fit_curve
+from medidiff.prepare import fit_intensity, without_padding
 from medidiff.training.chance import Chance
 from medidiff.training.checks import central_crop
 from medidiff.training.contrast_recipe import ContrastRecipe
-from medidiff.training.data import find_scans, load_scan
+from medidiff.training.data import Found, find_scans, in_larger_voxels
 from medidiff.training.patches import Batch
+from medidiff.volume import Volume
 
-__all__ = ["Pair", "Pairs", "contrast_scores", "curve_of", "load_pairs"]
+__all__ = ["Pair", "Pairs", "contrast_scores", "curve_of", "in_one_frame", "load_pairs"]
 
 _MARGIN = 4  # voxels of air about the tissue that the curve is fitted on
 
@@ -70,13 +74,45 @@ def load_pairs(recipe: ContrastRecipe, folder: Path, data: Path | None, *, part:
         other = dataclasses.replace(recipe.data, sources=(dataclasses.replace(source, pattern=pattern),))
         both = (find_scans(each, folder=folder, root=root, part=part) for each in (plain, other))
         for sought, measured in zip(*both, strict=True):
-            if read(sought.path).geometry != read(measured.path).geometry:
-                mend = "Register one to the other and resample it to its grid first."
-                raise InputError("E-GRID", "two contrasts on different grids", mend=mend, file=sought.path.name)
-            x, y = load_scan(sought, recipe), load_scan(measured, recipe)
-            digest = hashlib.sha256(f"{x.sha256}{y.sha256}".encode()).hexdigest()
-            pairs.append(Pair(x.image, y.image, y.centres, sought.weight, digest))
+            pairs.append(_pair(sought, measured, recipe))
     return pairs
+
+
+def _pair(sought: Found, measured: Found, recipe: ContrastRecipe) -> Pair:
+    if sought.slab.end is not None:
+        found, mend = "slices of a scan", "List whole scans."
+        raise SettingsError("E-SPLIT", found, mend=mend, file=recipe.data.split)
+    scans = [_scaled(read(each.path)) for each in (measured, sought)]
+    seen, wanted = in_one_frame(scans, recipe.data.spacing_mm, file=sought.path.name)
+    digest = hashlib.sha256(wanted.tobytes() + seen.tobytes()).hexdigest()
+    centres = torch.from_numpy(np.argwhere(foreground(seen)).astype(np.int16))
+    return Pair(torch.from_numpy(wanted), torch.from_numpy(seen), centres, sought.weight, digest)
+
+
+def _scaled(volume: Volume) -> Volume:
+    return volume.with_data(fit_intensity(volume).apply(without_padding(volume)))
+
+
+def in_one_frame(volumes: Sequence[Volume], spacing_mm: float, *, file: str) -> list[NDArray[np.float32]]:
+    """Scans of one grid in cubic voxels, (I, J, K) each, moved alike: the first one says where the head is.
+
+    Each by itself would be laid about its own middle, and another contrast shows another bounding box.
+
+    Args:
+        volumes: one channel each.
+        spacing_mm: side of the voxels; 0 leaves them as they are.
+        file: name for the message.
+
+    Raises:
+        InputError: ``E-GRID``, they lie on different grids.
+    """
+    first = volumes[0]
+    if any(volume.geometry != first.geometry for volume in volumes):
+        mend = "Register one to the other and resample it to its grid first."
+        raise InputError("E-GRID", "two contrasts on different grids", mend=mend, file=file)
+    stacked = first.with_data(np.concatenate([volume.data for volume in volumes]).astype(np.float32))
+    moved = in_larger_voxels(stacked, spacing_mm) if spacing_mm else stacked
+    return [np.array(channel, order="C") for channel in moved.data]
 
 
 def curve_of(pairs: Sequence[Pair]) -> Curve:

@@ -25,7 +25,7 @@ from medidiff.training.recipe import DataRecipe, Recipe, read_toml
 from medidiff.training.slabs import Slab, cut_slab, read_slab
 from medidiff.volume import Geometry, Volume
 
-__all__ = ["Found", "find_scans", "load_scan"]
+__all__ = ["Found", "find_scans", "in_larger_voxels", "load_scan"]
 
 
 class Found(NamedTuple):
@@ -102,7 +102,7 @@ def load_scan(found: Found, recipe: Recipe) -> Scan:
     volume = volume.with_data(without_padding(volume))
     image = torch.from_numpy(scale.apply(volume.data[0]))
     if recipe.data.spacing_mm:
-        volume, where = _in_larger_voxels(volume.with_data(image.numpy()), recipe.data.spacing_mm), None
+        volume, where = in_larger_voxels(volume.with_data(image.numpy()), recipe.data.spacing_mm), None
         image = torch.from_numpy(volume.data[0].copy())
     tissue = foreground(volume.data[0], measured=where)
     if where is not None and (tissue & where).any():
@@ -115,7 +115,7 @@ def load_scan(found: Found, recipe: Recipe) -> Scan:
     return Scan(image, torch.from_numpy(centres.astype(np.int16)), sha256, noise, levels)
 
 
-def _in_larger_voxels(volume: Volume, spacing_mm: float) -> Volume:
+def in_larger_voxels(volume: Volume, spacing_mm: float) -> Volume:
     """The scan, upright, in cubic voxels that are boxes of a side."""
     image, spacing = upright(volume)
     shape = [math.ceil(n * own / spacing_mm) for n, own in zip(image.shape[1:], spacing, strict=True)]
