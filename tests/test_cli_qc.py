@@ -91,7 +91,8 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(ball_file, c
     assert "E-OUTFORMAT" in refused([*words, tmp_path / "page.pdf"], capsys, 2)
     assert "E-OUT:" in refused([*words, tmp_path / "folder.html"], capsys, 5)
     assert "E-OUTFORMAT" in refused(["qc", ball_file, ball_file, "-o", tmp_path / "page"], capsys, 2)
-    assert "E-USAGE: 1 paths" in refused(["qc", ball_file, "-o", tmp_path / "page.html"], capsys, 2)
+    for paths in ([ball_file], [ball_file] * 3):
+        assert f"E-USAGE: {len(paths)} paths" in refused(["qc", *paths, "-o", tmp_path / "page.html"], capsys, 2)
     assert {name: text for name, text in everything(tmp_path).items() if "record" not in name} == before
 
 

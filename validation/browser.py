@@ -3,7 +3,7 @@
 Nothing listens: the browser is a child that is talked to through two file descriptors, and it is given no network
 (every host name resolves to nothing). All that a page complains about or asks for is kept.
 
-    python validation/browser.py page.html picture.jpg --width 1400
+    python validation/browser.py page.html picture.jpg --width 1400 --height 1640 --scale 0.75
 """
 
 from __future__ import annotations
@@ -96,14 +96,17 @@ class Page:
             words = {"text": letter} if kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=letter, **words)
 
-    def photograph(self, *, whole: bool = True, format: str = "png", quality: int | None = None) -> bytes:
-        """A screenshot, of the whole page or of the window."""
-        words: dict[str, Any] = {"format": format, "captureBeyondViewport": whole}
-        if quality is not None:
-            words["quality"] = quality
-        if whole:
-            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-            words["clip"] = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+    def photograph(self, *, height: float = float("inf"), scale: float = 1.0, **form: Any) -> bytes:
+        """A picture of the page, PNG unless the form says otherwise.
+
+        Args:
+            height: pixels from the top; all of the page when left out.
+            scale: of the picture.
+            form: ``format`` and ``quality`` of the DevTools protocol.
+        """
+        words: dict[str, Any] = {"format": "png", "captureBeyondViewport": True} | form
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        words["clip"] = {"x": 0, "y": 0, "width": size["width"], "height": min(height, size["height"]), "scale": scale}
         return base64.b64decode(self.call("Page.captureScreenshot", **words)["data"])
 
 
@@ -115,7 +118,7 @@ class Pipe:
         self._buffer = b""
         self.pages: dict[str, Page] = {}
 
-    def open(self, path: Path, *, width: int = 1400, height: int = 900) -> Page:
+    def open(self, path: Path, *, width: int = 1400, height: int = 900, seconds: float = 60.0) -> Page:
         """Open a local file in a page of its own, and wait until all of it is loaded."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -124,7 +127,7 @@ class Pipe:
         for domain in ("Runtime", "Log", "Network", "Audits", "Page"):
             page.call(f"{domain}.enable")
         page.call("Page.navigate", url=path.resolve().as_uri())
-        page.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+        page.wait("document.readyState === 'complete' && location.protocol === 'file:'", seconds)
         page.requests[:] = [url for url in page.requests if url != path.resolve().as_uri()]
         return page
 
@@ -139,7 +142,7 @@ class Pipe:
         while content:
             content = content[os.write(self._write, content) :]
         while True:
-            answer = self._next(120.0)
+            answer = self._next(600.0)
             if answer.get("id") == number:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']}")
@@ -220,14 +223,13 @@ def outside(requests: list[str]) -> list[str]:
     return [url for url in requests if not url.startswith(_LOCAL)]
 
 
-def photographed(page: Path, picture: Path, *, width: int) -> None:
-    """Write a picture of a whole page, as JPEG or PNG by its name."""
+def photographed(page: Path, picture: Path, *, width: int, height: float, scale: float) -> None:
+    """Write a picture of a page, as JPEG or PNG by its name."""
+    form = {"format": "jpeg", "quality": 82} if picture.suffix.lower() in (".jpg", ".jpeg") else {}
     with running() as browser:
         shown = browser.open(page, width=width)
         shown.wait("document.documentElement.dataset.ready === 'yes'")
-        jpeg = picture.suffix.lower() in (".jpg", ".jpeg")
-        content = shown.photograph(format="jpeg", quality=82) if jpeg else shown.photograph()
-    picture.write_bytes(content)
+        picture.write_bytes(shown.photograph(height=height, scale=scale, **form))
 
 
 if __name__ == "__main__":
@@ -235,5 +237,7 @@ if __name__ == "__main__":
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--width", type=int, default=1400)
+    parser.add_argument("--height", type=float, default=float("inf"))
+    parser.add_argument("--scale", type=float, default=1.0)
     told = parser.parse_args()
-    photographed(told.page, told.picture, width=told.width)
+    photographed(told.page, told.picture, width=told.width, height=told.height, scale=told.scale)

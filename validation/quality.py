@@ -1,8 +1,9 @@
 """What the checks of a quality report see: an answer of the bundled prior as it is, and with faults planted in it.
 
     python validation/quality.py --out runs/quality
-    python validation/browser.py runs/quality/page.html docs/pictures/qc-report.jpg
+    python validation/browser.py runs/quality/page.html docs/pictures/qc-report.jpg --height 1640 --scale 0.75
     python validation/quality.py --out runs/quality --time head.nii.gz
+    python validation/quality.py --out runs/quality --cohort 20000
 
 The bundled sample scan gets Rician noise and is denoised once (a minute or two of a free core; files that are there
 already are read). Each fault is then planted in the answer, and a table says what each check measures and which ask for
@@ -25,7 +26,7 @@ from scipy import ndimage
 import medidiff as md
 from medidiff.anatomy import foreground, tissue_maximum
 from medidiff.physics import Degradation, Noise, identity
-from medidiff.qc import case_report, write_page
+from medidiff.qc import Case, case_report, cohort_page, write_page
 from medidiff.qc.checks import Check, checks
 from medidiff.qc.measures import Pair, measure
 from medidiff.volume import Volume
@@ -85,6 +86,42 @@ def timed(path: Path) -> dict[str, object]:
     return {"shape": scan.shape, "cpu_seconds": round(seconds, 2), "page_bytes": len(page.encode())}
 
 
+def cohort_timed(count: int, out: Path) -> dict[str, object]:
+    """Bytes of the page of a made-up cohort, and seconds that a browser takes to open, sort and filter it."""
+    from browser import running
+
+    draw = np.random.default_rng(0)
+    cases = [
+        Case(f"case-{n:06d}", "refused", "denoise", code="E-GAP", mend="Fetch the slices that are missing.")
+        if draw.random() < 0.03
+        else Case(
+            name=f"case-{n:06d}",
+            state="done",
+            task="denoise",
+            flags=("drift",) if draw.random() < 0.05 else (),
+            level=draw.uniform(5, 40),
+            seconds=draw.uniform(8, 30),
+            page=f"cases/{n:06d}.html",
+        )
+        for n in range(count)
+    ]
+    path = out / "cohort.html"
+    path.write_text(cohort_page(cases), encoding="utf-8")
+    sort = "document.querySelectorAll('.cohort thead button')[4].click()"
+    only = (
+        "const c = document.querySelector('.filters select'); c.value = 'refused'; c.dispatchEvent(new Event('input'))"
+    )
+    with running() as browser:
+        start = time.monotonic()
+        page = browser.open(path, seconds=600)
+        page.wait("document.documentElement.dataset.ready === 'yes'", 300)
+        told: dict[str, object] = {"cases": count, "bytes": path.stat().st_size, "open_s": time.monotonic() - start}
+        for name, act in (("sort_s", sort), ("filter_s", only)):
+            timed = f"const t = performance.now(); {act}; document.body.offsetHeight; return performance.now() - t;"
+            told[name] = round(page.run(f"(() => {{ {timed} }})()") / 1000, 3)
+    return told
+
+
 def main() -> None:
     """Print the table and write the page and ``quality.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,11 +130,17 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--time", type=Path, help="only say how long the page of this scan takes, and how large it is")
+    parser.add_argument(
+        "--cohort", type=int, default=0, help="only say how large and fast the page of so many cases is"
+    )
     told = parser.parse_args()
+    told.out.mkdir(parents=True, exist_ok=True)
+    if told.cohort:
+        print(json.dumps(cohort_timed(told.cohort, told.out)))
+        return
     if told.time is not None:
         print(json.dumps(timed(told.time)))
         return
-    told.out.mkdir(parents=True, exist_ok=True)
     before, after, spread, level = answered(told.out, percent=told.noise_percent, draws=told.draws, steps=told.steps)
     from medidiff.io.sidecar import stored_provenance
 

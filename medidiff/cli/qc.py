@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from medidiff.cli.verbs import Qc, Restoring
 from medidiff.errors import SettingsError
 from medidiff.io.files.names import safe_label
 from medidiff.io.sidecar import stored_provenance
-from medidiff.qc import CaseReport, case_report, write_page
+from medidiff.qc import CaseReport, case_report, cases_of, cohort_page, write_page
 from medidiff.restore import Posterior
 from medidiff.volume import Volume
 
@@ -21,19 +22,23 @@ __all__ = ["reported", "run"]
 
 
 def run(verb: Qc, session: Session) -> None:
-    """Measure a result against its scan, and write the page.
+    """Measure a result against its scan, or list the results of a folder, and write the page.
 
     Raises:
-        InputError: a scan cannot be read, or the two do not fit each other.
-        SettingsError: ``E-USAGE``, not two paths; ``E-OUTFORMAT``, the page's name does not end in .html.
+        InputError: a scan cannot be read, the two do not fit each other, or there is no record of a run.
+        SettingsError: ``E-USAGE``, neither two scans nor a folder; ``E-OUTFORMAT``, the name does not end in .html.
         OutputError: the page is a source, or cannot be written.
     """
     screen = Screen(verb.json)
-    if len(verb.path) != 2:
-        raise SettingsError("E-USAGE", f"{len(verb.path)} paths", wanted="the scan before and the scan after")
+    first, second = verb.path if len(verb.path) == 2 else (verb.path[0], None)
+    if len(verb.path) > 2 or (second is None and not first.is_dir()):
+        found, wanted = f"{len(verb.path)} paths", "the scan before and the scan after, or one folder"
+        raise SettingsError("E-USAGE", found, wanted=wanted)
     refuse_page(verb.page)
     session.begin()
-    first, second = verb.path
+    if second is None:
+        _list(verb, first, session, screen)
+        return
     before, after = session.read(first), session.read(second)
     spread = None if verb.spread is None else session.read(verb.spread)
     refuse_page(verb.page, [*before.files, *after.files, *(spread.files if spread else ())])
@@ -56,6 +61,19 @@ def run(verb: Qc, session: Session) -> None:
     screen.lines({"wrote page": verb.page, "checks": str(len(report.checks)), "flags": flags})
 
 
+def _list(verb: Qc, folder: Path, session: Session, screen: Screen) -> None:
+    """The page of a cohort."""
+    cases = cases_of(folder, seen_from=verb.page.absolute().parent)
+    session.outputs([write_page(verb.page, cohort_page(cases, title=safe_label(folder.absolute())))])
+    states = dict(sorted(Counter(case.state for case in cases).items()))
+    flagged = sum(bool(case.flags) for case in cases)
+    if verb.json:
+        screen.document({"task": "qc", "page": shown([verb.page]), "states": states, "flagged": flagged})
+        return
+    counts = {state: str(count) for state, count in states.items()}
+    screen.lines({"wrote page": verb.page, **counts, "with flags": str(flagged)})
+
+
 def as_document(report: CaseReport) -> dict[str, Any]:
     """The checks of a report as JSON values."""
     return {
@@ -74,4 +92,8 @@ def reported(verb: Restoring, scan: Volume, posterior: Posterior, session: Sessi
         scan, posterior.mean, name=safe_label(verb.source), spread=posterior.std, provenance=posterior.provenance
     )
     session.outputs([write_page(verb.report, report.page)])
+    found = as_document(report)
+    session.quality(
+        **{key: found[key] for key in ("flags", "noise_before", "noise_after")}, page=safe_label(verb.report)
+    )
     return verb.report

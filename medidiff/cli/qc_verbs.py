@@ -17,11 +17,15 @@ class Qc(Repairs):
     """Show a result beside the scan that it was made from, measured and checked: one HTML page that loads nothing.
 
     Two paths, as IN elsewhere: the scan as it was measured, and the result. How the result was made is taken from the
-    record that lies beside it.
+    record that lies beside it. A single path is a folder that many runs wrote into: the page lists them, with links to
+    their reports, and is sorted and filtered in the browser.
     """
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.qc",)
-    path: Annotated[tuple[Path, ...], Option("the scan before, and the scan after", ("PATH",), positional=True)]
+    path: Annotated[
+        tuple[Path, ...],
+        Option("the scan before and the scan after, or a folder of results", ("PATH",), positional=True),
+    ]
     page: Annotated[Path, Option("the page, a name ending in .html", ("PAGE",), ("-o", "--out"))]
     spread: Annotated[Path | None, Option("standard deviation of the draws, shown as uncertainty", ("PATH",))] = None
     neurological: Annotated[bool, Option("the patient's right on the right of the picture")] = False

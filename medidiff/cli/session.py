@@ -131,6 +131,10 @@ class Session:
         """Put down the weights that are used."""
         self._record.line("prior", name=name, sha256=sha256)
 
+    def quality(self, **found: Any) -> None:
+        """Put down what a quality report found."""
+        self._record.line("quality", **found)
+
     def finish(self, exit_code: int, ended: str, error: MedidiffError | None = None) -> None:
         """Put down how the run ended; one that failed early leaves a record where that does no harm.
 

@@ -13,6 +13,7 @@ input      one file: label, bytes and SHA-256 if used, the reason if not
 decision   what was chosen or repaired, as a sentence
 prior      name and SHA-256 of the weights
 output     one file: label, bytes, SHA-256
+quality    of a result: checks that ask for a look, noise levels, label of its page
 refusal    code and message of what could not be done
 end        exit code, seconds, peak memory, counts
 =========  ==========================================================================================
@@ -40,7 +41,7 @@ from medidiff.io.files.atomic import output_errors
 
 __all__ = ["KINDS", "RecordWriter", "Run", "read_record"]
 
-KINDS = ("start", "source", "input", "decision", "prior", "output", "refusal", "end")
+KINDS = ("start", "source", "input", "decision", "prior", "output", "quality", "refusal", "end")
 _BEGIN = b'{"kind": '
 _LONGEST_LINE = 2**20  # bytes; a longer line is none of ours
 

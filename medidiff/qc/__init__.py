@@ -9,5 +9,6 @@ from medidiff.qc.case import CaseReport, case_report
 from medidiff.qc.checks import Check
 from medidiff.qc.cohort import Case, cohort_page
 from medidiff.qc.page import write_page
+from medidiff.qc.runs import cases_of
 
-__all__ = ["Case", "CaseReport", "Check", "case_report", "cohort_page", "write_page"]
+__all__ = ["Case", "CaseReport", "Check", "case_report", "cases_of", "cohort_page", "write_page"]

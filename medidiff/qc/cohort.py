@@ -14,9 +14,17 @@ from medidiff.qc.page import render
 
 __all__ = ["Case", "cohort_page"]
 
-State = Literal["done", "refused", "failed", "running", "waiting"]
+State = Literal["done", "partial", "refused", "failed", "interrupted", "unfinished", "waiting"]
 
-_MARKS = {"done": "●", "refused": "▲", "failed": "▲", "running": "○", "waiting": "○"}
+_MARKS = {
+    "done": "●",
+    "partial": "▲",
+    "refused": "▲",
+    "failed": "▲",
+    "interrupted": "▲",
+    "unfinished": "○",
+    "waiting": "○",
+}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -26,13 +34,13 @@ class Case:
 
     Args:
         name: nothing that names a patient.
-        state: how it ended, or that it has not.
+        state: how it ended; ``"unfinished"`` where it was killed or still runs.
         task: ``"denoise"``, ``"superresolve"``, ...
         flags: keys of the checks that ask for a look; None where the case was not checked.
         level: noise level of the scan in its stored units.
         seconds: that it took.
         code: of the refusal.
-        mend: what helps.
+        mend: what was met, and what helps.
         page: the case's own page, relative to the cohort's.
     """
 
@@ -91,7 +99,7 @@ def cohort_page(cases: Iterable[Case], *, title: str = "Cohort", note: str = "")
         _Column("level", "Noise level", "number"),
         _Column("seconds", "Seconds", "number"),
         _Column("code", "Code", "choice", _choices(case.code for case in rows)),
-        _Column("mend", "What helps", "text"),
+        _Column("mend", "Why, and what helps", "text"),
     )
     codes = Counter(case.code for case in rows if case.code)
     return render(
@@ -101,7 +109,7 @@ def cohort_page(cases: Iterable[Case], *, title: str = "Cohort", note: str = "")
         tiles=_tiles(rows),
         codes=sorted(codes.items(), key=lambda pair: (-pair[1], pair[0])),
         columns=columns,
-        rows=[(case.state, [_cell(case, column) for column in columns]) for case in rows],
+        rows=[(_MARKS[case.state] == "▲", [_cell(case, column) for column in columns]) for case in rows],
     )
 
 
@@ -114,7 +122,7 @@ def _tiles(rows: list[Case]) -> list[tuple[str, str]]:
     seconds = [case.seconds for case in rows if case.seconds is not None]
     checked = [case for case in rows if case.flags is not None]
     tiles = [("cases", f"{len(rows):,}"), ("done", f"{states['done']:,}")]
-    tiles += [(state, f"{states[state]:,}") for state in ("refused", "failed", "running", "waiting") if states[state]]
+    tiles += [(state, f"{states[state]:,}") for state in _MARKS if state != "done" and states[state]]
     if checked:
         tiles.append(("with flags", f"{sum(bool(case.flags) for case in checked):,} of {len(checked):,}"))
     if seconds:
