@@ -70,7 +70,7 @@ def _list(verb: Qc, folder: Path, session: Session, screen: Screen) -> None:
     if verb.json:
         screen.document({"task": "qc", "page": shown([verb.page]), "states": states, "flagged": flagged})
         return
-    counts = {state: str(count) for state, count in states.items()}
+    counts: dict[str, str] = {state: str(count) for state, count in states.items()}
     screen.lines({"wrote page": verb.page, **counts, "with flags": str(flagged)})
 
 

@@ -118,7 +118,7 @@ def _choices(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def _tiles(rows: list[Case]) -> list[tuple[str, str]]:
-    states = Counter(case.state for case in rows)
+    states: Counter[str] = Counter(case.state for case in rows)
     seconds = [case.seconds for case in rows if case.seconds is not None]
     checked = [case for case in rows if case.flags is not None]
     tiles = [("cases", f"{len(rows):,}"), ("done", f"{states['done']:,}")]
