@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medidiff.diffusion import Counted, Denoiser, Tiled, cheapest_tile
+from medidiff.diffusion import Counted, Sparing
 from medidiff.prior import Prior
 from medidiff.settings import Settings
 
@@ -24,8 +24,8 @@ def on_device(prior: Prior, device: torch.device) -> Prior:
     return prior
 
 
-def tiled(prior: Prior, sizes: Sequence[int], settings: Settings) -> Denoiser:
-    """The prior's denoiser, shown no more voxels at once than the settings allow, its evaluations counted.
+def tiled(prior: Prior, sizes: Sequence[int], settings: Settings) -> Sparing:
+    """The prior's denoiser, shown no more voxels at once than settings and memory allow, its evaluations counted.
 
     Args:
         prior: on its device.
@@ -33,9 +33,9 @@ def tiled(prior: Prior, sizes: Sequence[int], settings: Settings) -> Denoiser:
         settings: tile, draws and steps, and whom to tell of the progress.
     """
     counted = Counted(prior.denoiser, settings.progress)
-    whole = Tiled(counted, cheapest_tile(sizes, voxels=settings.tile**3, halo=prior.halo), prior.halo)
-    counted.total = whole.count(sizes) * (1 + settings.draws * settings.steps)
-    return whole
+    sparing = Sparing(counted, sizes, voxels=settings.tile**3, halo=prior.halo)
+    counted.total = sparing.tiled.count(sizes) * (1 + settings.draws * settings.steps)
+    return sparing
 
 
 def voxels_sha256(data: NDArray[Any]) -> str:

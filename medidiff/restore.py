@@ -155,10 +155,12 @@ def restore(
     levels = _levels(volume, y, scale, told, settings=settings, prior=prior, decisions=decisions)
     condition = observe(y, _told(operator, target, volume.geometry, slices, prior, decisions), levels)
     axes = worst_last(operator, target.shape)
-    denoiser = Turned(tiled(prior, [target.shape[axis] for axis in axes], settings), axes)
+    sparing = tiled(prior, [target.shape[axis] for axis in axes], settings)
+    denoiser = Turned(sparing, axes)
     with torch.no_grad():
         mean = denoiser(condition.image.new_zeros(1).expand_as(condition.image), torch.tensor(torch.inf), condition)
         draws = [_draw(denoiser, mean, condition, number, settings) for number in range(settings.draws)]
+    decisions += sparing.decisions
     answers = [agreeing(x, y, operator, level).cpu() for x in (mean, *draws)]
     if not all(bool(torch.isfinite(x).all()) for x in answers):
         raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")

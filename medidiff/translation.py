@@ -78,6 +78,7 @@ def translate(
         mean = denoiser(torch.zeros_like(y), torch.tensor(torch.inf), condition)
         each = [generators_for(seed, [number]) for number in range(draws)]
         drawn = [plan.draw(denoiser, mean, condition=condition, generators=chance) for chance in each]
+    decisions += denoiser.decisions
     answers = [answer[0].cpu() for answer in (mean, *drawn)]
     if not all(bool(torch.isfinite(answer).all()) for answer in answers):
         raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")

@@ -92,7 +92,7 @@ def test_every_argument_is_explained(verb, capsys):
     assert cli.main([*verb.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     for field in dataclasses.fields(VERBS[verb]):
-        assert field.name.replace("_", "-") in shown or field.name in ("source", "path")
+        assert field.name.replace("_", "-") in shown or field.name in ("source", "path", "go_on")
     assert "exit codes:" in shown
 
 

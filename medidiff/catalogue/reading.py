@@ -7,6 +7,26 @@ __all__ = ["INPUT"]
 Rows = dict[str, tuple[str, str]]
 
 INPUT: Rows = {
+    "E-BATCH": (
+        "The folder holds no batch, or its settings or its manifest are damaged.",
+        "Give the folder that 'medidiff batch' wrote into; begin a damaged batch anew in another folder.",
+    ),
+    "E-CRASH": (
+        "The workers that tried this case died on it, ten times without a break.",
+        "It may need more memory than there is; 'medidiff batch ... --retry-failed' tries again.",
+    ),
+    "E-MANIFEST": (
+        "A manifest of cases is broken: a missing column, two cases of one name, or a name that cannot be.",
+        "Correct the row that the message names.",
+    ),
+    "E-MEMORY": (
+        "There is not enough memory for the scan, even in the smallest tiles.",
+        "Use a machine with more memory, or fewer workers at once.",
+    ),
+    "E-UNEXPECTED": (
+        "One case of a batch met an error that medidiff does not know; the other cases went on.",
+        "Run the case alone to see the whole error, and report it.",
+    ),
     "E-5D": (
         "The file holds vectors or several channels for each voxel, not one number.",
         "Split it into files of one number a voxel with the program that wrote it.",

@@ -53,7 +53,7 @@ OUTPUT: Rows = {
     ),
     "E-DISK": ("The disk is full.", "Free some space and run the same command again; nothing half is left."),
     "E-EXISTS": (
-        "The output folder holds another data set, files that would mix with the new ones, or a prior of the name.",
+        "The output folder holds another data set or batch, files that would mix with the new ones, or such a prior.",
         "Choose a new folder, or another name for the prior.",
     ),
     "E-LOCKED": (
@@ -76,6 +76,10 @@ OUTPUT: Rows = {
     "E-LEAK": (
         "An identifier of the source would have stood in a de-identified file, which was not written.",
         "Leave that file out, and report it: this is a fault of the profile.",
+    ),
+    "E-WORKERS": (
+        "The workers of a batch ended before its work did.",
+        "The logs below .medidiff/logs say why; the same command goes on where they stopped.",
     ),
     "E-VERIFY": (
         "What was read back from the disk differs from what was written; nothing was kept.",

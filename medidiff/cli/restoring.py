@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medidiff.cli.describe import geometry, shown
 from medidiff.cli.places import format_of
 from medidiff.cli.qc import reported
+from medidiff.cli.restoring_options import RestoringOptions
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session, read_options
 from medidiff.cli.verbs import Restoring, Superresolve
 from medidiff.errors import InputError, SettingsError
 from medidiff.io import Reading, write
 from medidiff.physics import Slices
-from medidiff.prior import fitting_prior
+from medidiff.prior import Prior, fitting_prior
 from medidiff.restore import Posterior, Settings, denoise, refines, superresolve
 from medidiff.volume import Geometry, Volume
 
-__all__ = ["run"]
+__all__ = ["Prepared", "prepared", "restored", "run", "settings_of", "verb_name", "written"]
 
 _FINER = 1.0001  # a target spacing this little above the scan's is the scan's
 _WORDS = {"denoise": "denoised", "superresolve": "super-resolved"}
@@ -37,27 +40,67 @@ def run(verb: Restoring, session: Session) -> None:
         PriorError: the prior is missing, broken or does not fit.
     """
     screen = Screen(verb.json)
+    _settings(verb)
+    plan = prepared(verb, session.read(verb.source))
+    card = plan.settings["prior"].card
+    session.prior(card.name, card.weights_sha256)
+    if verb.dry_run:
+        _show_plan(verb, plan, screen=screen)
+        return
+    started = time.monotonic()
+    with screen.progress(verb_name(verb)) as report:
+        told = [*session.account.told(plan.reading.decisions), *plan.chosen]
+        posterior = restored(verb, plan, told=told, progress=lambda done, total: report(done, total, ""))
+    session.account.decisions(posterior.provenance.decisions)
+    files = {}
+    for name, paths in written(verb, posterior):
+        session.outputs(paths)
+        files[name] = shown(paths)
+    if page := reported(verb, plan.reading.volume, posterior, session):
+        files["report"] = page
+    _show_result(posterior, files, seconds=time.monotonic() - started, screen=screen)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A scan that may be restored: it was read, and nothing speaks against it.
+
+    Args:
+        reading: the scan, labelled as the command line says.
+        grid: of the answer.
+        slices: how they were taken, where that matters.
+        settings: arguments of `medidiff.restore.Settings`, the prior among them.
+        chosen: what was decided about the prior, as sentences.
+    """
+
+    reading: Reading
+    grid: Geometry
+    slices: Slices | None
+    settings: Mapping[str, Any]
+    chosen: Sequence[str]
+
+
+def prepared(verb: Restoring, reading: Reading, *, load: Callable[[str], Prior] = Prior.load) -> Prepared:
+    """Refuse what cannot be restored, and choose the prior.
+
+    Args:
+        verb: what was typed.
+        reading: the scan.
+        load: reads a prior by name or path.
+
+    Raises:
+        SettingsError: an option out of range.
+        InputError: the scan must not be guessed at, or no prior fits it.
+        PriorError: the prior is missing or broken.
+    """
     settings = _settings(verb)
-    reading = _labelled(session.read(verb.source), verb)
+    reading = _labelled(reading, verb)
     volume = reading.volume
     grid = _target(verb, volume.geometry)
     slices = _slices(verb, volume, grid)
     settings["noise"] = Settings(noise=verb.noise).for_scan(volume).noise
-    prior, chosen = fitting_prior(volume, verb.prior)
-    settings["prior"] = prior
-    session.prior(prior.card.name, prior.card.weights_sha256)
-    if verb.dry_run:
-        _show_plan(verb, volume, grid, settings=settings, slices=slices, screen=screen)
-        return
-    started = time.monotonic()
-    with screen.progress(verb_name(verb)) as report:
-        settings["progress"] = lambda done, total: report(done, total, "")
-        posterior = _restored(verb, reading, settings, chosen=[*session.account.told(reading.decisions), *chosen])
-    session.account.decisions(posterior.provenance.decisions)
-    files = _written(verb, posterior, session)
-    if page := reported(verb, volume, posterior, session):
-        files["report"] = page
-    _show_result(posterior, files, seconds=time.monotonic() - started, screen=screen)
+    settings["prior"], chosen = fitting_prior(volume, verb.prior, load=load)
+    return Prepared(reading, grid, slices, settings, chosen)
 
 
 def _labelled(reading: Reading, verb: Restoring) -> Reading:
@@ -80,47 +123,77 @@ def verb_name(verb: Restoring) -> str:
 
 
 def _settings(verb: Restoring) -> dict[str, Any]:
-    """The options as arguments of `Settings`, checked."""
+    share = None if verb.interval is None else verb.interval[0]
+    return settings_of(verb, draws=verb.wanted_draws, needs_draws=len(verb.outputs) > 1, share=share)
+
+
+def settings_of(verb: RestoringOptions, *, draws: int, needs_draws: bool, share: float | None) -> dict[str, Any]:
+    """The options as arguments of `medidiff.restore.Settings`, checked.
+
+    Args:
+        verb: what was typed.
+        draws: how many are wanted.
+        needs_draws: whether an output is made of them.
+        share: of the posterior between the bounds that are asked for.
+
+    Raises:
+        SettingsError: an option out of range.
+    """
     names = ("noise", "noise_level", "noise_varies", "steps", "seed", "device")
-    settings = {name: getattr(verb, name) for name in names} | {"draws": verb.wanted_draws}
+    settings = {name: getattr(verb, name) for name in names} | {"draws": draws}
     Settings(**settings)
-    if len(verb.outputs) > 1 and verb.wanted_draws == 0:
+    if needs_draws and draws == 0:
         found, mend = "no draws, but an output that is made of them", "Leave --draws out, or ask for 2 or more."
         raise SettingsError("E-SETTING", found, attribute="--draws", mend=mend)
-    if verb.interval is not None and not 0 < verb.interval[0] < 1:
-        raise SettingsError(
-            "E-SETTING", f"{verb.interval[0]:g}", wanted="a share between 0 and 1", attribute="--interval"
-        )
+    if share is not None and not 0 < share < 1:
+        raise SettingsError("E-SETTING", f"{share:g}", wanted="a share between 0 and 1", attribute="--interval")
     return settings
 
 
-def _restored(verb: Restoring, reading: Reading, settings: dict[str, Any], *, chosen: list[str]) -> Posterior:
-    """The answer; its provenance tells the bytes that were read, and what was decided before."""
+def restored(
+    verb: Restoring, plan: Prepared, *, told: Sequence[str], progress: Callable[[int, int], None] | None = None
+) -> Posterior:
+    """The answer; its provenance tells the bytes that were read, and what was decided before.
+
+    Args:
+        verb: what was typed.
+        plan: the scan.
+        told: what was decided before, as it may be written down.
+        progress: as in `medidiff.restore.Settings`.
+
+    Raises:
+        MedidiffError: as `medidiff.restore.restore`.
+    """
+    settings: dict[str, Any] = {**plan.settings, "progress": progress}
     if isinstance(verb, Superresolve):
         how: dict[str, Any] = {"thickness_mm": verb.thickness, "profile": verb.profile}
-        posterior = superresolve(reading.volume, verb.spacing, **how, **settings)
+        posterior = superresolve(plan.reading.volume, verb.spacing, **how, **settings)
     else:
-        posterior = denoise(reading.volume, **settings)
+        posterior = denoise(plan.reading.volume, **settings)
     made = posterior.provenance
-    decisions = tuple(dict.fromkeys((*chosen, *made.decisions)))
-    provenance = dataclasses.replace(made, inputs=reading.sha256, decisions=decisions)
+    decisions = tuple(dict.fromkeys((*told, *made.decisions)))
+    provenance = dataclasses.replace(made, inputs=plan.reading.sha256, decisions=decisions)
     return dataclasses.replace(posterior, provenance=provenance)
 
 
-def _written(verb: Restoring, posterior: Posterior, session: Session) -> dict[str, Path]:
+def written(verb: Restoring, posterior: Posterior) -> Iterator[tuple[str, list[Path]]]:
+    """Write what was asked for, one output after the other.
+
+    Yields:
+        Name of the output, and its files.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     volumes: dict[str, Volume | None] = {"mean": posterior.mean, "spread": posterior.std}
     if verb.interval is not None:
         volumes["lower"], volumes["upper"] = posterior.interval(verb.interval[0])
     if posterior.draws:
         volumes["draw"] = posterior.draws[0]
-    files = {}
     for name, path in verb.outputs.items():
         volume = volumes[name]
         assert volume is not None  # `_settings` refused what asks for draws without draws
-        written = _write(volume, path, verb=verb, name=name, posterior=posterior)
-        session.outputs(written)
-        files[name] = shown(written)
-    return files
+        yield name, _write(volume, path, verb=verb, name=name, posterior=posterior)
 
 
 def _write(volume: Volume, path: Path, *, verb: Restoring, name: str, posterior: Posterior) -> list[Path]:
@@ -143,15 +216,8 @@ def _write(volume: Volume, path: Path, *, verb: Restoring, name: str, posterior:
     )
 
 
-def _show_plan(
-    verb: Restoring,
-    volume: Volume,
-    grid: Geometry,
-    *,
-    settings: dict[str, Any],
-    slices: Slices | None,
-    screen: Screen,
-) -> None:
+def _show_plan(verb: Restoring, plan: Prepared, *, screen: Screen) -> None:
+    volume, grid, slices, settings = plan.reading.volume, plan.grid, plan.slices, plan.settings
     card = settings["prior"].card
     level = "estimated" if verb.noise_level is None else verb.noise_level
     device = str(Settings(**settings).place())

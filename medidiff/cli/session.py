@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from medidiff.cli.batch_verbs import Batching
 from medidiff.cli.verbs import Adapt, Deidentify, Demo, Export, Repairs, Synthesize, Train, Verb
 from medidiff.errors import InputError, MedidiffError, OutputError, SettingsError
 from medidiff.io import Found, Reading, ReadOptions, Scan, find
@@ -27,6 +28,7 @@ __all__ = ["Session", "load", "read_options"]
 
 _FILES = (".nii", ".nii.gz", ".nrrd", ".mha")
 _FOLDER_RECORD = "medidiff.record.jsonl"
+_BATCH_RECORD = "record.jsonl"
 _NEVER = {"json", "dry_run", "record"}  # options without an effect on the result
 _SECRET = ("tracking",)  # a server's address may hold a password
 _PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom", "highdicom", "SimpleITK")
@@ -120,7 +122,7 @@ class Session:
         elif not later:
             place = self._place()
             _make(place.parent)
-            self._record.open(place, alone=True)
+            self._record.open(place, alone=not isinstance(self.verb, Batching))
 
     def outputs(self, files: Sequence[Path]) -> None:
         """Put down the files that were written."""
@@ -162,6 +164,8 @@ class Session:
     def _place(self) -> Path:
         out: Path = self.verb.out  # type: ignore[union-attr] # asked only of verbs that have one
         whole = isinstance(self.verb, Train | Adapt | Demo) or getattr(self.verb, "all", False)
+        if isinstance(self.verb, Batching):  # several may work on one batch, and its folder holds results only
+            return out / ".medidiff" / _BATCH_RECORD
         if isinstance(self.verb, Deidentify | Export | Synthesize):  # the folder is made to be given away
             return out.with_name(f"{out.name}.record.jsonl")
         if whole or not out.name.lower().endswith(_FILES):

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from medidiff.cli.batch_verbs import BatchDenoise, BatchJoint, BatchStatus, BatchSuperresolve, BatchSync, BatchWork
 from medidiff.cli.options import Option
 from medidiff.cli.qc_verbs import Qc
+from medidiff.cli.restoring_options import Finer, RestoringOptions
 from medidiff.cli.shared import Device, DryRun, Json, Record, Repairs, Seed
 from medidiff.cli.synthetic_verbs import Export, Synthesize, Verify
 
@@ -88,44 +90,21 @@ class Convert(Repairs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restoring(Repairs):
+class Restoring(RestoringOptions):
     """What denoising and super-resolution share."""
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.restoring")
     source: Source
     out: Output
-    modality: Annotated[
-        Literal["MR", "CT", "PT"] | None, Option("what the scan is, where its file does not say; CT is in HU")
-    ] = None
-    noise: Annotated[
-        Literal["rician", "gaussian"] | None,
-        Option("kind of noise; when left out Gaussian for CT and PET, Rician (magnitude MR) for the rest"),
-    ] = None
-    noise_level: Annotated[
-        float | None, Option("standard deviation in the scan's stored units; estimated when left out", ("SIGMA",))
-    ] = None
-    noise_varies: Annotated[
-        bool, Option("the level changes across the scan, as with parallel imaging; it is estimated for every voxel")
-    ] = False
-    draws: Annotated[
-        int | None, Option("posterior samples; 0, or 8 when --spread, --interval or --draw ask for them", ("N",))
-    ] = None
     spread: Annotated[Path | None, Option("write the standard deviation of the draws here", ("PATH",))] = None
     interval: Annotated[
         tuple[float, Path, Path] | None,
         Option("write the bounds that hold this share of the posterior", ("SHARE", "LOWER", "UPPER")),
     ] = None
     draw: Annotated[Path | None, Option("write the first draw here: plausible, sharper, less exact", ("PATH",))] = None
-    steps: Annotated[int, Option("network evaluations for each draw", ("N",))] = 4
-    seed: Seed = 0
-    prior: Annotated[
-        str | None,
-        Option("a bundled prior's name, or the path of a prior's card (.json); when left out that of the modality"),
-    ] = None
     report: Annotated[
         Path | None, Option("write a quality report here: one HTML page, before and after with checks", ("PAGE",))
     ] = None
-    device: Device = "auto"
     format: Format = None
     record: Record = None
     dry_run: DryRun = False
@@ -155,22 +134,11 @@ class Denoise(Restoring):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Superresolve(Restoring):
+class Superresolve(Finer, Restoring):
     """Bring a scan to a finer grid, and denoise it on the way.
 
     OUT is the posterior mean; it agrees with the scan to within the noise.
     """
-
-    spacing: Annotated[
-        tuple[float, float, float], Option("target voxel size in mm along the scan's own axes", ("I", "J", "K"))
-    ]
-    thickness: Annotated[
-        float | None,
-        Option("slice thickness in mm; when left out the header's, or else the slice distance (no gap)", ("MM",)),
-    ] = None
-    profile: Annotated[
-        Literal["box", "gaussian"], Option("sensitivity across a slice; a Gaussian is as wide as thick at half maximum")
-    ] = "box"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,6 +283,11 @@ Verb = (
     | Verify
     | Deidentify
     | Priors
+    | BatchDenoise
+    | BatchSuperresolve
+    | BatchStatus
+    | BatchWork
+    | BatchSync
 )
 
 VERBS: dict[str, type] = {
@@ -332,4 +305,10 @@ VERBS: dict[str, type] = {
     "verify": Verify,
     "deidentify": Deidentify,
     "priors": Priors,
+    "batch denoise": BatchDenoise,
+    "batch superresolve": BatchSuperresolve,
+    "batch joint": BatchJoint,
+    "batch status": BatchStatus,
+    "batch work": BatchWork,
+    "batch sync": BatchSync,
 }

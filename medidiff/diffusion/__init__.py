@@ -21,6 +21,7 @@ from medidiff.diffusion.guidance import ClassifierFree
 from medidiff.diffusion.plan import STARTS, Plan
 from medidiff.diffusion.samplers import SAMPLERS, Sampler, ancestral, dpmpp_2m, euler, heun
 from medidiff.diffusion.sigma import GRIDS, cosine, from_alpha_bar, karras, log_linear
+from medidiff.diffusion.sparing import Sparing, is_out_of_memory
 from medidiff.diffusion.start import bridge, from_noise, informed
 from medidiff.diffusion.tiling import Tiled, cheapest_tile
 from medidiff.diffusion.turning import Turned, worst_last
@@ -37,6 +38,7 @@ __all__ = [
     "Plan",
     "Preconditioned",
     "Sampler",
+    "Sparing",
     "Tiled",
     "Turned",
     "ancestral",
@@ -56,6 +58,7 @@ __all__ = [
     "generators_for",
     "heun",
     "informed",
+    "is_out_of_memory",
     "karras",
     "log_linear",
     "noise_like",

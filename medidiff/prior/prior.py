@@ -19,7 +19,7 @@ from medidiff.errors import PriorError
 from medidiff.prior.card import Card
 from medidiff.prior.weights import read_weights, refuse_unlike
 
-__all__ = ["BUNDLED", "DEFAULT_PRIOR", "Prior", "build_denoiser", "read_card_text", "replace_file"]
+__all__ = ["BUNDLED", "DEFAULT_PRIOR", "Prior", "build_denoiser", "prior_sha256", "read_card_text", "replace_file"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 DEFAULT_PRIOR = "fine-t1"
@@ -85,6 +85,24 @@ class Prior:
     def halo(self) -> int:
         """Voxels round a tile that make its answer the whole volume's."""
         return 1 + int(self.denoiser.backbone.halo)  # type: ignore[arg-type] # 1 for the preconditioning's local mean
+
+
+def prior_sha256(source: str | Path = DEFAULT_PRIOR) -> str:
+    """SHA-256 of a prior's card and weights as they lie on the disk, named as for `Prior.load`.
+
+    Raises:
+        PriorError: no such prior, or one without weights.
+    """
+    card = _card_path(source)
+    digest = hashlib.sha256(read_card_text(card).encode())
+    weights = card.with_suffix(".safetensors")
+    try:
+        with weights.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        mend = "Fetch the card and the weights again."
+        raise PriorError("E-WEIGHTS", "the weights cannot be read", mend=mend, file=weights.name) from error
+    return digest.hexdigest()
 
 
 def build_denoiser(card: Card) -> Preconditioned:

@@ -31,8 +31,10 @@ from medidiff.errors import InputError, OutputError
 __all__ = [
     "make_folder",
     "output_errors",
+    "partial_name",
     "refuse_full",
     "refuse_source",
+    "remove_stale",
     "resolved",
     "sha256",
     "staging_folder",
@@ -99,7 +101,7 @@ def make_folder(folder: Path) -> None:
     """
     with output_errors(folder.name):
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder)
+        remove_stale(folder)
 
 
 def refuse_source(path: Path, sources: Iterable[Path]) -> None:
@@ -169,7 +171,7 @@ def write_file(
     home = path.parent
     with output_errors(path.name, home), _held(home) as folder:
         refuse_full(home, _estimate(data, packed=ending == ".nii.gz" if packed is None else packed), file=path.name)
-        partial = home / _partial_name(ending)
+        partial = home / partial_name(ending)
         try:
             os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o666))
             write(partial)
@@ -221,11 +223,12 @@ def _host() -> str:
     return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
 
 
-def _partial_name(ending: str = "") -> str:
+def partial_name(ending: str = "") -> str:
+    """A name for an unfinished file, which tells whose it is; `remove_stale` knows it by that."""
     return f".medidiff-{_host()}-{os.getpid()}-{secrets.token_hex(6)}{ending}"
 
 
-def _remove_stale(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove the temporaries of killed runs; what cannot be removed does no harm."""
     host = _host()
     for place in folder.glob(".medidiff-*"):
@@ -262,7 +265,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
     home = target.parent if _can_be_replaced(target) else target
     make_folder(home)
     with output_errors(target.name, home):
-        stage = home / _partial_name()
+        stage = home / partial_name()
         stage.mkdir()
     try:
         yield stage

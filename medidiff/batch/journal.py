@@ -1,0 +1,86 @@
+"""The journal: what each worker did and when, for progress and throughput. Nothing depends on it.
+
+Each worker has a file of its own, named after the moment from which its run counts, and appends a line for each case
+that it settled. A line that cannot be written is a line less.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["Event", "Journal", "State", "Tail"]
+
+State = Literal["done", "kept", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A case was settled.
+
+    Args:
+        case: its name.
+        state: ``"done"`` just now; ``"kept"``, it was done before; or ``"refused"``, now or before.
+        code: of the refusal.
+        seconds: that it took.
+        at: when, in seconds since 1970.
+    """
+
+    case: str
+    state: State
+    code: str
+    seconds: float
+    at: float
+
+
+class Journal:
+    """The lines of one worker.
+
+    Args:
+        folder: where journals lie.
+        since_ns: the moment from which the run counts.
+    """
+
+    def __init__(self, folder: Path, since_ns: int) -> None:
+        self._path = folder / f"{since_ns}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+
+    def put(self, event: Event) -> None:
+        """Append a line."""
+        with suppress(OSError), self._path.open("a", encoding="ascii") as stream:
+            stream.write(json.dumps(asdict(event)) + "\n")
+
+
+class Tail:
+    """Reads what the workers of one run append, as they do.
+
+    Args:
+        folder: where journals lie.
+        since_ns: the moment from which the run counts.
+    """
+
+    def __init__(self, folder: Path, since_ns: int) -> None:
+        self._folder, self._since, self._read = folder, since_ns, dict[Path, int]()
+
+    def new(self) -> Iterator[Event]:
+        """What came since the last call; a line that is not whole yet comes later."""
+        for path in sorted(self._folder.glob(f"{self._since}-*.jsonl")):
+            with suppress(OSError), path.open("rb") as stream:
+                stream.seek(self._read.get(path, 0))
+                for line in stream:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._read[path] = self._read.get(path, 0) + len(line)
+                    with suppress(ValueError, TypeError):
+                        yield Event(**json.loads(line))
+
+
+def now() -> float:
+    """Seconds since 1970, as they stand in the journal."""
+    return round(time.time(), 3)

@@ -1,0 +1,140 @@
+"""How far a batch is, told from its files alone, and the report at its end."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from medidiff.batch.job import Batch
+from medidiff.batch.journal import Event
+from medidiff.batch.records import Done, Refused
+from medidiff.io.files.atomic import write_file
+
+__all__ = ["Pace", "Status", "status_of", "write_report"]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How many cases are where.
+
+    Args:
+        task: of the batch.
+        cases: in all.
+        done: with a record of a finished case; whether the record is still true is seen when it is looked at again.
+        refused: codes of the refused cases, and how many have each.
+        held: under work, or left by a worker that died.
+    """
+
+    task: str
+    cases: int
+    done: int
+    refused: Mapping[str, int]
+    held: int
+
+    @property
+    def left(self) -> int:
+        """How many have no record."""
+        return self.cases - self.done - sum(self.refused.values())
+
+    def record(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        counts = {"cases": self.cases, "done": self.done, "refused": sum(self.refused.values()), "left": self.left}
+        return {"task": self.task} | counts | {"held": self.held, "codes": dict(self.refused)}
+
+
+def status_of(batch: Batch, numbers: range | None = None) -> Status:
+    """Count the records of a batch.
+
+    Args:
+        batch: on the disk.
+        numbers: of the cases to count; all when left out, which is faster.
+    """
+    codes: Counter[str] = Counter()
+    if numbers is not None and len(numbers) < len(batch.manifest):
+        done, names = _of_some(batch, numbers)
+        cases = len(numbers)
+    else:
+        done, names, cases = 0, [], len(batch.manifest)
+        for finished, refused in batch.records.names():
+            done += len(finished)
+            names += sorted(refused)
+    for name in names:
+        record = batch.records.refused(name)
+        codes[record.code if record is not None else "?"] += 1  # a record that was cut is mended in the next run
+    return Status(batch.job.task, cases, done, dict(sorted(codes.items())), batch.leases.held())
+
+
+def _of_some(batch: Batch, numbers: range) -> tuple[int, list[str]]:
+    kinds = {(case := batch.manifest[n].name): batch.records.settled(case, -1) for n in numbers}
+    return sum(kind is Done for kind in kinds.values()), [name for name, kind in kinds.items() if kind is Refused]
+
+
+@dataclass(slots=True)
+class Pace:
+    """What the workers of a run tell, added up.
+
+    Args:
+        total: cases to settle.
+    """
+
+    total: int
+    settled: int = 0
+    states: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    _first: float = 0.0
+    _last: float = 0.0
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Add what is new."""
+        for event in events:
+            self.settled += 1
+            self.states[event.state] += 1
+            if event.state == "done":
+                self.seconds.append(event.seconds)
+                self._first = self._first or event.at - event.seconds
+                self._last = max(self._last, event.at)
+
+    @property
+    def per_hour(self) -> float:
+        """Cases computed in an hour, as far as this run tells; 0 before the first."""
+        span = self._last - self._first
+        return 3600 * len(self.seconds) / span if span > 0 else 0.0
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values."""
+        typical = statistics.median(self.seconds) if self.seconds else None
+        counts = {"computed": len(self.seconds), "kept": self.states["kept"], "refused": self.states["refused"]}
+        return counts | {"seconds_per_case": typical, "cases_per_hour": round(self.per_hour, 2)}
+
+
+def write_report(batch: Batch, status: Status, pace: Pace, *, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``report.json`` and ``report.txt`` into the batch's folder.
+
+    Args:
+        batch: on the disk.
+        status: at the end.
+        pace: of the run.
+        about: what else there is to say, such as the engine; JSON values.
+
+    Returns:
+        The report.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    report = status.record() | {"run": pace.record()} | dict(about)
+    refused = [name for _, names in batch.records.names() for name in sorted(names)]
+    records = (batch.records.refused(name) for name in refused)
+    listed = [{"case": r.case, "code": r.code, "message": r.message, "mend": r.mend} for r in records if r is not None]
+    text = json.dumps(report | {"refusals": listed}, indent=2, allow_nan=False) + "\n"
+    write_file(batch.folder / "report.json", lambda name: name.write_text(text, encoding="utf-8"))
+    lines = [f"{key}: {value}" for key, value in report.items() if not isinstance(value, dict)]
+    lines += [f"{code}: {count} refused" for code, count in status.refused.items()]
+    lines += [f"{each['case']}: {each['message']}" for each in listed]
+    words = "\n".join(lines) + "\n"
+    write_file(batch.folder / "report.txt", lambda name: name.write_text(words, encoding="utf-8"))
+    return report

@@ -1,0 +1,81 @@
+"""``medidiff batch status`` and ``sync``: how far a batch is, and its figures for a tracking store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from medidiff.batch.job import Batch
+from medidiff.batch.metrics import sent, waiting
+from medidiff.batch.status import status_of
+from medidiff.cli.batch_verbs import BatchStatus, BatchSync
+from medidiff.cli.screen import Screen
+from medidiff.cli.session import Session
+from medidiff.errors import MedidiffError, SettingsError
+
+__all__ = ["run", "show", "sync"]
+
+_PATIENCE_SECONDS = 120.0  # for a store
+
+
+def run(verb: BatchStatus | BatchSync, session: Session) -> None:
+    """Show how far a batch is, or hand its figures over.
+
+    Raises:
+        InputError: the folder holds no batch, or a damaged one.
+        SettingsError: ``E-MLFLOW``, the store does not take the figures.
+    """
+    batch = Batch(verb.batch)
+    if isinstance(verb, BatchSync):
+        Screen().lines({"runs handed over": sync(batch, verb.tracking)})
+        return
+    show(status_of(batch).record(), Screen(verb.json))
+
+
+def show(status: Mapping[str, Any], screen: Screen) -> None:
+    """Print what became of the cases."""
+    if screen.json:
+        screen.document(status)
+        return
+    rows = [[name, str(status[name])] for name in ("cases", "done", "refused", "left", "held")]
+    rows += [[f"refused: {code}", str(count)] for code, count in status["codes"].items()]
+    screen.table(f"batch {status['task']}", ("", "cases"), rows)
+    run = status.get("run")
+    if run:
+        screen.lines({"computed": run["computed"], "kept": run["kept"], "an hour": f"{run['cases_per_hour']:,.1f}"})
+
+
+def sync(batch: Batch, uri: str) -> int:
+    """Hand a store what it has not taken yet.
+
+    A store that does not answer is given two minutes; what it does with the figures after that is its own affair.
+
+    Returns:
+        How many runs it took.
+
+    Raises:
+        SettingsError: ``E-MLFLOW``, it does not take them.
+    """
+    taken: list[str] = []
+    failed: list[MedidiffError] = []
+
+    def hand_over() -> None:
+        from medidiff.tracking import log_metrics
+
+        try:
+            for place, told in waiting(batch):
+                taken.append(log_metrics(told.name, told.params, told.metrics, uri=uri, experiment="medidiff-batch"))
+                sent(place)
+        except MedidiffError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=hand_over, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_SECONDS)
+    if thread.is_alive():
+        found, mend = f"no answer in {_PATIENCE_SECONDS:.0f} s", "Try again when the store answers."
+        raise SettingsError("E-MLFLOW", found, mend=mend, attribute="--tracking")
+    if failed:
+        raise failed[0]
+    return len(taken)

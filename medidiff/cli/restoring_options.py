@@ -1,0 +1,56 @@
+"""How scans are read and restored: the options that one scan and many share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from medidiff.cli.options import Option
+from medidiff.cli.shared import Device, Repairs, Seed
+
+__all__ = ["Finer", "RestoringOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoringOptions(Repairs):
+    """How a scan is restored."""
+
+    modality: Annotated[
+        Literal["MR", "CT", "PT"] | None, Option("what the scan is, where its file does not say; CT is in HU")
+    ] = None
+    noise: Annotated[
+        Literal["rician", "gaussian"] | None,
+        Option("kind of noise; when left out Gaussian for CT and PET, Rician (magnitude MR) for the rest"),
+    ] = None
+    noise_level: Annotated[
+        float | None, Option("standard deviation in the scan's stored units; estimated when left out", ("SIGMA",))
+    ] = None
+    noise_varies: Annotated[
+        bool, Option("the level changes across the scan, as with parallel imaging; it is estimated for every voxel")
+    ] = False
+    draws: Annotated[
+        int | None, Option("posterior samples; 0, or 8 when --spread, --interval or --draw ask for them", ("N",))
+    ] = None
+    steps: Annotated[int, Option("network evaluations for each draw", ("N",))] = 4
+    seed: Seed = 0
+    prior: Annotated[
+        str | None,
+        Option("a bundled prior's name, or the path of a prior's card (.json); when left out that of the modality"),
+    ] = None
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finer:
+    """The grid that super-resolution goes to."""
+
+    spacing: Annotated[
+        tuple[float, float, float], Option("target voxel size in mm along the scan's own axes", ("I", "J", "K"))
+    ]
+    thickness: Annotated[
+        float | None,
+        Option("slice thickness in mm; when left out the header's, or else the slice distance (no gap)", ("MM",)),
+    ] = None
+    profile: Annotated[
+        Literal["box", "gaussian"], Option("sensitivity across a slice; a Gaussian is as wide as thick at half maximum")
+    ] = "box"
