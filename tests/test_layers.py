@@ -47,6 +47,10 @@ DOORS = {
     "jinja2": ("medidiff.qc.page",),
     "markupsafe": ("medidiff.qc.page",),
     "PIL": ("medidiff.qc.pictures",),
+    "submitit": ("medidiff.batch.slurm",),
+    "dask": ("medidiff.batch.dask",),
+    "distributed": ("medidiff.batch.dask",),
+    "dask_jobqueue": ("medidiff.batch.dask",),
     "monai": ("medidiff.diffusion.backbone", "medidiff.augmentation.transform"),
 }
 DEVELOPMENT_ONLY = (  # in tests and validation only

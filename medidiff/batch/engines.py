@@ -17,7 +17,7 @@ from typing import Protocol
 
 from medidiff.io.files.atomic import output_errors
 
-__all__ = ["ENGINES", "Engine", "LocalEngine", "Resources", "Running", "processors"]
+__all__ = ["ENGINES", "Engine", "LocalEngine", "Resources", "Running", "processors", "shown_gpu"]
 
 _PATIENCE_SECONDS = 10.0  # for a worker that was asked to end, to give its case back
 _POLL_SECONDS = 0.05
@@ -96,7 +96,7 @@ class LocalEngine:
         threads, gpus, logs = self.resources.threads, self.resources.gpus, self.resources.logs
         about = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         if gpus:
-            about["CUDA_VISIBLE_DEVICES"] = _shown_gpu(number % gpus)
+            about["CUDA_VISIBLE_DEVICES"] = shown_gpu(number % gpus)
         said = subprocess.DEVNULL if logs is None else (logs / f"worker-{number}.log").open("ab")
         try:
             return subprocess.Popen(  # noqa: S603 # the command is the caller's own
@@ -107,7 +107,7 @@ class LocalEngine:
                 said.close()
 
 
-def _shown_gpu(number: int) -> str:
+def shown_gpu(number: int) -> str:
     """The name of the GPU with this number among those that this process itself may see."""
     seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return seen[number] if number < len(seen) else str(number)

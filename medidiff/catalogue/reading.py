@@ -55,6 +55,10 @@ INPUT: Rows = {
         "A voxel size is zero, negative or not a number.",
         "Fetch the source again; a size cannot be guessed.",
     ),
+    "E-BIDS": (
+        "A folder is no BIDS data set, lacks a participant that was asked for, or has errors for the BIDS validator.",
+        "Run bids-validator-deno and mend what it names, or pass --skip-bids-validation.",
+    ),
     "E-BURNEDIN": (
         "An image that says that text is burned into its pixels, which may name the patient.",
         "Blank the text first, or pass --allow-burned-in when it names nobody.",

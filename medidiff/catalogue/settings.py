@@ -31,6 +31,10 @@ SETTINGS: Rows = {
     "E-DATARANGE": ("A metric needs a data range above 0.", "Give the brightness that counts as 100 %."),
     "E-DEVICE": ("There is no such device.", "Use --device auto."),
     "E-DOSE": ("A dose that is no share of the scan's own.", "Take a number above 0 and at most 1."),
+    "E-ENGINE": (
+        "The workers of a batch cannot be started where they should run: no cluster, a package missing, or a refusal.",
+        "Do what the message says, or use --engine local.",
+    ),
     "E-ETA": ("The share of fresh noise is out of range.", "Take a number of at least 0."),
     "E-EXPORT": (
         "A data set that the format cannot hold, no such format, or a description of it that cannot be.",
