@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from pathlib import Path
 import pytest
 from servers import serving
 
+import medidiff.cli as cli
 from medidiff.batch import slurm
 from medidiff.batch.dask import DaskEngine
 from medidiff.batch.engines import Resources
 from medidiff.batch.slurm import Allocation, SlurmEngine, SlurmRunning
 from medidiff.errors import SettingsError
+from medidiff.io import write
+from tests.cli_cases import ball
 
 WORKER = Path(__file__).with_name("stand_in_worker.py")
 PATIENCE = 300.0  # seconds; on a busy machine everything takes its time
@@ -143,6 +147,23 @@ def test_dask_runs_its_tasks_in_jobs_of_slurm(cluster, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("result-*"))) == 2
     running.stop()
     assert "Registered to" in next((tmp_path / "logs").glob("*.err")).read_text()
+
+
+def test_a_batch_in_slurm_has_the_results_of_one_here(cluster, tmp_path, card, capsys):
+    for number in range(2):
+        write(ball((10, 9, 8), seed=number), tmp_path / "in" / f"scan-{number}.nii.gz")
+    where = {
+        "here": ("--workers", "1"),
+        "there": ("--workers", "1", "--engine", "slurm", "--threads", "1", "--time", "30"),
+    }
+    for out, words in where.items():
+        asked = ["batch", "denoise", str(tmp_path / "in"), str(tmp_path / out), "--prior", card, "--device", "cpu"]
+        assert cli.main([*asked, *words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["done"] == 2
+    results = [{path.name: path.read_bytes() for path in (tmp_path / out).glob("scan-*")} for out in where]
+    assert len(results[0]) == 4
+    assert results[0] == results[1]
+    assert list((tmp_path / "there" / ".medidiff" / "logs").glob("*_submission.sh"))
 
 
 def test_what_slurm_refuses_is_told_in_its_words(cluster, tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medidiff.batch.engines import ENGINES, Resources, Running
+from medidiff.batch.engines import Resources, Running
 from medidiff.batch.job import Batch, Job
 from medidiff.batch.journal import Tail
 from medidiff.batch.metrics import Waiting, cohort, put
@@ -84,6 +84,7 @@ def _check(verb: Batching) -> None:
     for name, value, good, wanted in rules:
         if not good:
             raise SettingsError("E-SETTING", f"{value}", wanted=wanted, attribute=name)
+    verb.engine_with(Resources())
     if verb.source.exists() and verb.out.exists() and verb.source.samefile(verb.out):
         mend = "Choose another folder; one inside the input is fine."
         raise OutputError("E-OVERWRITE", "the output folder is the input", mend=mend, file=verb.out.name)
@@ -121,7 +122,7 @@ def _work(verb: Batching, batch: Batch, *, since: int, numbers: range, pace: Pac
         speed = f"{pace.states['refused']} refused, {pace.per_hour:,.0f} an hour"
         report(pace.settled, pace.total, speed)
 
-    command = [sys.executable, "-m", "medidiff", "batch", "work", str(batch.root), "--since", str(since)]
+    command = [sys.executable, "-m", "medidiff", "batch", "work", str(batch.root.absolute()), "--since", str(since)]
     command += ["--device", verb.device, "-num_parts", str(verb.num_parts), "-part_id", str(verb.part_id)]
     command += ["--retry-failed"] if verb.retry_failed else []
     tail = Tail(batch.folder / "journal", since)
@@ -142,8 +143,12 @@ def _work(verb: Batching, batch: Batch, *, since: int, numbers: range, pace: Pac
         Worker(batch, task, since_ns=since, retry_refused=verb.retry_failed, told=note).work(numbers)
         return choice
     resources = Resources(choice.threads or 1, choice.gpus, batch.folder / "logs")
-    crew = _Crew(lambda count: ENGINES[verb.engine](resources).start(command, count))
-    crew.work(choice.workers, watch, lambda: all(batch.records.settled(batch.manifest[n].name, since) for n in numbers))
+    crew = _Crew(lambda count: verb.engine_with(resources).start(command, count), may_wait=verb.engine != "local")
+
+    def is_over() -> bool:
+        return all(batch.records.settled(batch.manifest[n].name, since) for n in numbers)
+
+    crew.work(choice.workers, watch, is_over, seems_over=lambda: pace.settled >= pace.total)
     return choice
 
 
@@ -153,12 +158,27 @@ class _Crew:
 
     Args:
         start: starts so many more.
+        may_wait: whether workers may wait in a queue, or be lost to it, after the work is done.
     """
 
     start: Callable[[int], Running]
+    may_wait: bool = False
 
-    def work(self, workers: int, watch: Callable[[Running], None], is_over: Callable[[], bool]) -> None:
+    def work(
+        self,
+        workers: int,
+        watch: Callable[[Running], None],
+        is_over: Callable[[], bool],
+        *,
+        seems_over: Callable[[], bool],
+    ) -> None:
         """Until every case is settled.
+
+        Args:
+            workers: how many to begin with.
+            watch: waits a moment for workers, and shows how far they are.
+            is_over: whether every case has its record; reads them all.
+            seems_over: whether that is worth a look while workers are still there.
 
         Raises:
             OutputError: ``E-WORKERS``, the workers ended and cases are left.
@@ -171,7 +191,7 @@ class _Crew:
                 alive = sum(each.alive() for each in running)
                 codes = [code for each in running for code in each.ended()]
                 killed = sum(code < 0 for code in codes) - restarts
-                if alive == 0 and is_over():
+                if (alive == 0 or (self.may_wait and seems_over())) and is_over():
                     return
                 if killed > 0 and restarts < _MOST_RESTARTS and not any(code > 0 for code in codes):
                     restarts += killed

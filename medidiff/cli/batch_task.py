@@ -15,6 +15,7 @@ from medidiff.batch.cases import Case
 from medidiff.batch.job import Job
 from medidiff.batch.worker import Outcome
 from medidiff.cli.describe import shown
+from medidiff.cli.engine_options import EngineOptions
 from medidiff.cli.restoring import prepared, restored, written
 from medidiff.cli.session import read_options
 from medidiff.cli.verbs import Denoise, Restoring, Superresolve
@@ -173,7 +174,8 @@ def _metrics(reading: Reading, posterior: Posterior) -> Mapping[str, float]:
 
 def options_of(verb: Any) -> dict[str, Any]:
     """What of a batch's options has an effect on results, as JSON values."""
-    left_out = {*_OWN, "go_on", "retry_failed", "engine", "workers", "threads", "num_parts", "part_id", "tracking"}
+    left_out = {*_OWN, *(f.name for f in dataclasses.fields(EngineOptions))}
+    left_out |= {"go_on", "retry_failed", "workers", "threads", "num_parts", "part_id", "tracking"}
     options = {f.name: getattr(verb, f.name) for f in dataclasses.fields(verb) if f.name not in left_out}
     options["draws"] = verb.wanted_draws
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

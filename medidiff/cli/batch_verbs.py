@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from medidiff.cli.engine_options import EngineOptions
 from medidiff.cli.options import Option
 from medidiff.cli.restoring_options import Finer, RestoringOptions
 from medidiff.cli.shared import Device, DryRun, Json, Record
@@ -23,7 +24,7 @@ Retry = Annotated[bool, Option("try again what was refused before", group=_RUN)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batching(RestoringOptions):
+class Batching(EngineOptions, RestoringOptions):
     """What the tasks of a batch share."""
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.batch",)
@@ -48,7 +49,6 @@ class Batching(RestoringOptions):
         bool, Option("go on in a batch of other settings, and do again what was done with those", flags=("--continue",))
     ] = False
     retry_failed: Retry = False
-    engine: Annotated[Literal["local"], Option("where the workers run", group=_RUN)] = "local"
     workers: Annotated[
         int | None, Option("processes; when left out what a short measurement finds fastest", ("N",), group=_RUN)
     ] = None
