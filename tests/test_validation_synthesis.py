@@ -135,6 +135,13 @@ def test_an_empty_set_and_a_map_off_the_grid_are_refused(brains, tmp_path):
         brains.synthetic_brains(tmp_path / "set", count=0, cache=None)
 
 
+def test_where_parts_lie_is_read_once_of_a_scan_and_anew_of_another(brains):
+    brain = made(brains, 0)
+    assert brain.layout is brain.layout
+    other = dataclasses.replace(brain, labels=np.roll(brain.labels, 5, axis=0))
+    assert not np.array_equal(other.layout, brain.layout)
+
+
 @pytest.mark.parametrize("name", ["blur", "noise", "contrast", "warp", "seam"])
 def test_each_fault_changes_tissue_and_leaves_the_air(corruptions, name):
     scan = head()

@@ -19,6 +19,7 @@ import tomllib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ _WHOLE_MM = 5e-3  # relative: headers say 1.00001 for 1
 _VERSION = 1  # of what is kept of a scan; kept files of another are made anew
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Brain:
     """What a comparison of sets keeps of one scan.
 
@@ -93,7 +94,7 @@ class Brain:
     age: float = float("nan")
     sex: str = ""
 
-    @property
+    @cached_property  # every comparison that the scan is part of asks for it
     def layout(self) -> NDArray[np.float64]:
         """Steps between planes and symmetry, of `medidiff.metrics.layout`."""
         return layout(self.coarse, self.labels, count=len(TISSUES))
