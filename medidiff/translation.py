@@ -41,7 +41,7 @@ def translate(
 ) -> Posterior:
     """Draw another contrast of a scan, on its own grid, in shares of the tissue maximum of that contrast.
 
-    The mean is smooth where the scan leaves the contrast open; a draw is as sharp as a scan, and one of many.
+    The mean is smooth where the scan leaves the contrast open; a draw is one of many answers, and fills it with chance.
 
     Args:
         volume: (1, I, J, K) scan in the contrast that the prior is shown, in voxels of the size it was trained in.
