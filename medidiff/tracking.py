@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from torch import Tensor
 
-__all__ = ["export_run", "log_metrics", "track"]
+__all__ = ["export_run", "log_metrics", "public", "track"]
 
 Event = TypeVar("Event")
 Draw = Callable[[Mapping[str, "Tensor"], Path], object]
 _BATCH = 1000  # metrics that MLflow takes in one call; of parameters it takes a tenth
 _NEUTRAL = {"mlflow.user": "medidiff", "mlflow.source.name": "medidiff", "mlflow.source.type": "LOCAL"}
+_CURVES = ("loss", "gradient", "waiting", "rate", "images_per_second")
 _NAME = re.compile(r"[a-z][a-z0-9_./ -]{0,249}")
 _PRIVATE = {
     "an absolute path": re.compile(r"(^|[\s\"'=:(,;])(/\w|~[/\w]|[A-Za-z]:[\\/]\w|\\\\\w|file:)"),
@@ -109,7 +110,7 @@ def log_metrics(
     Raises:
         SettingsError: the store cannot be used, or a name or value must not be published.
     """
-    told = {key: _public(key, value) for key, value in _flat(params).items()}
+    told = public(params)
     scores = {_public_name(key): float(value) for key, value in metrics.items()}
     with _store():
         client, home = _open(uri or f"sqlite:///{Path('mlflow.db').resolve()}", experiment, folder=Path())
@@ -122,13 +123,13 @@ def log_metrics(
     return run.id
 
 
-def export_run(uri: str, run_id: str, path: Path) -> None:
-    """Write a run as one JSON file: parameters, tags, each metric as ``[images, value, seconds since the start]``.
+def public(settings: Mapping[str, object]) -> dict[str, str]:
+    """Settings as one level of names and texts; ``E-PRIVATE``, with `SettingsError`, where not anyone may read them."""
+    return {key: _public(key, value) for key, value in _flat(settings).items()}
 
-    Args:
-        uri: MLflow store.
-        run_id: of a run in it.
-        path: JSON file, overwritten.
+
+def export_run(uri: str, run_id: str, path: Path) -> None:
+    """Write a run of a store to a JSON file: parameters, tags, each metric as ``[images, value, seconds since start]``.
 
     Raises:
         SettingsError: the store holds no such run, or the run holds what must not be published.
@@ -167,6 +168,7 @@ class _Step(Protocol):
     loss: float
     rate: float
     gradient: float
+    waiting: float
 
 
 @runtime_checkable
@@ -236,7 +238,7 @@ class _TrainingLog:
     ) -> None:
         self.uri = f"sqlite:///{(run_file.parent / 'mlflow.db').resolve()}" if uri is None else uri
         self.experiment, self.run_file, self.device, self.every, self.draw = experiment, run_file, device, every, draw
-        self.window: list[tuple[float, float]] = []
+        self.window: list[tuple[float, float, float]] = []
         self.run: _Run | None = None
         self.warned = False
 
@@ -244,7 +246,7 @@ class _TrainingLog:
         """Log one event."""
         if isinstance(event, _Started):
             with _store():
-                self.run, self.images = self._start(event), event.images
+                self.run, self.point = self._start(event), (time.monotonic(), event.images)
         elif isinstance(event, _Step):
             self._guarded(lambda run: self._step(run, event))
         elif isinstance(event, _Validated):
@@ -294,12 +296,14 @@ class _TrainingLog:
         return None
 
     def _step(self, run: _Run, event: _Step) -> None:
-        self.window.append((event.loss, event.gradient))
-        before, self.images = self.images, event.images
-        if event.images // self.every > before // self.every:
+        self.window.append((event.loss, event.gradient, event.waiting))
+        then, seen = self.point
+        if event.images // self.every > seen // self.every:
+            self.point = time.monotonic(), event.images
             means = [sum(part) / len(self.window) for part in zip(*self.window, strict=True)]
             self.window.clear()
-            for name, value in zip(("loss", "gradient", "rate"), (*means, event.rate), strict=True):
+            speed = (event.images - seen) / max(self.point[0] - then, 1e-9)
+            for name, value in zip(_CURVES, (*means, event.rate, speed), strict=True):
                 run.metric(name, value, event.images)
             run.flush()
 
@@ -359,8 +363,8 @@ def _environment(device: str) -> dict[str, str]:
     import torch
 
     place = {"python": platform.python_version(), "device": device, "threads": str(torch.get_num_threads())}
-    place |= {name: version(name) for name in ("medidiff", "monai", "mlflow", "torch")}
-    return {f"environment.{key}": value for key, value in place.items()}
+    versions = {name: version(name) for name in ("medidiff", "monai", "mlflow", "torch")}
+    return {f"environment.{key}": value for key, value in (place | versions).items()}
 
 
 def _flat(value: object, name: str = "") -> dict[str, object]:
@@ -385,11 +389,7 @@ def _public_name(name: str) -> str:
 
 
 def _public(name: str, value: object) -> str:
-    """The value as text, if anyone may read it.
-
-    Raises:
-        SettingsError: it is neither number nor text, or holds a path or what looks like a DICOM header's.
-    """
+    """The value as text; refused unless it is a number or a text without a path or the look of a DICOM header."""
     attribute = _public_name(name)
     values = value if isinstance(value, list | tuple) else (value,)
     if any(type(part) not in (str, int, float, bool) for part in values):  # exactly: pydicom's types derive from them

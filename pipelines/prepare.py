@@ -1,159 +1,96 @@
 """Pack the scans of a recipe into one file: `python pipelines/prepare.py RECIPE PACK.safetensors [--data DIR]`.
 
 `medidiff train RECIPE -o DIR --data PACK.safetensors` then trains where neither the scans nor the readers are. For a
-coarse prior the pack holds whole heads in one frame and the shares of their tissue, from DIPY's hidden Markov random
-field classifier (Zhang et al. 2001, doi 10.1109/42.906424) on the frame's voxels, and the atlas of the training heads;
-about ten seconds a head on one core.
+coarse prior the pack holds whole heads with their tissue and the atlas of the training heads (`heads.py`). Nothing is
+packed when a scan is refused, unless --without-refused leaves it out; the MLflow run counts the refusals either way.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import hashlib
 import sys
-import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import numpy as np
-import torch
-from dipy.segment.tissue import TissueClassifierHMRF
-from numpy.typing import NDArray
+import heads
+from cohort import NOTHING, PARTLY, Cohort, options
 
-from medidiff.diffusion.atlas import Atlas
-from medidiff.errors import InputError, MedidiffError, SettingsError
-from medidiff.io import read
-from medidiff.io.files.names import inside
-from medidiff.physics.framing import see_in_frame
-from medidiff.prepare import fit_intensity
-from medidiff.prior.asking import Sex
-from medidiff.training.coarse_recipe import CoarseRecipe, HeadSource, read_any
+from medidiff.errors import MedidiffError, SettingsError
+from medidiff.training.coarse_recipe import CoarseRecipe, read_any
 from medidiff.training.contrast_recipe import ContrastRecipe
-from medidiff.training.data import find_scans
-from medidiff.training.groupwise import channel_weights, groupwise
-from medidiff.training.heads import LABELS, Head, about, coarse_state, write_heads
+from medidiff.training.data import Found, find_scans, load_scan
+from medidiff.training.heads import Head, write_heads
 from medidiff.training.pack import is_pack, write_pack
 from medidiff.training.patches import Scan
-from medidiff.training.recipe import DataRecipe, Recipe, Scans
-from medidiff.training.run import load_scans
-from medidiff.volume import Geometry
+from medidiff.training.recipe import Recipe
 
-Part = Literal["train", "validation"]
-PARTS: tuple[Part, Part] = ("train", "validation")
+PARTS: tuple[heads.Part, heads.Part] = ("train", "validation")
 
 
-def packed(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> list[tuple[Scan, float, int]]:
-    """The scans of one part, their weights and the numbers of their sources."""
-    found = []
-    for source in range(len(recipe.data.sources)):
-        scans, weights = load_scans(recipe, folder, data, part=part, source=source)
-        found += [(scan, weight, source) for scan, weight in zip(scans, weights, strict=True)]
-    return found
+def scans(recipe: Recipe, folder: Path, data: Path | None, *, part: str) -> Iterator[Callable[[], Any]]:
+    """The scans of one part, each with its weight and the number of its source when it is called for."""
+    for number, source in enumerate(recipe.data.sources):
+        found = find_scans(replace(recipe.data, sources=(source,)), folder=folder, root=data, part=part)
+        if not found:
+            raise SettingsError("E-DATA", f"no scans of the part '{part}'", file=recipe.data.split)
+        yield from (partial(_loaded, each, recipe, number) for each in found)
 
 
-def heads(recipe: CoarseRecipe, folder: Path, data: Path | None, *, part: str) -> list[Head]:
-    """The heads of one part, in the finer frame, with their tissue."""
-    root = folder / recipe.data.root if data is None else data
-    shape = [n * recipe.data.finer for n in recipe.data.shape]
-    frame = Geometry.regular(shape, spacing_mm=[recipe.data.spacing_mm / recipe.data.finer] * 3)
-    found = []
-    for source in recipe.data.sources:
-        people = participants(inside(root, source.participants, error=InputError))
-        plain = DataRecipe(sources=(Scans(source.pattern, source.licence, source.split),), split=recipe.data.split)
-        for scan in find_scans(plain, folder=folder, root=root, part=part):
-            found.append(head(scan.path, frame, source, people[scan.slab.subject]))
-    return found
+def _loaded(found: Found, recipe: Recipe, source: int) -> tuple[Scan, float, int]:
+    return load_scan(found, recipe), found.weight, source
 
 
-def head(path: Path, frame: Geometry, source: HeadSource, person: tuple[float, Sex]) -> Head:
-    """One scan in the frame, with the shares of its tissue."""
-    volume = read(path)
-    volume = volume.with_data(fit_intensity(volume).apply(volume.data))
-    image = see_in_frame(volume, frame).data[0]
-    labels = tissue(image)
-    shares = np.stack([labels == label for label in range(1, len(LABELS) + 1)])
-    sha256 = hashlib.sha256(np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(labels).tobytes()).hexdigest()
-    age, sex = person
-    packed = torch.from_numpy(255 * shares.astype(np.uint8))
-    nowhere = torch.zeros(3, 1, 1, 1)  # its shape is found when all heads are there
-    return Head(torch.from_numpy(image.copy()).half(), packed, nowhere, source.contrast, age, sex, sha256)
+def prepared(recipe: Recipe | CoarseRecipe, folder: Path, data: Path | None, cohort: Cohort) -> dict[heads.Part, Any]:
+    """All scans that can be prepared, by their part."""
+    parts: dict[heads.Part, list[Any]] = {part: [] for part in PARTS}
+    for part in PARTS:
+        if isinstance(recipe, CoarseRecipe):
+            loads: Iterator[Callable[[], Any]] = heads.scans(recipe, folder, data, part=part)
+        else:
+            loads = scans(recipe, folder, data, part=part)
+        for load in loads:
+            with cohort.case() as scores:
+                found = load()
+                parts[part].append(found)
+                image = found.image if isinstance(found, Head) else found[0].image
+                scores["megavoxels"], scores["brightness"] = image.numel() / 1e6, float(image.float().mean())
+                cohort.show(**{part: image.float().numpy()})
+    return parts
 
 
-def with_shapes(parts: dict[Part, list[Head]], recipe: CoarseRecipe) -> tuple[dict[Part, list[Head]], Atlas]:
-    """The heads with their shapes, and the atlas of the training heads."""
-    spacing, (vocabulary, _) = recipe.data.spacing_mm, about(parts["train"])
-    people = [[number or 0.0 for number in vocabulary.person(head.age, head.sex)] for head in parts["train"]]
-    states = {part: [coarse_state(head, recipe.data.finer) for head in found] for part, found in parts.items()}
-    atlas, knots = groupwise(torch.stack(states["train"]), people, recipe.atlas, spacing_mm=spacing)
-    weight = channel_weights(1 + len(LABELS))
-    fitted = [atlas.fitted(state, weight, spacing_mm=spacing) for state in states["validation"]]
-    shaped: dict[Part, list[Head]] = {}
-    for part, shapes in (("train", list(knots)), ("validation", fitted)):
-        shaped[part] = [replace(head, knots=shape) for head, shape in zip(parts[part], shapes, strict=True)]
-    return shaped, atlas
-
-
-def tissue(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """0 outside, then CSF, gray and white matter, of a brain-extracted T1-weighted scan.
-
-    Clipped at 1, the tissue maximum: the classifier begins with classes of equal width up to the brightest voxel, and
-    vessels would take one for themselves. Stopped early it left one of five brains without gray matter.
-
-    Raises:
-        InputError: ``E-LABELS``, the scan shows less than three tissues.
-    """
-    bright = np.clip(image, 0, 1).astype(np.float64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        _, found, _ = TissueClassifierHMRF(verbose=False).classify(bright, 3, 0.1, tolerance=1e-4, max_iter=30)
-    labels: NDArray[np.uint8] = np.asarray(found, np.uint8)
-    if len(np.unique(labels[image > 0])) < len(LABELS):
-        raise InputError("E-LABELS", "less than three tissues in a scan", wanted="CSF, gray and white matter")
-    return labels
-
-
-def participants(table: Path) -> dict[str, tuple[float, Sex]]:
-    """Age and sex of each participant of a BIDS table."""
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    sexes: dict[str, Sex] = {"f": "F", "m": "M"}
-    return {
-        row["participant_id"]: (float(row["age"]), sexes[(row.get("sex") or row["gender"])[:1].lower()]) for row in rows
-    }
-
-
-def main() -> int:
-    """Run the command; 0, or the exit code of the refusal."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", type=Path, help="TOML recipe")
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or an exit code of `medidiff`."""
+    parser = options(__doc__)
     parser.add_argument("pack", type=Path, help="file to write, .safetensors")
     parser.add_argument("--data", type=Path, help="data folder instead of the recipe's")
-    options = parser.parse_args()
+    parser.add_argument("--without-refused", action="store_true", help="pack the rest when a scan is refused")
+    chosen = parser.parse_args(words)
     try:
-        if not is_pack(options.pack):
+        if not is_pack(chosen.pack):
             found, mend = "a pack whose name does not end in .safetensors", "Name a .safetensors file."
-            raise SettingsError("E-OUTFORMAT", found, mend=mend, file=options.pack.name)
-        recipe, folder = read_any(options.recipe), options.recipe.parent
+            raise SettingsError("E-OUTFORMAT", found, mend=mend, file=chosen.pack.name)
+        recipe, folder = read_any(chosen.recipe), chosen.recipe.parent
         if isinstance(recipe, ContrastRecipe):
             mend = "Train from the data folder itself."
-            raise SettingsError("E-PACK", "a pack holds no pairs of contrasts", mend=mend, file=options.recipe.name)
+            raise SettingsError("E-PACK", "a pack holds no pairs of contrasts", mend=mend, file=chosen.recipe.name)
+        cohort = Cohort("prepare", {"recipe": recipe.name, "without_refused": chosen.without_refused})
+        parts = prepared(recipe, folder, chosen.data, cohort)
+        code = cohort.log(chosen.tracking, chosen.pack.parent)
+        if code == NOTHING or (code == PARTLY and not chosen.without_refused):
+            return code
         if isinstance(recipe, CoarseRecipe):
-            whole = {part: heads(recipe, folder, options.data, part=part) for part in PARTS}
-            shaped, atlas = with_shapes(whole, recipe)
-            write_heads(options.pack, shaped, atlas)
-            sizes = {part: len(found) for part, found in whole.items()}
+            shaped, atlas = heads.with_shapes(parts, recipe)
+            write_heads(chosen.pack, shaped, atlas)
         else:
-            parts = {part: packed(recipe, folder, options.data, part=part) for part in PARTS}
-            write_pack(options.pack, parts)
-            sizes = {part: len(found) for part, found in parts.items()}
+            write_pack(chosen.pack, parts)
     except MedidiffError as refusal:
         print(refusal, file=sys.stderr)
         return refusal.exit_code
-    counts = ", ".join(f"{size} for {part}" for part, size in sizes.items())
-    print(f"packed {counts}, {options.pack.stat().st_size / 2**20:.0f} MiB")
-    return 0
+    counts = ", ".join(f"{len(found)} for {part}" for part, found in parts.items())
+    print(f"packed {counts}, {chosen.pack.stat().st_size / 2**20:.0f} MiB")
+    return code
 
 
 if __name__ == "__main__":

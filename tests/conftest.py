@@ -69,6 +69,16 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> str:
         return str(Prior(build_denoiser(about), about).save(tmp_path_factory.mktemp("prior")))
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database; making one takes seconds, copying it does not."""
+    from medidiff import tracking
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    tracking._client(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
 def ball_file(tmp_path: Path) -> Path:
     """A NIfTI file for the command line."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from contrast_cases import CURVE, contrast_prior, other, recipe_text, write_pairs
-from training_cases import phantom, to_toml
+from training_cases import PREPARE, phantom, script, to_toml
 
 import medidiff as md
 from medidiff.diffusion import Condition, observe_contrast
@@ -349,14 +347,8 @@ def test_numbers_that_are_not_finite_are_not_handed_out(scan):
     assert refusal.value.code == "E-MODEL-NONFINITE"
 
 
-def test_no_pack_is_made_of_pairs(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("prepare", Path(__file__).parents[1] / "pipelines" / "prepare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_no_pack_is_made_of_pairs(tmp_path, capsys):
     pack = tmp_path / "pack.safetensors"
-    monkeypatch.setattr("sys.argv", ["prepare.py", str(write_pairs(tmp_path)), str(pack)])
-    assert module.main() == 2
+    assert script(PREPARE, write_pairs(tmp_path), pack) == 2
     assert "E-PACK" in capsys.readouterr().err
     assert not pack.exists()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -246,12 +247,12 @@ def data(tmp_path):
 
 
 def prepare(monkeypatch, *words) -> int:
-    path = Path(__file__).parents[1] / "pipelines" / "prepare.py"
-    spec = importlib.util.spec_from_file_location("prepare", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr("sys.argv", ["prepare.py", *map(str, words)])
-    return module.main()
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "pipelines"))
+    for name in ("prepare", "heads", "cohort"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    script = importlib.import_module("prepare")
+    monkeypatch.setattr(script.Cohort, "log", lambda cohort, uri, home: 7 if cohort.refusals else 0)
+    return script.main([*map(str, words)])
 
 
 def test_scans_are_packed_as_heads_with_their_tissue(data, monkeypatch):

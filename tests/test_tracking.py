@@ -1,4 +1,5 @@
 import ast
+import dataclasses
 import getpass
 import importlib
 import json
@@ -7,6 +8,7 @@ import math
 import platform
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -25,20 +27,12 @@ STEPS = 10
 NAMES = ("noisy", "denoised", "clean")
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory):
-    """An empty MLflow database; making one takes seconds, copying it does not."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking._client(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def out(template, tmp_path):
+def out(empty_store, tmp_path):
     """A run's folder with an empty database in it."""
     folder = tmp_path / "out"
     folder.mkdir()
-    shutil.copy(template, folder / "mlflow.db")
+    shutil.copy(empty_store, folder / "mlflow.db")
     return folder
 
 
@@ -109,9 +103,22 @@ def test_metrics_stand_at_the_images_that_were_seen(recipe, out, client):
     run = only_run(client)
     means = {end: (loss_at(end - 2) + loss_at(end)) / 2 for end in range(4, 21, 4)}
     assert history(client, run, "loss") == pytest.approx(means)
-    assert set(history(client, run, "gradient")) == set(history(client, run, "rate")) == set(means)
+    for name in ("gradient", "rate", "waiting", "images_per_second"):
+        assert set(history(client, run, name)) == set(means)
     assert history(client, run, "validation/psnr_db_noise_3") == {10: 40.0, 20: 50.0}
     assert run.info.status == "FINISHED"
+
+
+def test_throughput_and_waiting_are_told(recipe, out, client):
+    def slow():
+        for event in run_of(recipe, out, stop=12):
+            time.sleep(0.05 if isinstance(event, Step) else 0.0)
+            yield dataclasses.replace(event, waiting=0.25) if isinstance(event, Step) else event
+
+    tracked(slow(), out)
+    run = only_run(client)
+    assert history(client, run, "waiting") == {4: 0.25, 8: 0.25, 12: 0.25}
+    assert all(0 < speed < 2 / 0.05 for speed in history(client, run, "images_per_second").values())
 
 
 def test_the_recipe_the_data_and_the_environment_are_told(recipe, out, client):

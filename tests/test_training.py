@@ -72,7 +72,7 @@ def flat(network):
 
 
 def curve(events):
-    return [dataclasses.astuple(event) for event in events if isinstance(event, Step)]
+    return [(e.images, e.loss, e.rate, e.gradient) for e in events if isinstance(e, Step)]
 
 
 def run_until(case, out, images):
@@ -715,7 +715,8 @@ def test_training_from_a_pack_is_training_from_the_scans(case, packed, whole, tm
     assert events[0].data_fingerprint == whole[0][0].data_fingerprint
 
 
-def test_the_command_packs_what_a_recipe_names(case, packed, tmp_path, capsys):
+def test_the_command_packs_what_a_recipe_names(case, packed, empty_store, tmp_path, capsys):
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     assert script(PREPARE, case, tmp_path / "pack.safetensors") == 0
     assert "2 for train, 2 for validation" in capsys.readouterr().out
     assert (tmp_path / "pack.safetensors").read_bytes() == packed.read_bytes()

@@ -83,7 +83,8 @@ def write_case(folder: Path, **entries: object) -> Path:
 
 def script(path: Path, *words: object) -> int:
     """The exit code of a Python file run as `python PATH WORDS`, here: imports take another process ten seconds."""
-    with mock.patch.object(sys, "argv", [str(path), *map(str, words)]):
+    modules = [str(path.parent), *sys.path]  # where Python looks first for what a script imports
+    with mock.patch.object(sys, "argv", [str(path), *map(str, words)]), mock.patch.object(sys, "path", modules):
         try:
             runpy.run_path(str(path), run_name="__main__")
         except SystemExit as end:

@@ -58,7 +58,14 @@ SETTINGS: Rows = {
         "A name or value for the training log could identify a patient or hold a secret.",
         "Log numbers and names of your own only.",
     ),
-    "E-PROCESSES": ("The processes of a training run do not fit together.", "Start them with torchrun."),
+    "E-CACHE": (
+        "A prepared scan of the cache was removed or altered during the run.",
+        "Run the same command again; it is made anew.",
+    ),
+    "E-PROCESSES": (
+        "The processes of a training run do not fit together, or one of them has ended.",
+        "Start them with torchrun; the same command goes on from the checkpoint.",
+    ),
     "E-RECIPE": ("The recipe is not there or has a broken entry.", "Correct the entry that the message names."),
     "E-RUN": ("The folder holds another training run.", "Train into another folder."),
     "E-SEED": ("A negative seed, or not one generator for each image.", "Take seeds of at least 0."),

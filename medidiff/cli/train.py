@@ -76,7 +76,15 @@ def _workers(verb: Train, device: str) -> int:
 def _events(verb: Train, process: Process) -> Iterator[Event]:
     autocast = torch.bfloat16 if process.device.startswith("cuda") else None
     workers = _workers(verb, process.device)
-    events = train(verb.recipe, verb.out, data=verb.data, device=process.device, autocast=autocast, workers=workers)
+    events = train(
+        verb.recipe,
+        verb.out,
+        data=verb.data,
+        device=process.device,
+        autocast=autocast,
+        workers=workers,
+        cache=verb.cache,
+    )
     if not process.is_first:
         return events
     return track(

@@ -158,6 +158,10 @@ class Train:
     workers: Annotated[
         int | None, Option("processes that draw patches ahead; on a GPU all cores but two when left out", ("N",))
     ] = None
+    cache: Annotated[
+        Path | None,
+        Option("folder that keeps prepared scans; patches are cut from there, so that memory does not grow", ("DIR",)),
+    ] = None
     tracking: Annotated[
         str | None,
         Option("MLflow store, sqlite:///file.db or a server; mlflow.db in the output folder when left out", ("URI",)),

@@ -20,6 +20,7 @@ from monai.networks.blocks.convolutions import Convolution
 from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional as nnf
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ["MAPS", "STEPS_PER_NAT", "Backbone", "BackboneShape", "fold", "unfold"]
 
@@ -150,8 +151,12 @@ class Backbone(nn.Module):
         shape: width and depth.
         outputs: channels of the answer.
         maps: trailing channels of the input that also modulate.
+
+    With `recompute`, what a block computes on the way is not kept for the gradients but computed again, from what
+    entered it (activation checkpointing): the gradients are the same, for less memory and about a third more time.
     """
 
+    recompute = False
     multiple = 4  # sizes are padded to this; tiles must start on it
 
     def __init__(self, inputs: int, shape: BackboneShape, *, outputs: int = 1, maps: int = MAPS) -> None:
@@ -182,14 +187,19 @@ class Backbone(nn.Module):
         at_half, at_quarter = self.told[0](halves, c_noise), self.told[1](nnf.avg_pool3d(halves, 2), c_noise)
         fine = self.stem(fold(x))
         for block in self.down:
-            fine = block(fine, at_half)
+            fine = self._through(block, fine, at_half)
         coarse = self.shrink(fold(fine))
         for block in self.middle:
-            coarse = block(coarse, at_quarter)
+            coarse = self._through(block, coarse, at_quarter)
         fine = fine + unfold(self.grow(coarse))
         for block in self.up:
-            fine = block(fine, at_half)
+            fine = self._through(block, fine, at_half)
         return unfold(self.head(fine))[..., : size[0], : size[1], : size[2]]
+
+    def _through(self, block: nn.Module, x: Tensor, told: Tensor) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return block(x, told)  # type: ignore[no-any-return]
+        return checkpoint(block, x, told, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
 
     def _by_slabs(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """The same for large volumes: the features are held once, and all else for a slab at a time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +20,7 @@ from medidiff.training.recipe import (
     Text,
     Weight,
     Width,
+    as_plain,
     read_as,
     relative,
 )
@@ -220,7 +220,7 @@ class CoarseRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain JSON values."""
-        return dataclasses.asdict(self)
+        return as_plain(self)
 
 
 def read_any(path: Path) -> Recipe | CoarseRecipe:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -16,6 +17,7 @@ from medidiff.errors import PriorError
 from medidiff.training.coarse_recipe import CoarseRecipe
 from medidiff.training.muon import MOMENTS, Muon
 from medidiff.training.patches import Batch
+from medidiff.training.processes import sum_over_processes
 from medidiff.training.recipe import FitRecipe, Recipe
 
 __all__ = ["Batches", "FitState", "Loss", "Step", "fit", "learning_rate"]
@@ -33,12 +35,15 @@ class Step:
         loss: mean over the patches of these steps.
         rate: learning rate of the last step.
         gradient: largest norm of a gradient before clipping.
+        waiting: share of the time of these steps that went by before their images were there; no part of what a run
+            is, so that two equal steps may differ in it.
     """
 
     images: int
     loss: float
     rate: float
     gradient: float
+    waiting: float = field(default=0.0, compare=False)
 
 
 class FitState:
@@ -65,6 +70,7 @@ class FitState:
             assert isinstance(recipe, Recipe)
             denoiser = _preconditioned(recipe, backbone, autocast)
         self.denoiser: Any = denoiser.to(device)
+        cast(Any, self.denoiser).backbone.recompute = recipe.fit.activation_checkpointing
         self.average: Any = copy.deepcopy(self.denoiser).requires_grad_(False)
         self.optimizer = Muon(self.denoiser.parameters(), lr=recipe.fit.rate)
         self.images = 0
@@ -163,7 +169,8 @@ def fit(state: FitState, patches: Batches, recipe: FitRecipe, *, loss: Loss = re
     """Train until the recipe's number of images is reached; `state` is advanced in place, between two yields.
 
     In several processes (torch.distributed is initialised) each takes its share of every batch and gradients are
-    averaged over all, so the run is the same whatever the number of processes.
+    averaged over all, so the run is the same whatever the number of processes. A share is gone through in as many
+    parts as the recipe says, whose gradients are summed before the step: that too leaves the run the same.
 
     Args:
         state: where to start from.
@@ -173,16 +180,20 @@ def fit(state: FitState, patches: Batches, recipe: FitRecipe, *, loss: Loss = re
 
     Raises:
         PriorError: the loss or its gradient is no longer finite.
+        SettingsError: ``E-PROCESSES``, another process of the run has ended.
     """
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     parameters = [p for p in state.denoiser.parameters() if p.requires_grad]
     every = _STEPS_ON_GPU if patches.device.type == "cuda" else 1
     starts = range(state.images, recipe.images, recipe.batch)
     shares = (range(start + rank, start + recipe.batch, world) for start in starts)
+    parts = (share[part :: recipe.accumulate] for share in shares for part in range(recipe.accumulate))
+    timed = _Timed(patches.batches(parts))
     losses: list[Tensor] = []
     norms: list[Tensor] = []
-    for number, batch in enumerate(patches.batches(shares), start=1):
-        losses.append(_sum_over_processes(parameters, _backward(state.denoiser, batch, recipe, loss), world))
+    for number in range(1, len(starts) + 1):
+        share_losses = [_backward(state.denoiser, next(timed), recipe, loss) for _ in range(recipe.accumulate)]
+        losses.append(_sum_over_processes(parameters, torch.stack(share_losses).sum(), world))
         norms.append(nn.utils.clip_grad_norm_(parameters, recipe.clip))
         look = number % every == 0 or number == len(starts)
         mean, norm = (_mean(losses), _largest(norms)) if look else (0.0, 0.0)
@@ -197,8 +208,31 @@ def fit(state: FitState, patches: Batches, recipe: FitRecipe, *, loss: Loss = re
         state.images += recipe.batch
         _follow(state, recipe)
         if look:
-            yield Step(images=state.images, loss=mean, rate=rate, gradient=norm)
+            yield Step(images=state.images, loss=mean, rate=rate, gradient=norm, waiting=timed.share())
             losses, norms = [], []
+            timed.begin()
+
+
+class _Timed:
+    """Batches, and the share of the time in which the next one was waited for."""
+
+    def __init__(self, batches: Iterator[Batch | None]) -> None:
+        self.batches = batches
+        self.begin()
+
+    def begin(self) -> None:
+        """Look from here on; what the consumer of a step did with it is not the loop's time."""
+        self.waited, self.since = 0.0, time.monotonic()
+
+    def __next__(self) -> Batch | None:
+        begun = time.monotonic()
+        batch = next(self.batches)
+        self.waited += time.monotonic() - begun
+        return batch
+
+    def share(self) -> float:
+        """Of the time since `begin`."""
+        return self.waited / max(time.monotonic() - self.since, 1e-9)
 
 
 def _mean(values: list[Tensor]) -> float:
@@ -223,10 +257,9 @@ def _sum_over_processes(parameters: list[nn.Parameter], loss: Tensor, world: int
     if world == 1:
         return loss
     flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
-    distributed.all_reduce(flat)
+    sum_over_processes(flat, loss)
     for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
         parameter.grad = part.view_as(parameter)
-    distributed.all_reduce(loss)
     return loss
 
 

@@ -1,7 +1,8 @@
 """Training patches: planned one by one on the CPU, made in batches on the device that trains on them.
 
 A plan holds all that was drawn for a patch as small tensors, so that it can come from another process; making the
-patch from it is a few matrix products over the batch.
+patch from it is a few matrix products over the batch. Scans that are held in memory lie on that device; from those that
+lie on the disk (`medidiff.training.cache`) a cube is cut when the patch is planned.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from medidiff.training.degrade import (
     measure,
 )
 from medidiff.training.recipe import Recipe
+from medidiff.training.stored import StoredScan
 
 __all__ = ["Batch", "PatchPlan", "Patches", "Scan"]
 
@@ -94,16 +96,16 @@ class Patches:
     level, but another realisation of the noise.
 
     Args:
-        scans: clean scans.
+        scans: clean scans, all in memory or all on the disk.
         weights: how often a patch comes from each.
         recipe: sizes, ranges and the seed.
-        device: where they are made; the scans are kept there, in half precision, a tenth of their own noise.
-        workers: processes that draw plans ahead; 0 draws them as they are needed.
+        device: where they are made; scans in memory are kept there, in half precision, a tenth of their own noise.
+        workers: processes that draw plans ahead, and cut from the disk; 0 draws them as they are needed.
     """
 
     def __init__(
         self,
-        scans: Sequence[Scan],
+        scans: Sequence[Scan] | Sequence[StoredScan],
         weights: Sequence[float],
         recipe: Recipe,
         *,
@@ -111,12 +113,15 @@ class Patches:
         workers: int = 0,
     ) -> None:
         self.recipe, self.device, self.workers = recipe, torch.device(device), workers
-        fields = [field for scan in scans if scan.noise is not None for field in scan.noise]
-        if recipe.low_dose is not None and len(fields) != len(scans) * len(recipe.low_dose.doses):
+        doses = () if recipe.low_dose is None else recipe.low_dose.doses
+        if any(len(scan.levels) != len(doses) for scan in scans):
             mend = "Train from the scans themselves: a pack holds no noise."
             raise SettingsError("E-PACK", "scans without the noise of the recipe's doses", mend=mend)
-        self._plans = _Plans(scans, weights, recipe)
-        self._bank = _Bank([scan.image for scan in scans], self.device)
+        plans = _Plans(scans, weights, recipe)
+        in_memory = [scan for scan in scans if isinstance(scan, Scan)]
+        self._plans: Dataset[Any] = plans if in_memory else _Cuts(plans, scans)  # type: ignore[arg-type]
+        self._bank = _Bank([scan.image for scan in in_memory], self.device) if in_memory else None
+        fields = [field for scan in in_memory if scan.noise is not None for field in scan.noise]
         self._fields = _Bank(fields, self.device) if fields else None
 
     def batch(self, images: Sequence[int]) -> Batch:
@@ -143,25 +148,32 @@ class Patches:
         plans = iter(loader)
         yield from (self._make(next(plans)) if len(images) else None for images in now)
 
-    def _make(self, plan: PatchPlan) -> Batch:
+    def _make(self, item: Any) -> Batch:
+        """A batch from collated plans, and from the cubes that came with them where scans lie on the disk."""
+        plan, *cubes = item if self._bank is None else (item,)
         seeds = plan.seed.tolist()
-        scan, corner, view, scanner, field, sigma, _ = _moved(plan, self.device)
-        side = self.recipe.fit.patch
-        cut = cut_side(side, self.recipe.degradation)
-        x = look(self._bank.cut(scan, corner, view.order, cut), view)
+        plan = _moved(plan, self.device)
+        seen, fields = [part.to(self.device, non_blocking=True).float() for part in cubes] or self._cut(plan)
+        x, side = look(seen, plan.view), self.recipe.fit.patch
         noise = torch.empty((len(seeds), 3, side, side, side), device=self.device)
         for each, seed in zip(noise, seeds, strict=True):
             each.normal_(generator=torch.Generator(self.device).manual_seed(seed))
-        if self._fields is not None:
-            own = held(self._fields.cut(field.clamp_min(0), corner, view.order, cut), view)
-            noise[:, 0] = torch.where(field[:, None, None, None] < 0, noise[:, 0], own)
-        return Batch(x, measure(x, scanner, noise[:, :2]), sigma, with_noise(x, sigma, noise[:, 2:]))
+        if self.recipe.low_dose is not None:
+            noise[:, 0] = torch.where(plan.field[:, None, None, None] < 0, noise[:, 0], held(fields, plan.view))
+        return Batch(x, measure(x, plan.scanner, noise[:, :2]), plan.sigma, with_noise(x, plan.sigma, noise[:, 2:]))
+
+    def _cut(self, plan: PatchPlan) -> tuple[Tensor, Tensor]:
+        """The cubes of the scans in memory, and of their noise."""
+        assert self._bank is not None
+        place = (plan.corner, plan.view.order, cut_side(self.recipe.fit.patch, self.recipe.degradation))
+        seen = self._bank.cut(plan.scan, *place)
+        return seen, seen if self._fields is None else self._fields.cut(plan.field.clamp_min(0), *place)
 
 
 class _Plans(Dataset[PatchPlan]):
     """Plans by the number of the image."""
 
-    def __init__(self, scans: Sequence[Scan], weights: Sequence[float], recipe: Recipe) -> None:
+    def __init__(self, scans: Sequence[Scan] | Sequence[StoredScan], weights: Sequence[float], recipe: Recipe) -> None:
         self.centres, self.levels = tuple(scan.centres for scan in scans), tuple(scan.levels for scan in scans)
         self.weights, self.recipe = tuple(weights), recipe
 
@@ -188,6 +200,22 @@ class _Plans(Dataset[PatchPlan]):
             sigma=torch.tensor(sigma),
             seed=torch.tensor(chance.below(2**62)),
         )
+
+
+class _Cuts(Dataset[tuple[PatchPlan, Tensor, Tensor]]):
+    """Plans with the cubes that they ask for, of a scan and of its noise, both in half precision, from the disk."""
+
+    def __init__(self, plans: _Plans, scans: Sequence[StoredScan]) -> None:
+        self.plans, self.scans = plans, tuple(scans)
+        self.side = cut_side(plans.recipe.fit.patch, plans.recipe.degradation)
+
+    def __getitem__(self, image: int) -> tuple[PatchPlan, Tensor, Tensor]:
+        plan = self.plans[image]
+        scan, corner, order = self.scans[int(plan.scan)], plan.corner, plan.view.order
+        seen = scan.cut(corner, order, self.side)
+        if not scan.levels or int(plan.field) < 0:
+            return plan, seen, torch.zeros_like(seen)
+        return plan, seen, scan.cut(corner, order, self.side, dose=int(plan.field) % len(scan.levels))
 
 
 class _Bank:

@@ -25,6 +25,7 @@ __all__ = [
     "Recipe",
     "Scans",
     "ValidationRecipe",
+    "as_plain",
     "read_as",
     "read_recipe",
     "read_toml",
@@ -210,6 +211,13 @@ class FitRecipe:
         ema: half-life of the running mean of the weights, in images.
         posterior_mean: share of patches at σ = ∞, which train the one-step posterior mean; none for a coarse prior.
         sigma: range of the other patches' diffusion level, drawn evenly in its logarithm.
+        accumulate: parts in which a process goes through its share of a batch, one after the other; the gradients are
+            summed, so the step is that of the whole batch, for a part of its memory.
+        activation_checkpointing: keep only what enters each residual block, and compute the block again on the way
+            back (Chen et al. 2016, arXiv 1604.06174): the same gradients for less memory, about a third slower.
+
+    The last two say how a run is computed and not what it is: they may change between two calls of one run. So they
+    are left out of its text (`repr`), by which a checkpoint knows its recipe.
     """
 
     __pydantic_config__ = STRICT
@@ -223,6 +231,12 @@ class FitRecipe:
     ema: Positive = 500.0
     posterior_mean: Share = 0.6
     sigma: Range = (0.01, 10.0)
+    accumulate: Annotated[int, Field(ge=1, le=4096, strict=True)] = field(default=1, repr=False)
+    activation_checkpointing: Annotated[bool, Field(strict=True)] = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.accumulate > self.batch:
+            raise ValueError("accumulate must not be above batch: a part of a batch is at least one image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +301,18 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain JSON values; a table that it does not have is left out."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {name: value for name, value in as_plain(self).items() if value is not None}
+
+
+def as_plain(recipe: Any) -> dict[str, Any]:
+    """A recipe with a `FitRecipe` as plain values; how it is computed is told only where it is not the usual way.
+
+    So the recipe of an older version has the text that it had there, by which its MLflow run is known.
+    """
+    plain = dataclasses.asdict(recipe)
+    usual = {each.name: each.default for each in dataclasses.fields(FitRecipe) if not each.repr}
+    plain["fit"] = {name: value for name, value in plain["fit"].items() if value != usual.get(name)}
+    return plain
 
 
 _WORDS = {"missing": "this entry is missing", "unexpected_keyword_argument": "no such entry, perhaps misspelt"}

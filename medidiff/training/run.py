@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,7 +25,11 @@ from medidiff.training.heads import read_heads
 from medidiff.training.loop import Event, Finished, Started, Step, Validated, go_on, resume
 from medidiff.training.pack import is_pack, read_pack
 from medidiff.training.patches import Patches, Scan
-from medidiff.training.recipe import Recipe
+from medidiff.training.recipe import DataRecipe, Recipe
+from medidiff.training.stored import StoredScan
+
+if TYPE_CHECKING:
+    from medidiff.training.data import Found
 
 __all__ = ["Event", "Finished", "Started", "Step", "Validated", "count_scans", "load_scans", "train", "train_contrast"]
 
@@ -37,6 +42,7 @@ def train(
     device: str = "cpu",
     autocast: torch.dtype | None = None,
     workers: int = 0,
+    cache: Path | None = None,
 ) -> Iterator[Event]:
     """Train a prior, or go on with one: the same call resumes from the last checkpoint in `out`.
 
@@ -52,21 +58,26 @@ def train(
         device: where to compute.
         autocast: type that the network computes in on a GPU, e.g. ``torch.bfloat16``.
         workers: processes that draw patches ahead; they change nothing but the speed.
+        cache: folder that keeps the prepared scans, from which patches are then cut; without it they are prepared at
+            every start and held in memory. It changes no patch.
 
     Yields:
         `Started`, then `Step` at each look at the loss and `Validated` now and then, and `Finished`.
 
     Raises:
-        SettingsError: a broken recipe, missing data, or a folder that holds another recipe's run.
+        SettingsError: a broken recipe, missing data, a folder that holds another recipe's run, or a cache for a pack.
     """
     recipe = read_any(recipe_path)
+    if cache is not None and (type(recipe) is not Recipe or is_pack(data)):
+        found, wanted = "no single scans are prepared for this run", "the recipe of a fine prior, and scans"
+        raise SettingsError("E-SETTING", found, wanted=wanted, attribute="--cache", mend="Leave it out.")
     if isinstance(recipe, CoarseRecipe):
         yield from train_coarse(recipe, recipe_path.parent, _pack_of_heads(data), out, device=device, autocast=autocast)
         return
     if isinstance(recipe, ContrastRecipe):
         yield from train_contrast(recipe, recipe_path.parent, out, data=data, device=device, autocast=autocast)
         return
-    scans, weights = load_scans(recipe, recipe_path.parent, data, part="train")
+    scans, weights = _training_scans(recipe, recipe_path.parent, data, cache)
     watched, _ = load_scans(recipe, recipe_path.parent, data, part="validation", most=recipe.validation.scans)
     fingerprint = _fingerprint(scans)
     state = FitState(recipe, device=device, autocast=autocast)
@@ -148,7 +159,7 @@ def train_contrast(
     )
 
 
-def _fingerprint(scans: Sequence[Scan | Pair]) -> str:
+def _fingerprint(scans: Sequence[Scan] | Sequence[StoredScan] | Sequence[Pair]) -> str:
     return hashlib.sha256("".join(sorted(s.sha256 for s in scans)).encode()).hexdigest()
 
 
@@ -200,15 +211,32 @@ def load_scans(
     if data is not None and is_pack(data):
         scans, weights = read_pack(data, part=part, source=source)
         return scans[:most], weights[:most]
-    from medidiff.training.data import find_scans, load_scan  # with a pack, none of the readers need be installed
+    from medidiff.training.data import load_scan  # with a pack, none of the readers need be installed
 
     sources = recipe.data.sources if source is None else (recipe.data.sources[source],)
-    chosen = dataclasses.replace(recipe.data, sources=sources)
-    found = find_scans(chosen, folder=folder, root=data, part=part)[:most]
+    found = _named(dataclasses.replace(recipe.data, sources=sources), folder, data, part=part)[:most]
+    return [load_scan(each, recipe) for each in found], [each.weight for each in found]
+
+
+def _training_scans(
+    recipe: Recipe, folder: Path, data: Path | None, cache: Path | None
+) -> tuple[Sequence[Scan] | Sequence[StoredScan], list[float]]:
+    if cache is None:
+        return load_scans(recipe, folder, data, part="train")
+    from medidiff.training.cache import stored_scans
+
+    found = _named(recipe.data, folder, data, part="train")
+    return stored_scans(found, recipe, cache), [each.weight for each in found]
+
+
+def _named(recipe: DataRecipe, folder: Path, data: Path | None, *, part: str) -> list[Found]:
+    from medidiff.training.data import find_scans
+
+    found = find_scans(recipe, folder=folder, root=data, part=part)
     if not found:
         mend = f"List subjects under '{part}' in the recipe's split."
-        raise SettingsError("E-DATA", f"no scans of the part '{part}'", mend=mend, file=recipe.data.split)
-    return [load_scan(each, recipe) for each in found], [each.weight for each in found]
+        raise SettingsError("E-DATA", f"no scans of the part '{part}'", mend=mend, file=recipe.split)
+    return found
 
 
 def count_scans(recipe: Recipe | CoarseRecipe, folder: Path, data: Path | None, *, part: str) -> int:
