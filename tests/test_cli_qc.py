@@ -11,7 +11,7 @@ from medidiff.io import write
 from medidiff.io.files.names import safe_label
 from medidiff.qc import case_report
 from medidiff.volume import Provenance
-from tests import planted
+from tests import dicom_cases, planted
 from tests.cli_cases import document, everything, refused
 from tests.qc_cases import HOSTILE, Reader, pair
 
@@ -94,6 +94,17 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(ball_file, c
     for paths in ([ball_file], [ball_file] * 3):
         assert f"E-USAGE: {len(paths)} paths" in refused(["qc", *paths, "-o", tmp_path / "page.html"], capsys, 2)
     assert {name: text for name, text in everything(tmp_path).items() if "record" not in name} == before
+
+
+def test_a_derived_series_brings_its_record_along(card, tmp_path):
+    (tmp_path / "series").mkdir()
+    dicom_cases.series(tmp_path / "series", modality="MR")
+    words = ["denoise", tmp_path / "series", tmp_path / "derived", "--noise-level", 50, "--prior", card]
+    assert cli.main([str(word) for word in words]) == 0
+    assert cli.main(["qc", *map(str, (tmp_path / "series", tmp_path / "derived")), "-o", str(tmp_path / "p.html")]) == 0
+    page = (tmp_path / "p.html").read_text("utf-8")
+    assert "how it was made is not known" not in page
+    assert "tiny" in page
 
 
 def test_a_foreign_record_is_not_believed(files, tmp_path, capsys):

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from medidiff.batch.job import Batch
+from medidiff.cli.cohort import batch_cases
 from medidiff.cli.describe import shown
 from medidiff.cli.places import refuse_page
 from medidiff.cli.screen import Screen
@@ -63,7 +65,13 @@ def run(verb: Qc, session: Session) -> None:
 
 def _list(verb: Qc, folder: Path, session: Session, screen: Screen) -> None:
     """The page of a cohort."""
-    cases = cases_of(folder, seen_from=verb.page.absolute().parent)
+    home = verb.page.absolute().parent
+    if Batch.is_there(folder):
+        cases = batch_cases(folder, seen_from=home, reports=verb.cases, screen=screen)
+    elif verb.cases is not None:
+        raise SettingsError("E-USAGE", "--cases without a batch", wanted="a folder that 'medidiff batch' wrote into")
+    else:
+        cases = cases_of(folder, seen_from=home)
     session.outputs([write_page(verb.page, cohort_page(cases, title=safe_label(folder.absolute())))])
     states = dict(sorted(Counter(case.state for case in cases).items()))
     flagged = sum(bool(case.flags) for case in cases)

@@ -17,8 +17,8 @@ class Qc(Repairs):
     """Show a result beside the scan that it was made from, measured and checked: one HTML page that loads nothing.
 
     Two paths, as IN elsewhere: the scan as it was measured, and the result. How the result was made is taken from the
-    record that lies beside it. A single path is a folder that many runs wrote into: the page lists them, with links to
-    their reports, and is sorted and filtered in the browser.
+    record that lies beside it. A single path is the folder of a batch, or one that many runs wrote into: the page lists
+    the cases, with links to their reports, and is sorted and filtered in the browser.
     """
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.qc",)
@@ -28,6 +28,9 @@ class Qc(Repairs):
     ]
     page: Annotated[Path, Option("the page, a name ending in .html", ("PAGE",), ("-o", "--out"))]
     spread: Annotated[Path | None, Option("standard deviation of the draws, shown as uncertainty", ("PATH",))] = None
+    cases: Annotated[
+        Path | None, Option("of a batch: write the report of each finished case into this folder, too", ("DIR",))
+    ] = None
     neurological: Annotated[bool, Option("the patient's right on the right of the picture")] = False
     record: Annotated[Path | None, Option("where the record of the run goes; none when left out", ("PATH",))] = None
     json: Json = False
