@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from pathlib import Path
 
 import jinja2
@@ -13,6 +12,7 @@ import pytest
 from medidiff.qc import Case, case_report, cohort_page
 from medidiff.qc import page as pages
 from tests.qc_cases import HOSTILE, pair, report
+from tests.servers import require
 
 FOLDER = Path(__file__).resolve().parent.parent / "validation"
 READY = "document.documentElement.dataset.ready === 'yes'"
@@ -41,9 +41,7 @@ def tool():
 
 @pytest.fixture(scope="module")
 def browser(tool):
-    why = "chromium: no program chromium-headless-shell (Debian: chromium-headless-shell fonts-dejavu-core)"
-    if tool.program() is None and why in os.environ.get("MEDIDIFF_WITHOUT_SERVERS", ""):  # CI has tried to install it
-        pytest.skip(f"could not be installed: {why}")
+    require("chromium")
     with tool.running() as running:
         yield running
 
