@@ -22,14 +22,18 @@ class EngineOptions:
     engine: Annotated[
         Literal["local", "slurm", "dask"], Option("this machine, jobs of Slurm, or tasks of Dask", group=_WHERE)
     ] = "local"
-    partition: Annotated[str, Option("of Slurm, or the queue; the cluster's default when left out", group=_WHERE)] = ""
-    account: Annotated[str, Option("that pays; yours by default", group=_WHERE)] = ""
+    partition: Annotated[
+        str | None, Option("of Slurm, or the queue; the cluster's default when left out", group=_WHERE)
+    ] = None
+    account: Annotated[str | None, Option("that pays; yours by default", group=_WHERE)] = None
     time: Annotated[int, Option("of each job; it queues again while work is left", ("MINUTES",), group=_WHERE)] = 240
     memory: Annotated[
         float | None, Option("of each job; the cluster's default when left out", ("GB",), group=_WHERE)
     ] = None
     gpus: Annotated[int, Option("of each job of Slurm", ("N",), group=_WHERE)] = 0
-    address: Annotated[str, Option("scheduler of Dask that runs already, tcp://HOST:PORT", ("URL",), group=_WHERE)] = ""
+    address: Annotated[
+        str | None, Option("scheduler of Dask that runs already, tcp://HOST:PORT", ("URL",), group=_WHERE)
+    ] = None
     jobqueue: Annotated[
         Literal["pbs", "sge", "slurm"] | None, Option("queue that Dask submits its jobs to", group=_WHERE)
     ] = None
@@ -47,10 +51,10 @@ class EngineOptions:
         from medidiff.batch.slurm import Allocation
 
         asked = Allocation(
-            partition=self.partition,
-            account=self.account,
+            partition=self.partition or "",
+            account=self.account or "",
             minutes=self.time,
             memory_gb=self.memory,
             gpus=self.gpus,
         )
-        return engine_for(self.engine, resources, asked, address=self.address, jobqueue=self.jobqueue or "")
+        return engine_for(self.engine, resources, asked, address=self.address or "", jobqueue=self.jobqueue or "")
