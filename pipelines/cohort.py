@@ -62,6 +62,11 @@ class Cohort:
         else:
             self.scores.append(scores)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room in the picture."""
+        return len(self.pictures) < PICTURES
+
     def show(self, **images: ArrayLike) -> None:
         """Keep (I, J, K) images of the case at hand for the picture, as long as there is room in it."""
         if len(self.pictures) + len(images) <= PICTURES:
