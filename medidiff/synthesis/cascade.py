@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from medidiff.case import Case
 from medidiff.diffusion import (
     SAMPLERS,
     ClassifierFree,
+    Sampler,
     Tiled,
+    ancestral,
     cheapest_tile,
     generators_for,
     informed,
@@ -54,12 +57,15 @@ class Effort:
         finer: of each finer prior, in order; the last number holds for all that follow.
         sampler: of all stages, a name of `SAMPLERS`.
         starts: σ at which the finer draws begin about their posterior mean, in order; the last holds on.
+        inflations: factor on the fresh noise of each stage, the coarse one first, the last holds on; only the ancestral
+            sampler draws any. Above 1 it makes up for detail that the priors leave out: `validation/stage_power.py`.
     """
 
     coarse: int = 32
     finer: tuple[int, ...] = (12, 4)
     sampler: str = "ancestral"
     starts: tuple[float, ...] = (0.6, 0.3)
+    inflations: tuple[float, ...] = (1.12, 1.1, 1.0)
 
     def __post_init__(self) -> None:
         known = f"one of {', '.join(SAMPLERS)}"
@@ -69,8 +75,15 @@ class Effort:
                 ("steps", steps, min(steps) >= 1 and bool(self.finer), "at least 1"),
                 ("sampler", self.sampler, self.sampler in SAMPLERS, known),
                 ("starts", self.starts, bool(self.starts) and min(self.starts) > 0, "levels above 0"),
+                ("inflations", self.inflations, bool(self.inflations) and min(self.inflations) > 0, "factors above 0"),
             ]
         )
+
+    def sampler_of(self, stage: int) -> Sampler:
+        """The sampler of a stage, 0 for the coarse one, with the noise that it adds."""
+        if self.sampler != "ancestral":
+            return SAMPLERS[self.sampler]
+        return partial(ancestral, inflation=self.inflations[min(stage, len(self.inflations) - 1)])
 
 
 class Cascade:
@@ -156,6 +169,22 @@ class Cascade:
         labels = labelled(image, fine) if given is None else _most(given)
         return self._case(request, number, seed, image=image, labels=labels, grid=grid)
 
+    def refined(self, image: Tensor, shape: tuple[int, int, int], *, stage: int, number: int, seed: int) -> Tensor:
+        """What one finer stage makes of a volume that was measured, not drawn.
+
+        Args:
+            image: (1, 1, I, J, K) at network scale, in voxels that are boxes of the finer ones.
+            shape: of the finer volume over the same box.
+            stage: of the finer priors, from 0.
+            number: of the draw, from 0.
+            seed: of the draws.
+
+        Returns:
+            (1, 1, *shape) draw.
+        """
+        with torch.no_grad():
+            return self._finer(image, self.finer[stage], shape, stage, generators_for(seed, [number]))
+
     def _grid(self, request: Request) -> Geometry:
         """The whole frame in the voxels that are asked for."""
         return self.coarse.card.frame.with_spacing([request.spacing_mm] * 3)
@@ -178,7 +207,7 @@ class Cascade:
         guided = ClassifierFree(denoiser, request.guidance)
         low, high = card.sigma
         start = informed(expected.mean, high, generators)
-        sample = SAMPLERS[self.effort.sampler]
+        sample = self.effort.sampler_of(0)
         sigmas = karras(self.effort.coarse, low, high)
         asked = Asked(told, given, certainty, expected)
         state = sample(guided, start, sigmas, condition=asked, generators=generators)  # type: ignore[arg-type]
@@ -193,7 +222,7 @@ class Cascade:
         mean = denoiser(torch.zeros_like(condition.image), torch.tensor(torch.inf), condition)
         start = self.effort.starts[min(stage, len(self.effort.starts) - 1)]
         sigmas = karras(self.effort.finer[min(stage, len(self.effort.finer) - 1)], _NOISE, start)
-        sample = SAMPLERS[self.effort.sampler]
+        sample = self.effort.sampler_of(stage + 1)
         state = informed(mean, start, generators)
         return sample(denoiser, state, sigmas, condition=condition, generators=generators)
 
