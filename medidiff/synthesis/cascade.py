@@ -65,7 +65,7 @@ class Effort:
     finer: tuple[int, ...] = (12, 4)
     sampler: str = "ancestral"
     starts: tuple[float, ...] = (0.6, 0.3)
-    inflations: tuple[float, ...] = (1.12, 1.1, 1.0)
+    inflations: tuple[float, ...] = (1.2,)
 
     def __post_init__(self) -> None:
         known = f"one of {', '.join(SAMPLERS)}"
