@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -122,20 +123,26 @@ def test_parts_share_the_cases_out(words, tmp_path, capsys):
 
 def test_workers_of_their_own_are_replaced_when_they_are_killed(words, tmp_path):
     line = [sys.executable, "-m", "medidiff", *map(str, words[:-4]), "--workers", "2", "--noise-level", "50"]
-    command = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    workers: list[int] = []
-    while not workers and command.poll() is None:
-        workers = _children(command.pid)
-        time.sleep(0.02)
-    os.kill(workers[0], signal.SIGKILL)
-    assert command.wait() == 7
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as command:
+        workers: list[int] = []
+        while not workers and command.poll() is None:
+            workers = _workers(command.pid)
+            time.sleep(0.02)
+        os.kill(workers[0], signal.SIGKILL)
+        assert command.wait() == 7
     assert len(list((tmp_path / "out").glob("sub-*/*.nii.gz"))) == 3
     assert Batch(tmp_path / "out").leases.held() == 0
 
 
-def _children(process: int) -> list[int]:
+def _workers(process: int) -> list[int]:
+    """Children of a process that run as workers; it may have others for a moment."""
     told = Path(f"/proc/{process}/task/{process}/children")
-    return [int(word) for word in told.read_text().split()] if told.exists() else []
+    found = []
+    for child in told.read_text().split() if told.exists() else []:
+        with suppress(OSError):
+            if b"\0work\0" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
 
 
 def test_a_worker_is_a_command(words, tmp_path, capsys):
