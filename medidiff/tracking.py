@@ -1,4 +1,4 @@
-"""MLflow: the only module that knows it. It listens to a training run, or takes the scores of a validation.
+"""MLflow as a listener. It listens to a training run, or takes the scores of a validation.
 
 `track` stands between the training generator and its consumer and passes every event on: the loop never hears of it,
 and a store that fails in mid-run costs one warning. What is written is public by construction: no user, no host, names
@@ -11,19 +11,21 @@ import hashlib
 import json
 import logging
 import math
-import os
 import platform
 import re
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from medidiff.errors import MedidiffError, OutputError, SettingsError
+from medidiff.errors import OutputError, SettingsError
+from medidiff.io.text.toml import to_toml
+from medidiff.store import client_of as _client
+from medidiff.store import open_experiment as _open
+from medidiff.store import store_errors as _store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -280,6 +282,10 @@ class _TrainingLog:
             self.run_file.write_text(f"{run_id}\n", encoding="utf-8")
         run = _Run(client, run_id)
         run.describe(params, {**_environment(self.device), "data_scans": str(event.scans)})
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "recipe.toml"
+            path.write_text(to_toml(_shown(recipe)), encoding="utf-8")
+            run.keep("", path)
         return run
 
     def _previous(self, client: MlflowClient, same: Mapping[str, str]) -> str | None:
@@ -319,46 +325,6 @@ class _TrainingLog:
             run.keep("pictures", path)
 
 
-@contextmanager
-def _store() -> Iterator[None]:
-    """Turn whatever MLflow raises into one line; its own words could hold a path or a password."""
-    try:
-        yield
-    except MedidiffError:
-        raise
-    except Exception as error:
-        wanted = "sqlite:///file.db or https://server"
-        raise SettingsError("E-MLFLOW", f"MLflow cannot use it ({type(error).__name__})", wanted=wanted) from error
-
-
-def _client(uri: str) -> MlflowClient:
-    """MLflow's client, quiet and without telemetry."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # it is on by default
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a training must not wait minutes for a lost server
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's, about its own dependencies
-        from mlflow import MlflowClient
-        from mlflow.telemetry import set_telemetry_client
-
-        # MONAI imports MLflow, perhaps before telemetry was turned off above: this looks again.
-        set_telemetry_client()  # type: ignore[no-untyped-call]
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        return MlflowClient(tracking_uri=uri)
-
-
-def _open(uri: str, experiment: str, *, folder: Path) -> tuple[MlflowClient, str]:
-    """The client and the experiment's id; artifacts lie beside a local database, or where a server puts them."""
-    place = None
-    if not uri.startswith(("http:", "https:")):
-        folder = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else folder
-        folder.mkdir(parents=True, exist_ok=True)
-        place = (folder / "mlflow-artifacts").resolve().as_uri()
-    client = _client(uri)
-    found = client.get_experiment_by_name(experiment)
-    return client, found.experiment_id if found else client.create_experiment(experiment, artifact_location=place)
-
-
 def _environment(device: str) -> dict[str, str]:
     import torch
 
@@ -374,6 +340,11 @@ def _flat(value: object, name: str = "") -> dict[str, object]:
     if not isinstance(value, Mapping):
         return {name: value}
     return {key: x for inner, part in value.items() for key, x in _flat(part, f"{name}.{inner}".lstrip(".")).items()}
+
+
+def _shown(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with only the last part of an absolute path."""
+    return {key: _shown(each) if isinstance(each, Mapping) else _relative(each) for key, each in recipe.items()}
 
 
 def _relative(value: object) -> object:

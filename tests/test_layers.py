@@ -22,10 +22,11 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # The facade (the package's own __init__), the command line and `python -m medidiff` stand above all.
 LAYERS = (
     ("medidiff", "cli", "__main__"),
+    ("travel",),
     ("augmentation", "demo", "evaluate", "translation"),
     ("restore", "synthesis", "gates", "training", "tracking", "report", "qc", "batch", "export"),
     ("applying",),
-    ("settings",),
+    ("settings", "store"),
     ("prior",),
     ("io", "prepare", "metrics"),
     ("diffusion",),
@@ -41,7 +42,7 @@ DOORS = {
     "pydicom": ("medidiff.io.dicom.*",),
     "highdicom": ("medidiff.io.dicom.*",),
     "SimpleITK": ("medidiff.io.sitk",),
-    "mlflow": ("medidiff.tracking",),
+    "mlflow": ("medidiff.store", "medidiff.tracking", "medidiff.travel.pyfunc", "medidiff.travel.served"),
     "skimage": ("medidiff.metrics.*", "medidiff.physics.lowdose"),
     "matplotlib": ("medidiff.report",),
     "jinja2": ("medidiff.qc.page",),

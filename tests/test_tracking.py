@@ -17,7 +17,7 @@ from pydicom.valuerep import DSfloat, PersonName
 from training_cases import write_case
 
 import medidiff.training
-from medidiff import tracking
+from medidiff import store, tracking
 from medidiff.errors import SettingsError
 from medidiff.tracking import export_run, log_metrics, track
 from medidiff.training.recipe import read_recipe
@@ -409,11 +409,13 @@ def test_training_has_never_heard_of_mlflow():
 
 
 def test_tracking_imports_mlflow_only_when_it_is_used():
-    tree = ast.parse(Path(tracking.__file__).read_text(encoding="utf-8"))
-    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    names = {name for node in top for name in imports_of_node(node)}
-    assert not [name for name in names if name.split(".")[0] in ("mlflow", "torch")]
-    assert not [name for name in names if name.startswith("medidiff.") and name != "medidiff.errors"]
+    light = ("medidiff.errors", "medidiff.io.text.toml", "medidiff.store")
+    for module in (tracking, store):
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {name for node in top for name in imports_of_node(node)}
+        assert not [name for name in names if name.split(".")[0] in ("mlflow", "torch")]
+        assert not [name for name in names if name.startswith("medidiff.") and name not in light]
 
 
 def imports_of_node(node):

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from medidiff import io
+from medidiff.io.text.toml import to_toml
 from medidiff.volume import Geometry, Volume
 
 PREPARE = Path(__file__).resolve().parents[1] / "pipelines" / "prepare.py"
@@ -40,22 +41,6 @@ def phantom(seed: int, *, shape: tuple[int, int, int] = (22, 26, 24)) -> Volume:
     texture = ndimage.gaussian_filter(rng.normal(size=shape), 1.5)
     tissue = 500 + 200 * np.sign(texture) * (np.abs(texture) > texture.std() / 2)
     return Volume((inside * tissue).astype(np.int16), Geometry.regular(shape), modality="MR")
-
-
-def to_toml(values: dict, *, table: str = "") -> str:
-    """The TOML text of nested settings without what is None; JSON's numbers, texts and lists of them are TOML's."""
-    values = {key: value for key, value in values.items() if value is not None}
-    inner = {key: value for key, value in values.items() if isinstance(value, dict)}
-    lists = {key: v for key, v in values.items() if isinstance(v, list | tuple) and v and isinstance(v[0], dict)}
-    plain = {key: value for key, value in values.items() if key not in inner and key not in lists}
-    text = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in plain.items())
-    for key, value in inner.items():
-        name = f"{table}.{key}".lstrip(".")
-        text += f"\n[{name}]\n{to_toml(value, table=name)}"
-    for key, tables in lists.items():
-        name = f"{table}.{key}".lstrip(".")
-        text += "".join(f"\n[[{name}]]\n{to_toml(each, table=name)}" for each in tables)
-    return text
 
 
 def changed(**entries: object) -> dict:

@@ -221,6 +221,10 @@ INPUT: Rows = {
         "The system refuses to read a file.",
         "Check that the disk is there and that you may read it.",
     ),
+    "E-REPLAY-INPUT": (
+        "A run is to be made again from another scan, or on other training data.",
+        "Name the scan with --input, or the data with --data, that the run had.",
+    ),
     "E-SQUARE": (
         "CT slices whose voxels are not square: their projections cannot be simulated.",
         "Resample the scan to square voxels across the patient.",

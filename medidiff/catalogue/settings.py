@@ -68,6 +68,14 @@ SETTINGS: Rows = {
     ),
     "E-RECIPE": ("The recipe is not there or has a broken entry.", "Correct the entry that the message names."),
     "E-RUN": ("The folder holds another training run.", "Train into another folder."),
+    "E-REPLAY": (
+        "A run that cannot be made again here: of another verb, not finished, or of another recipe.",
+        "Name a run of denoise, superresolve or train that was done, and what the message asks for.",
+    ),
+    "E-REPLAY-VERSION": (
+        "The run was made with another version of medidiff or of a package that has an effect on the result.",
+        "Install the versions that the message names.",
+    ),
     "E-SEED": ("A negative seed, or not one generator for each image.", "Take seeds of at least 0."),
     "E-SETTING": ("An option is out of range, or two contradict each other.", "Correct the option named."),
     "E-SIGMA": ("Noise levels that are no descending grid.", "Take levels above 0 that fall to 0."),
@@ -121,10 +129,19 @@ PRIOR: Rows = {
         "The network answered with NaN or infinity; nothing was written.",
         "Run it with --device cpu; if it stays, the prior does not fit this scan.",
     ),
+    "E-PARITY": (
+        "An exported network does not answer as the prior does; nothing was written.",
+        "Export with the versions in constraints.txt; if it stays, please report it.",
+    ),
     "E-PRIOR": ("There is no such prior.", "Name a bundled prior, or the card of one of your own."),
+    "E-REPLAY-PRIOR": ("The run was made with another prior.", "Name the prior that was used with --prior."),
     "E-START": (
         "A training run cannot begin with this prior.",
         "Take a prior with the same channels and at most as many blocks.",
+    ),
+    "E-TRAVEL": (
+        "A prior that cannot be exported: it draws whole heads and restores no scan.",
+        "Export a prior that restores scans; `medidiff priors` lists them.",
     ),
     "E-WEIGHTS": (
         "The weights of a prior are damaged, too large, or not those of its card.",
@@ -133,6 +150,10 @@ PRIOR: Rows = {
 }
 
 BUG: Rows = {
+    "E-CARRY": (
+        "A module of medidiff is written so that the code which an exported prior needs cannot be gathered.",
+        "This is a fault of medidiff: please report it.",
+    ),
     "E-CONSERVATION": (
         "A run ended well, but some file or series that it saw was neither used nor skipped nor refused.",
         "Run it again if files came or went meanwhile; else it is a fault of medidiff: please report it.",

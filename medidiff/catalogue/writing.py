@@ -69,6 +69,10 @@ OUTPUT: Rows = {
         "The output would replace a source, or a file that medidiff did not write.",
         "Choose another name or folder.",
     ),
+    "E-REPLAY-BYTES": (
+        "A run was made again, and what came of it has other bytes.",
+        "Use as many threads, and the same kind of processor or device; other rounding gives other bytes.",
+    ),
     "E-SOPCLASS": (
         "No DICOM series can be derived from this kind of source.",
         "Write NIfTI instead.",

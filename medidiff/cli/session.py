@@ -20,11 +20,11 @@ from medidiff.errors import InputError, MedidiffError, OutputError, SettingsErro
 from medidiff.io import Found, Reading, ReadOptions, Scan, find
 from medidiff.io.account import Account, Used, count_files
 from medidiff.io.files.names import safe_label
-from medidiff.io.record import RecordWriter
+from medidiff.io.record import RecordWriter, Run, read_record
 from medidiff.io.sidecar import record_path
 from medidiff.version import __version__
 
-__all__ = ["Session", "load", "read_options"]
+__all__ = ["Session", "environment", "load", "read_options"]
 
 _FILES = (".nii", ".nii.gz", ".nrrd", ".mha")
 _FOLDER_RECORD = "medidiff.record.jsonl"
@@ -124,6 +124,11 @@ class Session:
             _make(place.parent)
             self._record.open(place, alone=not isinstance(self.verb, Batching))
 
+    def told(self) -> Run | None:
+        """What the record says of this run up to now; None where it leaves none."""
+        place = self._record.place
+        return None if place is None else next(each for each in read_record(place) if each.run == self._record.run)
+
     def outputs(self, files: Sequence[Path]) -> None:
         """Put down the files that were written."""
         self.begin()
@@ -162,6 +167,8 @@ class Session:
             self._record.open(place, alone=False)
 
     def _place(self) -> Path:
+        if getattr(self.verb, "given_away", False):
+            return self.verb.out.with_name(f"{self.verb.out.name}.record.jsonl")  # type: ignore[union-attr]
         out: Path = self.verb.out  # type: ignore[union-attr] # asked only of verbs that have one
         whole = isinstance(self.verb, Train | Adapt | Demo) or getattr(self.verb, "all", False)
         if isinstance(self.verb, Batching):  # several may work on one batch, and its folder holds results only
@@ -216,7 +223,7 @@ def _told(verb: Verb) -> Mapping[str, Any]:
         "options": options,
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "seed": getattr(verb, "seed", None),
-        "environment": {"python": platform.python_version()} | _versions(),
+        "environment": environment(),
     }
 
 
@@ -230,8 +237,9 @@ def _plain(value: Any) -> Any:
     return safe_label(value) if isinstance(value, str) and {"/", "\\"} & set(value) else value
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def environment() -> dict[str, str]:
+    """Versions of Python and of the packages that have an effect on a result."""
+    found = {"python": platform.python_version()}
     for name in _PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

@@ -16,6 +16,7 @@ from medidiff.cli.qc_verbs import Qc
 from medidiff.cli.restoring_options import Finer, RestoringOptions
 from medidiff.cli.shared import Device, DryRun, Json, Record, Repairs, Seed
 from medidiff.cli.synthetic_verbs import Export, Synthesize, Verify
+from medidiff.cli.travel_verbs import PriorExport, PriorShow, Replay
 
 __all__ = [
     "VERBS",
@@ -93,7 +94,7 @@ class Convert(Repairs):
 class Restoring(RestoringOptions):
     """What denoising and super-resolution share."""
 
-    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.restoring")
+    stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.places", "medidiff.cli.restoring", "medidiff.cli.tracked")
     source: Source
     out: Output
     spread: Annotated[Path | None, Option("write the standard deviation of the draws here", ("PATH",))] = None
@@ -106,6 +107,9 @@ class Restoring(RestoringOptions):
         Path | None, Option("write a quality report here: one HTML page, before and after with checks", ("PAGE",))
     ] = None
     format: Format = None
+    tracking: Annotated[
+        str | None, Option("MLflow store that is told of the run, so that 'medidiff replay' finds it", ("URI",))
+    ] = None
     record: Record = None
     dry_run: DryRun = False
     json: Json = False
@@ -279,6 +283,9 @@ Verb = (
     | Superresolve
     | Train
     | Adapt
+    | PriorExport
+    | PriorShow
+    | Replay
     | Demo
     | Evaluate
     | Qc
@@ -301,6 +308,9 @@ VERBS: dict[str, type] = {
     "superresolve": Superresolve,
     "train": Train,
     "adapt": Adapt,
+    "prior export": PriorExport,
+    "prior show": PriorShow,
+    "replay": Replay,
     "demo": Demo,
     "evaluate": Evaluate,
     "qc": Qc,

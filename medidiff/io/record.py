@@ -59,6 +59,7 @@ class RecordWriter:
         self._waiting: list[bytes] = []
         self._handle: int | None = None
         self._name, self._alone = "", False
+        self.place: Path | None = None  # of the record, once it has one
 
     @property
     def is_open(self) -> bool:
@@ -109,7 +110,7 @@ class RecordWriter:
         except BaseException:
             os.close(handle)
             raise
-        self._handle = handle
+        self._handle, self.place = handle, path
         self._flush()
 
     def close(self) -> None:

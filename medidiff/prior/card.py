@@ -53,6 +53,8 @@ class Card:
         recipe: the training recipe.
         start: the prior that training began with: its name, SHA-256 and images; empty when it began with chance.
         metrics: validation scores, by name.
+        calibration: how far the spread of its draws, and intervals made of it, held on scans it had not seen, by name;
+            empty where that was never measured.
         intended_use: what it may be used for.
         limits: what is known not to work, or was never tried.
         measures: what it is shown, where that is another contrast; None for a prior that restores.
@@ -78,6 +80,7 @@ class Card:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     start: Mapping[str, str | int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    calibration: Mapping[str, float] = field(default_factory=dict)
     intended_use: str = "Research on image restoration. Not for diagnosis."
     limits: tuple[str, ...] = ()
     measures: Measures | None = None

@@ -30,12 +30,14 @@ __all__ = [
     "CoarsePrior",
     "build_whole",
     "coarse_card_path",
+    "is_coarse",
     "read_coarse_card",
     "whole_backbone",
 ]
 
 WHOLE = BUNDLED / "whole"
 DEFAULT_COARSE = "coarse-t1"
+_CARD_BYTES = 2**20
 _Width = Annotated[int, Field(ge=1, le=1024)]
 _Depth = Annotated[int, Field(ge=0, le=64)]
 _Knots = Annotated[int, Field(ge=4, le=64)]
@@ -68,6 +70,7 @@ class CoarseCard:
         data_fingerprint: SHA-256 over the training heads.
         recipe: the training recipe.
         metrics: validation scores, by name.
+        calibration: as for a fine prior's card.
         intended_use: what it may be used for.
         limits: what is known not to work, or was never tried.
         weights_sha256: of the weights file.
@@ -94,6 +97,7 @@ class CoarseCard:
     data_fingerprint: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    calibration: Mapping[str, float] = field(default_factory=dict)
     intended_use: str = "Research: synthetic scans of nobody. Not for diagnosis."
     limits: tuple[str, ...] = ()
     weights_sha256: str = ""
@@ -180,6 +184,13 @@ def read_coarse_card(source: str | Path) -> CoarseCard:
     """The card of a coarse prior alone, named as for `CoarsePrior.load`."""
     path = coarse_card_path(source)
     return CoarseCard.from_json(read_card_text(path), file=path.name)
+
+
+def is_coarse(source: str | Path) -> bool:
+    """Whether a name, or the path of a card or of weights, is that of a coarse prior; a broken card is none."""
+    named = WHOLE / f"{source}.json"
+    path = named if isinstance(source, str) and named.is_file() else Path(source).with_suffix(".json")
+    return path.is_file() and '"kind": "coarse"' in path.read_text("utf-8", errors="replace")[:_CARD_BYTES]
 
 
 def coarse_card_path(source: str | Path) -> Path:

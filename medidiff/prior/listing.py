@@ -7,12 +7,10 @@ from pathlib import Path
 
 from medidiff.errors import PriorError
 from medidiff.prior.card import Card
-from medidiff.prior.coarse import WHOLE, CoarseCard, CoarsePrior, read_coarse_card
+from medidiff.prior.coarse import WHOLE, CoarseCard, CoarsePrior, is_coarse, read_coarse_card
 from medidiff.prior.prior import BUNDLED, Prior
 
 __all__ = ["Listed", "list_priors"]
-
-_CARD_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ def list_priors(folder: Path | None = None) -> list[Listed]:
 
 def _listed(path: Path, *, bundled: bool) -> Listed:
     size = path.stat().st_size
-    kind = CoarsePrior if _is_coarse(path) else Prior
+    kind = CoarsePrior if is_coarse(path) else Prior
     try:
         card = read_coarse_card(path) if kind is CoarsePrior else Prior.card_of(path)
     except PriorError as error:
@@ -70,8 +68,3 @@ def _listed(path: Path, *, bundled: bool) -> Listed:
     except PriorError as error:
         return Listed(path, bundled, card, 0, size, str(error))
     return Listed(path, bundled, card, sum(weight.numel() for weight in prior.denoiser.parameters()), size)
-
-
-def _is_coarse(weights: Path) -> bool:
-    card = weights.with_suffix(".json")
-    return card.is_file() and '"kind": "coarse"' in card.read_text("utf-8", errors="replace")[:_CARD_BYTES]
