@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from medidiff.catalogue.network import NETWORK, NETWORK_SETTINGS
 from medidiff.catalogue.reading import INPUT
 from medidiff.catalogue.settings import BUG, PRIOR, SETTINGS
 from medidiff.catalogue.writing import BOTH_WAYS, OUTPUT
@@ -45,15 +46,15 @@ def _table(errors: tuple[type[MedidiffError], ...], rows: Mapping[str, tuple[str
     return tuple(Entry(code, meaning, mend, errors) for code, (meaning, mend) in rows.items())
 
 
-_NOTHING = ("E-NOIMAGES", "E-NOTHING")  # the input can be read, but there is nothing in it to work on
+_NOTHING = ("E-NOIMAGES", "E-NOTHING", "E-PACS-NONE")  # the input can be read, but there is nothing in it to work on
 _NOTHING_USABLE = 8
 
 _ALL = (
     *_table((MedidiffError,), BUG),
     *_table((InputError,), INPUT),
-    *_table((InputError, OutputError), BOTH_WAYS),
+    *_table((InputError, OutputError), {**BOTH_WAYS, **NETWORK}),
     *_table((OutputError,), OUTPUT),
-    *_table((SettingsError,), SETTINGS),
+    *_table((SettingsError,), {**SETTINGS, **NETWORK_SETTINGS}),
     *_table((PriorError,), PRIOR),
 )
 

@@ -30,8 +30,8 @@ _FILES = (".nii", ".nii.gz", ".nrrd", ".mha")
 _FOLDER_RECORD = "medidiff.record.jsonl"
 _BATCH_RECORD = "record.jsonl"
 _NEVER = {"json", "dry_run", "record"}  # options without an effect on the result
-_SECRET = ("tracking",)  # a server's address may hold a password
-_PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom", "highdicom", "SimpleITK")
+_SECRET = ("tracking", "study", "series", "accession", "patient", "run")  # may hold a password, or name a patient
+_PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom", "highdicom", "SimpleITK", "pynetdicom")
 
 
 def read_options(verb: Repairs) -> ReadOptions:

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from medidiff.cli.batch_verbs import BatchDenoise, BatchJoint, BatchStatus, BatchSuperresolve, BatchSync, BatchWork
 from medidiff.cli.options import Option
+from medidiff.cli.pacs_verbs import PacsPull, PacsPush, PacsWatch
 from medidiff.cli.qc_verbs import Qc
 from medidiff.cli.restoring_options import Finer, RestoringOptions
 from medidiff.cli.shared import Device, DryRun, Json, Record, Repairs, Seed
@@ -28,6 +29,9 @@ __all__ = [
     "Evaluate",
     "Export",
     "Info",
+    "PacsPull",
+    "PacsPush",
+    "PacsWatch",
     "Priors",
     "Qc",
     "Repairs",
@@ -293,6 +297,9 @@ Verb = (
     | Export
     | Verify
     | Deidentify
+    | PacsPull
+    | PacsPush
+    | PacsWatch
     | Priors
     | BatchDenoise
     | BatchSuperresolve
@@ -318,6 +325,9 @@ VERBS: dict[str, type] = {
     "export": Export,
     "verify": Verify,
     "deidentify": Deidentify,
+    "pacs pull": PacsPull,
+    "pacs push": PacsPush,
+    "pacs watch": PacsWatch,
     "priors": Priors,
     "batch denoise": BatchDenoise,
     "batch superresolve": BatchSuperresolve,
