@@ -80,13 +80,13 @@ class Prepared:
     chosen: Sequence[str]
 
 
-def prepared(verb: Restoring, reading: Reading, *, load: Callable[[str], Prior] = Prior.load) -> Prepared:
+def prepared(verb: Restoring, reading: Reading, *, load: Callable[[str], Prior] | None = None) -> Prepared:
     """Refuse what cannot be restored, and choose the prior.
 
     Args:
         verb: what was typed.
         reading: the scan.
-        load: reads a prior by name or path.
+        load: reads a prior by name or path, `Prior.load` without.
 
     Raises:
         SettingsError: an option out of range.

@@ -17,7 +17,7 @@ _NEAR = 1.25  # factor between a scan's voxels and those that a prior draws in
 
 
 def fitting_prior(
-    volume: Volume, prior: str | Prior | None, *, load: Callable[[str], Prior] = Prior.load
+    volume: Volume, prior: str | Prior | None, *, load: Callable[[str], Prior] | None = None
 ) -> tuple[Prior, list[str]]:
     """The prior to restore a scan with, and what was decided on the way.
 
@@ -27,7 +27,8 @@ def fitting_prior(
     Args:
         volume: the scan.
         prior: a bundled prior's name, a path, or a loaded one; None for the bundled prior of the scan's modality.
-        load: reads a prior by name or path; whoever restores many scans remembers those that were read.
+        load: reads a prior by name or path, `Prior.load` without; whoever restores many scans
+            remembers those that were read.
 
     Raises:
         InputError: ``E-MODALITY``, there is no bundled prior for the scan's modality, the named one is for another, or
@@ -35,7 +36,7 @@ def fitting_prior(
         PriorError: no such prior, or a broken one; ``E-CONTRAST``, it draws another contrast.
     """
     _refuse_hounsfield(volume)
-    chosen = prior if isinstance(prior, Prior) else load(prior or bundled_for(volume.modality))
+    chosen = prior if isinstance(prior, Prior) else (load or Prior.load)(prior or bundled_for(volume.modality))
     if chosen.card.measures is not None:
         found = f"the prior '{chosen.card.name}', which draws another contrast"
         raise PriorError("E-CONTRAST", found, wanted="a prior that restores", mend="Name another with --prior.")
