@@ -29,7 +29,7 @@ from medidiff.errors import InputError, MedidiffError
 from medidiff.pacs import Node, open_archive
 from medidiff.pacs.answers import Refused, Series, Study
 from medidiff.pacs.arrivals import Arrivals
-from medidiff.pacs.instances import SYNTAXES, Instance
+from medidiff.pacs.instances import SYNTAXES, Instance, describe
 from medidiff.pacs.nodes import DimseNode, Limits, Receiver
 from medidiff.pacs.patience import Patience
 from medidiff.pacs.wanted import Wanted
@@ -51,6 +51,19 @@ def study_of(folder: Path, *, series: int = 1, slices: int = 5, uids: Mapping[st
         home = folder / f"s{number}"
         files += dicom_cases.series(home, modality="MR", edit=same, slices=range(slices))
     return files
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A study of one series, for the tests of a module that imports this."""
+    return study_of(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def place(files: list[Path]) -> tuple[str, str]:
+    """UIDs of its study and series."""
+    found = describe(files[0], name="x")
+    return found.study, found.series
 
 
 def enlarge(file: Path, side: int) -> Dataset:

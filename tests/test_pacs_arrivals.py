@@ -12,14 +12,12 @@ from medidiff.pacs.faults import http_fault, rejected, status_fault
 from medidiff.pacs.instances import describe
 from medidiff.pacs.multipart import boundary_of, parts
 from medidiff.pacs.state import Entry, State
+from tests import pacs_cases
 from tests.pacs_cases import as_parts, study_of
 
+files = pacs_cases.files
+
 # --- what comes -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return study_of(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from medidiff.pacs import Wanted, open_archive, pull_series, pull_study
 from medidiff.pacs.instances import describe
 from medidiff.pacs.nodes import DimseNode, Limits, WebNode
 from medidiff.pacs.wanted import Wanted as Question
+from tests import pacs_cases
 from tests.pacs_cases import (
     BRIEF,
     HASTY,
@@ -34,16 +35,7 @@ from tests.pacs_cases import (
 # pynetdicom leaves the socket of a connection that failed to be collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning")
 
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return study_of(tmp_path_factory.mktemp("study"))
-
-
-@pytest.fixture(scope="module")
-def place(files):
-    found = describe(files[0], name="x")
-    return found.study, found.series
+files, place = pacs_cases.files, pacs_cases.place
 
 
 # --- a whole exchange, and the same with something missing ----------------------------------------------------------

@@ -11,6 +11,7 @@ from pynetdicom import evt
 from medidiff.errors import InputError, OutputError, SettingsError
 from medidiff.pacs import Wanted, open_archive, pull_series, pull_study, push_folder
 from medidiff.pacs.instances import describe
+from tests import pacs_cases
 from tests.pacs_cases import (
     HASTY,
     Shelf,
@@ -24,16 +25,7 @@ from tests.pacs_cases import (
 # pynetdicom leaves the socket of a connection that failed to be collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning")
 
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return study_of(tmp_path_factory.mktemp("study"))
-
-
-@pytest.fixture(scope="module")
-def place(files):
-    found = describe(files[0], name="x")
-    return found.study, found.series
+files, place = pacs_cases.files, pacs_cases.place
 
 
 # --- pushing --------------------------------------------------------------------------------------------------------

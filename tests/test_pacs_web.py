@@ -10,6 +10,7 @@ from medidiff.errors import InputError, OutputError, SettingsError
 from medidiff.pacs import Wanted, open_archive, pull_series, push_folder
 from medidiff.pacs.instances import describe
 from medidiff.pacs.nodes import Auth, DimseNode, Limits, Tls, WebNode
+from tests import pacs_cases
 from tests.certificates import Authority
 from tests.pacs_cases import (
     BRIEF,
@@ -19,7 +20,6 @@ from tests.pacs_cases import (
     asks,
     refused,
     scp,
-    study_of,
     visible,
     web,
 )
@@ -27,16 +27,7 @@ from tests.pacs_cases import (
 # pynetdicom leaves the socket of a connection that failed to be collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning")
 
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return study_of(tmp_path_factory.mktemp("study"))
-
-
-@pytest.fixture(scope="module")
-def place(files):
-    found = describe(files[0], name="x")
-    return found.study, found.series
+files, place = pacs_cases.files, pacs_cases.place
 
 
 # --- TLS ------------------------------------------------------------------------------------------------------------
