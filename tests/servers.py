@@ -12,14 +12,16 @@ import pytest
 
 SCRIPT = Path(__file__).parents[1] / ".ci" / "servers"
 TRIED = "MEDIDIFF_WITHOUT_SERVERS"  # set by .ci/run: what it could not install, in the script's words
+MISSING = SCRIPT.with_name("missing")  # the same, kept by `.ci/servers install`
 
 
 def require(name: str) -> None:
-    """Skip where `.ci/run` has tried to install this server and could not; fail where nobody has tried."""
+    """Skip where `.ci/servers install` has tried to install this server and could not; fail where nobody has tried."""
     why = _script("missing", name).strip()
     if not why:
         return
-    if why in os.environ.get(TRIED, ""):
+    kept = MISSING.read_text("utf-8") if MISSING.is_file() else ""
+    if why in os.environ.get(TRIED, kept):
         pytest.skip(f"could not be installed: {why}")
     pytest.fail(f"{why}. Run: bash .ci/servers install (or set {TRIED}='{why}' to go without)", pytrace=False)
 

@@ -9,9 +9,10 @@ WHY = "slurm: no program slurmctld (Debian: slurm-wlm munge)"
 
 
 @pytest.fixture
-def says(monkeypatch):
+def says(monkeypatch, tmp_path):
     def put(why: str, tried: str | None) -> None:
         monkeypatch.setattr("servers._script", lambda *words: why if words == ("missing", "slurm") else "")
+        monkeypatch.setattr("servers.MISSING", tmp_path / "missing")
         monkeypatch.delenv(TRIED, raising=False)
         if tried is not None:
             monkeypatch.setenv(TRIED, tried)
@@ -34,4 +35,12 @@ def test_one_that_nobody_tried_to_install_fails_the_test(says, tried):
 def test_one_that_could_not_be_installed_is_skipped_with_the_reason(says):
     says(f"{WHY}\n", f"orthanc: no program Orthanc\n{WHY}")
     with pytest.raises(pytest.skip.Exception, match="slurmctld"):
+        require("slurm")
+
+
+@pytest.mark.parametrize(("kept", "outcome"), [(WHY, pytest.skip.Exception), ("orthanc: no", pytest.fail.Exception)])
+def test_what_an_earlier_install_could_not_get_is_remembered(says, tmp_path, kept, outcome):
+    says(f"{WHY}\n", None)
+    (tmp_path / "missing").write_text(f"{kept}\n", encoding="utf-8")
+    with pytest.raises(outcome, match="slurmctld"):
         require("slurm")
