@@ -8,8 +8,8 @@ asking.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
@@ -35,6 +35,7 @@ from medidiff.prepare import (
 from medidiff.prepare.level import estimate_level
 from medidiff.prior import Prior, fitting_prior
 from medidiff.settings import Settings
+from medidiff.trust import Streamed
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
@@ -48,14 +49,17 @@ class Posterior:
     Args:
         mean: the best single answer, in the scan's stored units.
         std: standard deviation of the draws at each voxel, same units; None when no draws were asked for.
-        draws: single plausible answers.
+        draws: single plausible answers, as many as `Settings.keep_draws` asked for.
         provenance: all that is needed to do it again.
+        quantiles: of the draws at each voxel, by the shares that `Settings.quantiles` asked for; exact for up to 8
+            draws, and to a quarter of their spread or better for more (`medidiff.trust.streaming`).
     """
 
     mean: Volume
     std: Volume | None
     draws: tuple[Volume, ...]
     provenance: Provenance
+    quantiles: Mapping[float, Volume] = field(default_factory=dict)
 
     def interval(self, share: float = 0.9) -> tuple[Volume, Volume]:
         """Lower and upper bound at each voxel, ``mean ± z std``, as if the posterior were Gaussian; not calibrated.
@@ -157,19 +161,16 @@ def restore(
     axes = worst_last(operator, target.shape)
     sparing = tiled(prior, [target.shape[axis] for axis in axes], settings)
     denoiser = Turned(sparing, axes)
-    with torch.no_grad():
-        mean = denoiser(condition.image.new_zeros(1).expand_as(condition.image), torch.tensor(torch.inf), condition)
-        draws = [_draw(denoiser, mean, condition, number, settings) for number in range(settings.draws)]
+    kept, drawn = _answers(denoiser, condition, settings, lambda x: _agreed(x, y, operator, level))
     decisions += sparing.decisions
-    answers = [agreeing(x, y, operator, level).cpu() for x in (mean, *draws)]
-    if not all(bool(torch.isfinite(x).all()) for x in answers):
-        raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")
     thickness = volume.thickness_mm if target == volume.geometry else None
-    volumes = [
-        Volume(scale.undo(x[0].numpy()), target, volume.modality, volume.units, thickness_mm=thickness) for x in answers
-    ]
-    spread = _spread(answers[1:], scale, volumes[0])
-    volumes = [put_back(answer, volume) for answer in volumes]
+
+    def answer(x: Tensor) -> Volume:
+        stored = Volume(scale.undo(x[0].numpy()), target, volume.modality, volume.units, thickness_mm=thickness)
+        return put_back(stored, volume)
+
+    answers = [answer(x) for x in kept]
+    spread = _spread(drawn, scale, answers[0])
     spread = None if spread is None else put_back(spread, volume, values=False)
     record = _provenance(
         volume,
@@ -181,7 +182,8 @@ def restore(
         decisions=decisions,
         slices=slices,
     )
-    return Posterior(volumes[0], spread, tuple(volumes[1:]), record)
+    quantiles = {share: answer(drawn.quantile(share)) for share in settings.quantiles}
+    return Posterior(answers[0], spread, tuple(answers[1:]), record, quantiles)
 
 
 def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Settings) -> Posterior:
@@ -195,7 +197,7 @@ def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Se
     decisions = [f"the scan is constant: every voxel is {value:g}; it was passed through and no prior was applied"]
     record = _provenance(volume, target, task, settings=settings, prior=None, level=0.0, decisions=decisions)
     spread = mean.with_data(np.zeros_like(mean.data)) if settings.draws else None
-    return Posterior(mean, spread, (mean,) * settings.draws, record)
+    return Posterior(mean, spread, (mean,) * settings.keep_draws, record, dict.fromkeys(settings.quantiles, mean))
 
 
 def _told(
@@ -263,9 +265,33 @@ def _levels(
     return found.clamp(*prior.card.noise)[None, None].to(y)
 
 
+@torch.no_grad()
+def _answers(
+    denoiser: Denoiser, condition: Condition, settings: Settings, agreed: Callable[[Tensor], Tensor]
+) -> tuple[list[Tensor], Streamed]:
+    """The posterior mean and the draws that are kept, and what is known of all draws, met one at a time."""
+    mean = denoiser(condition.image.new_zeros(1).expand_as(condition.image), torch.tensor(torch.inf), condition)
+    kept, drawn = [agreed(mean)], Streamed(quantiles=bool(settings.quantiles))
+    for number in range(settings.draws):
+        draw = agreed(_draw(denoiser, mean, condition, number, settings))
+        drawn.add(draw)
+        if number < settings.keep_draws:
+            kept.append(draw)
+        del draw  # before the next one is made
+    return kept, drawn
+
+
 def _draw(denoiser: Denoiser, mean: Tensor, condition: Condition, number: int, settings: Settings) -> Tensor:
     generators = generators_for(settings.seed, [number])
     return Plan(steps=settings.steps).draw(denoiser, mean, condition=condition, generators=generators)
+
+
+def _agreed(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
+    """An answer that agrees with the measurement, on the CPU."""
+    agreed = agreeing(x, y, operator, level).cpu()
+    if not bool(torch.isfinite(agreed).all()):
+        raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")
+    return agreed
 
 
 def agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
@@ -281,10 +307,8 @@ def agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
     return x if within else x + least_agreement(residual, operator, level)
 
 
-def _spread(draws: Sequence[Tensor], scale: IntensityScale, like: Volume) -> Volume | None:
-    if not draws:
-        return None
-    return like.with_data(torch.stack(list(draws)).std(dim=0)[0].numpy() * np.float32(scale.gain))
+def _spread(drawn: Streamed, scale: IntensityScale, like: Volume) -> Volume | None:
+    return like.with_data(drawn.std[0].numpy() * np.float32(scale.gain)) if drawn.count else None
 
 
 def _provenance(

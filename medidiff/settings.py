@@ -58,7 +58,10 @@ class Settings:
         noise_level: σ in the scan's stored units, above 0; estimated from the scan when None.
         noise_varies: whether the level changes across the scan, as with parallel imaging; it is then estimated for
             every voxel, with the level given or estimated as its mean.
-        draws: posterior samples for the spread; 0 for none.
+        draws: posterior samples for the spread; 0 for none. They are met one at a time, so memory does not grow with
+            them.
+        keep_draws: how many of them, the first ones, are kept as volumes.
+        quantiles: shares of the draws, each in [0, 1], whose values are wanted at every voxel.
         steps: network evaluations for each draw, at least 1.
         seed: what the draws' randomness comes from, at least 0.
         device: ``"auto"`` takes a CUDA GPU when there is one, else the CPU.
@@ -74,6 +77,8 @@ class Settings:
     noise_level: float | None = None
     noise_varies: bool = False
     draws: int = 0
+    keep_draws: int = 0
+    quantiles: tuple[float, ...] = ()
     steps: int = 4
     seed: int = 0
     device: str = "auto"
@@ -86,11 +91,18 @@ class Settings:
             ("--noise", self.noise, self.noise in (None, "rician", "gaussian"), "rician or gaussian"),
             ("--noise-level", level, level is None or (math.isfinite(level) and level > 0), "a finite level above 0"),
             ("--draws", self.draws, self.draws == 0 or 2 <= self.draws <= 1000, "0, or 2 to 1000"),
+            ("keep_draws", self.keep_draws, 0 <= self.keep_draws <= self.draws, f"0 to {self.draws}, the draws"),
+            ("quantiles", self.quantiles, self._ordered, "shares from 0 to 1, of at least 2 draws"),
             ("--steps", self.steps, 1 <= self.steps <= 1000, "1 to 1000"),
             ("--seed", self.seed, 0 <= self.seed < 2**63, "0 to 2^63 - 1"),
         )
         require(rules)
         compute_device(self.device)
+
+    @property
+    def _ordered(self) -> bool:
+        """Whether the quantiles that are wanted can be had."""
+        return all(0 <= share <= 1 for share in self.quantiles) and (self.draws > 0 or not self.quantiles)
 
     def for_scan(self, volume: Volume) -> Settings:
         """The same settings with the kind of noise that the scan's modality has, where none is named."""

@@ -190,7 +190,7 @@ if SCAN == SAMPLE:
 
 # %%
 part = middle(scan, BLOCK)
-posterior = md.denoise(part, noise="rician", noise_level=sigma, draws=4, steps=STEPS, seed=SEED)
+posterior = md.denoise(part, noise="rician", noise_level=sigma, draws=4, keep_draws=2, steps=STEPS, seed=SEED)
 panels = {"scan": part.data[0], "mean": posterior.mean.data[0]}
 panels |= {f"draw {i + 1}": draw.data[0] for i, draw in enumerate(posterior.draws[:2])}
 panels |= {"uncertainty": posterior.std.data[0]}

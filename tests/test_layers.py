@@ -27,6 +27,7 @@ LAYERS = (
     ("restore", "synthesis", "gates", "training", "tracking", "report", "qc", "batch", "export", "pacs"),
     ("applying",),
     ("settings", "store"),
+    ("trust",),
     ("prior",),
     ("io", "prepare", "metrics"),
     ("diffusion",),

@@ -44,7 +44,7 @@ def test_a_bridge_starts_from_what_was_measured_and_not_from_the_mean():
 def test_restoration_draws_by_the_plan():
     image = 0.8 + 0.05 * torch.randn((12, 12, 12), generator=torch.Generator().manual_seed(0))
     volume, prior = Volume(image.numpy(), Geometry.regular((12, 12, 12)), "MR"), small_prior()
-    answer = denoise(volume, prior=prior, noise_level=0.05, draws=2, steps=3, seed=5)
+    answer = denoise(volume, prior=prior, noise_level=0.05, draws=2, keep_draws=2, steps=3, seed=5)
     scale = fit_intensity(volume)
     condition = observe(torch.from_numpy(scale.apply(volume.data))[None], identity(), 0.05 / scale.gain)
     denoiser = Turned(prior.denoiser)

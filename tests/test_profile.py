@@ -71,7 +71,7 @@ THICKNESSES = [0.6, 1.5, 2.4, 3.0, 4.0, 6.0, 9.0]
 def test_the_answer_agrees_with_the_scan_through_its_slices(prior, thickness, profile) -> None:
     coarse = scan()
     how = {"thickness_mm": thickness, "profile": profile, "noise_level": LEVEL, "prior": prior}
-    fine = superresolve(coarse, (1.0, 1.2, 1.0), draws=2, steps=1, **how)
+    fine = superresolve(coarse, (1.0, 1.2, 1.0), draws=2, keep_draws=2, steps=1, **how)
     for answer in (fine.mean, *fine.draws):
         assert residual(answer, coarse, thickness, profile) <= 1.01
 

@@ -75,14 +75,14 @@ def test_a_wrong_operator_does_not_agree(prior) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(prior) -> None:
-    first, again, other = (denoise(head(), prior=prior, draws=2, steps=2, seed=s) for s in (3, 3, 4))
+    first, again, other = (denoise(head(), prior=prior, draws=2, keep_draws=2, steps=2, seed=s) for s in (3, 3, 4))
     assert np.array_equal(first.draws[1].data, again.draws[1].data)
     assert not np.array_equal(first.draws[1].data, other.draws[1].data)
     assert np.array_equal(first.mean.data, other.mean.data)
 
 
 def test_a_draw_does_not_depend_on_how_many_are_drawn(prior) -> None:
-    two, three = (denoise(head(), prior=prior, draws=n, steps=2) for n in (2, 3))
+    two, three = (denoise(head(), prior=prior, draws=n, keep_draws=n, steps=2) for n in (2, 3))
     assert np.array_equal(two.draws[1].data, three.draws[1].data)
 
 
@@ -97,7 +97,7 @@ def test_tiles_change_nothing(prior) -> None:
 
 
 def test_spread_and_interval(prior) -> None:
-    answer = denoise(head(), prior=prior, draws=4, steps=2)
+    answer = denoise(head(), prior=prior, draws=4, keep_draws=4, steps=2)
     draws = np.stack([draw.data for draw in answer.draws])
     np.testing.assert_allclose(answer.std.data, draws.std(axis=0, ddof=1), rtol=1e-3, atol=1e-2)
     low, high = answer.interval(0.9)

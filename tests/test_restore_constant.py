@@ -25,8 +25,8 @@ def scan(value: float, modality: str = "MR") -> Volume:
 @pytest.mark.parametrize("draws", [0, 2])
 def test_a_constant_scan_passes_through(modality, value, draws):
     for answer in (
-        denoise(scan(value, modality), prior="absent", draws=draws),
-        superresolve(scan(value, modality), (1, 1, 1), prior="absent", draws=draws),
+        denoise(scan(value, modality), prior="absent", draws=draws, keep_draws=draws),
+        superresolve(scan(value, modality), (1, 1, 1), prior="absent", draws=draws, keep_draws=draws),
     ):
         assert (answer.mean.data == value).all()
         assert len(answer.draws) == draws

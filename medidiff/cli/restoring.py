@@ -124,7 +124,8 @@ def verb_name(verb: Restoring) -> str:
 
 def _settings(verb: Restoring) -> dict[str, Any]:
     share = None if verb.interval is None else verb.interval[0]
-    return settings_of(verb, draws=verb.wanted_draws, needs_draws=len(verb.outputs) > 1, share=share)
+    settings = settings_of(verb, draws=verb.wanted_draws, needs_draws=len(verb.outputs) > 1, share=share)
+    return settings | {"keep_draws": int(verb.draw is not None)}
 
 
 def settings_of(verb: RestoringOptions, *, draws: int, needs_draws: bool, share: float | None) -> dict[str, Any]:
