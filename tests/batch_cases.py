@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from medidiff.batch.cases import Case, case_name
 from medidiff.batch.job import Batch, Job
+from medidiff.batch.journal import Event
 from medidiff.batch.worker import Outcome, Worker
 from medidiff.errors import InputError
 from medidiff.io.files.atomic import make_folder, write_file
@@ -71,6 +73,13 @@ def work(batch: Batch, log: Path | None = None, numbers: Iterable[int] | None = 
     worker = Worker(batch, task, since_ns=how.pop("since_ns", batch.now_ns()), told=events.append, **how)
     worker.work(range(len(batch.manifest)) if numbers is None else numbers)
     return [(event.state, event.code) for event in events]
+
+
+def events(batch: Batch) -> list[Event]:
+    """What was settled for the first time, in all runs and by all workers."""
+    files = (batch.folder / "journal").glob("*.jsonl")
+    told = [Event(**json.loads(line)) for file in files for line in file.read_text().splitlines()]
+    return [event for event in told if event.state != "kept"]
 
 
 def tree(root: Path) -> dict[str, bytes]:

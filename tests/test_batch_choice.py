@@ -11,13 +11,14 @@ from medidiff.batch.journal import Event, Tail
 from medidiff.batch.status import Pace
 from medidiff.cli import batch_choice
 from medidiff.cli.batch_choice import chosen
+from medidiff.cli.batch_input import Input
 from medidiff.cli.batch_verbs import BatchDenoise
 
 SINCE = 7
 
 
 def verb(**how) -> BatchDenoise:
-    return BatchDenoise(source=Path("in"), out=Path("out"), device="cpu", **how)
+    return BatchDenoise(source=Input("in"), out=Path("out"), device="cpu", **how)
 
 
 def choose(folder: Path, cases: int, seconds: tuple[float, float] = (1.0, 1.0), **how):

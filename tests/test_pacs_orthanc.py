@@ -5,6 +5,7 @@ this is skipped, and CI says so."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -14,12 +15,15 @@ import pydicom
 import pytest
 
 import medidiff.cli as cli
+from medidiff.batch.job import Batch
 from medidiff.errors import InputError
+from medidiff.io import read
 from medidiff.pacs import Wanted, open_archive, pull_series, pull_study, push_folder
 from medidiff.pacs.instances import describe
 from medidiff.pacs.nodes import Auth, DimseNode, Limits, Receiver, WebNode
 from medidiff.pacs.patience import Patience
 from tests import dicom_cases
+from tests.batch_cases import ended, events, forked
 from tests.certificates import Authority
 from tests.cli_cases import document, refused
 from tests.orthanc_server import Orthanc, running
@@ -101,6 +105,33 @@ def test_a_study_is_pulled_denoised_and_pushed_back(way, server, card, tmp_path,
     for secret in (*dicom_cases.SECRETS, source.StudyInstanceUID):
         assert secret.encode() not in record
     assert not [path for path in (tmp_path / "tree").rglob("*") for s in dicom_cases.SECRETS[:3] if s in path.name]
+
+
+@pytest.mark.parametrize("way", ["move", "web"])
+def test_a_query_is_the_input_of_a_batch(way, server, card, tmp_path, capsys):
+    """The same command is started twice at once; each of four series comes once and is denoised once."""
+    number = f"ACC-{way}"
+    for name in ("one", "two"):
+        for file in study_of(tmp_path / "in" / name, series=2, slices=8):
+            ds = pydicom.dcmread(file)
+            ds.AccessionNumber = number
+            ds.save_as(file)
+    with open_archive(WebNode(server.web)) as archive:
+        push_folder(archive, tmp_path / "in", patience=HASTY)
+    out = tmp_path / "out"
+    words = ["batch", "denoise", f"pacs:{way}?accession={number}&modality=MR", out, "--noise-level", 50]
+    words += ["--prior", card, "--workers", 1, "--config", _config(tmp_path, server)]
+    crew = [forked(lambda: cli.main([*map(str, words)]) and os._exit(9)) for _ in range(2)]
+    assert [ended(each) for each in crew] == [0, 0]
+    batch = Batch(out)
+    assert [case.state for case in events(batch)] == ["done"] * 4
+    for case in batch.manifest:
+        made = out / batch.records.done(case.name).results["mean"]
+        assert read(made).geometry == read(case.input).geometry
+    sent = {data_set(file.read_bytes()) for file in (tmp_path / "in").rglob("*.dcm")}
+    assert {data_set(file.read_bytes()) for file in (out / ".medidiff" / "pulled").rglob("*.dcm")} == sent
+    capsys.readouterr()
+    assert document(words, capsys)["run"]["kept"] == 4
 
 
 @pytest.mark.parametrize(

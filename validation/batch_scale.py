@@ -4,7 +4,8 @@
     python validation/batch_scale.py --cases 1000000 --no-sync  # fsync does nothing: what Python and the names cost
 
 Each case is settled by a task that writes nothing of its own but points to one shared result file. Prints seconds for
-1,000 cases, memory, the time of `status` and of a second run that verifies everything.
+1,000 cases, memory, the time of `status`, of what a command does before its first case and after its last, and of a
+second run that verifies everything; each figure as soon as it is known, as one JSON object a line.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pathlib import Path
 
 from medidiff.batch.cases import KIND, Case
 from medidiff.batch.job import Batch, Job
-from medidiff.batch.status import status_of
+from medidiff.batch.metrics import cohort
+from medidiff.batch.status import Pace, status_of, write_report
 from medidiff.batch.worker import Outcome, Worker
 
 DIGEST = hashlib.sha256(b"input").hexdigest()
@@ -70,41 +72,61 @@ def main() -> None:
 
 
 def measure(home: Path, count: int, settle: int, *, synced: bool) -> None:
-    """Make the manifest, settle cases, count them, verify them again."""
+    """Make the manifest, settle cases, count them, end the run, verify them again."""
     root = home / "out"
-    told: dict[str, float | int | bool] = {"cases": count, "settled": settle, "fsync": synced}
+    tell(cases=count, settled=settle, fsync=synced, load=os.getloadavg()[0])
     job = Job("denoise", "/data", {"noise": None}, {"stub": "0" * 64}, 0)
     before = cpu()
     Batch.begin(root, job, lambda: cases(count))
-    told["manifest_s_per_1000"] = per_thousand(before, count)
-    told["manifest_mb"] = round((root / ".medidiff" / "manifest.jsonl").stat().st_size / 1e6, 1)
+    tell(manifest_s_per_1000=per_thousand(before, count))
+    tell(manifest_mb=round((root / ".medidiff" / "manifest.jsonl").stat().st_size / 1e6, 1), peak_mb=peak())
     before = cpu()
     batch = Batch(root)
-    told["open_s"] = round(cpu() - before, 2)
+    tell(open_s=since(before))
     started, before = time.monotonic(), cpu()
     Worker(batch, Stub(root), since_ns=batch.now_ns()).work(range(settle))
-    told["settle_cpu_s_per_1000"] = per_thousand(before, settle)
-    told["settle_wall_s_per_1000"] = round(1000 * (time.monotonic() - started) / settle, 3)
-    before = cpu()
+    tell(settle_cpu_s_per_1000=per_thousand(before, settle))
+    tell(settle_wall_s_per_1000=round(1000 * (time.monotonic() - started) / settle, 3), peak_mb=peak())
+    started, before = time.monotonic(), cpu()
     status = status_of(batch)
-    told["status_cpu_s"] = round(cpu() - before, 2)
+    tell(status_cpu_s=since(before), status_wall_s=round(time.monotonic() - started, 2), peak_mb=peak())
     assert status.done == settle
-    since = batch.now_ns()
     before = cpu()
-    Worker(batch, Stub(root), since_ns=since).work(range(settle))
-    told["verify_cpu_s_per_1000"] = per_thousand(before, settle)
+    batch.sweep()
+    tell(sweep_cpu_s=since(before))
     before = cpu()
-    Worker(batch, Stub(root), since_ns=since).work(range(settle))
-    told["pass_over_settled_cpu_s_per_1000"] = per_thousand(before, settle)
-    told["largest_folder"] = max(len(list(folder.iterdir())) for folder in (root / ".medidiff" / "done").iterdir())
-    told["records_mb"] = round(4096 * settle / 1e6, 1)
-    told["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
-    print(json.dumps(told, indent=2))
+    cohort(batch)
+    write_report(batch, status, Pace(settle), about={})
+    tell(report_cpu_s=since(before), peak_mb=peak())
+    began = batch.now_ns()
+    before = cpu()
+    Worker(batch, Stub(root), since_ns=began).work(range(settle))
+    tell(verify_cpu_s_per_1000=per_thousand(before, settle))
+    before = cpu()
+    Worker(batch, Stub(root), since_ns=began).work(range(settle))
+    tell(pass_over_settled_cpu_s_per_1000=per_thousand(before, settle))
+    tell(largest_folder=max(len(list(folder.iterdir())) for folder in (root / ".medidiff" / "done").iterdir()))
+    tell(records_mb=round(4096 * settle / 1e6, 1), peak_mb=peak(), load=os.getloadavg()[0])
+
+
+def tell(**figures: float) -> None:
+    """Print what is known."""
+    print(json.dumps(figures), flush=True)
+
+
+def peak() -> float:
+    """Most memory that this process ever had, in MB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def cpu() -> float:
     """Seconds of this process, its own and the system's for it: what other work on the machine does not change."""
     return time.process_time()
+
+
+def since(before: float) -> float:
+    """CPU-seconds since a moment."""
+    return round(cpu() - before, 2)
 
 
 def per_thousand(before: float, count: int) -> float:

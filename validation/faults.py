@@ -32,6 +32,7 @@ from medidiff.batch.metrics import Waiting, put, waiting
 from medidiff.batch.sources import cases_of
 from medidiff.batch.status import status_of
 from medidiff.batch.worker import Worker
+from medidiff.cli.batch_input import Input
 from medidiff.cli.batch_status import sync
 from medidiff.cli.batch_task import RestoreTask, options_of
 from medidiff.cli.batch_verbs import BatchDenoise
@@ -95,7 +96,7 @@ def soak(home: Path, count: int) -> int:
     for number in range(count):
         data = (chance.random((SIDE,) * 3, np.float32) * 50 + 500).astype(np.float32)
         write(Volume(data, Geometry.regular((SIDE,) * 3), "MR"), home / "in" / f"scan-{number:04d}.nii.gz")
-    verb = BatchDenoise(source=home / "in", out=home / "out", prior=str(card), noise_level=20.0)
+    verb = BatchDenoise(source=Input(str(home / "in")), out=home / "out", prior=str(card), noise_level=20.0)
     job = Job("denoise", str(home / "in"), options_of(verb), {"tiny": prior_sha256(card)}, 0)
     batch = Batch.begin(home / "out", job, lambda: cases_of(home / "in", ReadOptions()))
     seen: list[tuple[float, float, int]] = []

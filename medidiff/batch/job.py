@@ -10,6 +10,7 @@
         ├── done/ refused/    what became of each case
         ├── journal/          what each worker did when, for progress and throughput; nothing depends on it
         ├── metrics/          what a tracking store has not taken yet
+        ├── pulled/           whole series that an archive has sent
         └── report.json .txt  the last report
 
 256 sub-folders by a hash keep ``leases``, ``done`` and ``refused`` small.
@@ -33,7 +34,7 @@ from medidiff.batch.records import Records
 from medidiff.errors import InputError, OutputError
 from medidiff.io.files.atomic import output_errors, partial_name, remove_stale, sync, write_file
 
-__all__ = ["FOLDER", "Batch", "Job"]
+__all__ = ["FOLDER", "Batch", "Job", "Listing", "alone", "pulled"]
 
 FOLDER = ".medidiff"
 _LARGEST = 2**22  # bytes
@@ -48,7 +49,7 @@ class Job:
 
     Args:
         task: ``"denoise"``, ``"superresolve"`` or ``"joint"``.
-        source: absolute path of the input.
+        source: absolute path of the input; ``pacs:NODE?HASH`` for a question to an archive.
         options: all that have an effect on a result, as JSON values.
         priors: SHA-256 of each prior that a case may get, by name.
         seed: of the batch.
@@ -126,7 +127,7 @@ class Batch:
             for name in ("leases", "done", "refused", "journal", "metrics", "logs"):
                 (folder / name).mkdir(exist_ok=True)
             sync(root)
-        with _alone(folder):
+        with alone(folder):
             return cls._begin(root, job, cases, go_on=go_on, lease_limit_s=lease_limit_s)
 
     @classmethod
@@ -187,14 +188,25 @@ class Batch:
 
     def sweep(self) -> None:
         """Remove what killed runs have left in the batch's own folder; never anything of a living process."""
-        for folder, _, names in os.walk(self.folder):
-            if any(name.startswith(".medidiff-") for name in names):
+        for folder, children, names in os.walk(self.folder):
+            if any(name.startswith(".medidiff-") for name in (*children, *names)):
                 remove_stale(Path(folder))
+            if Path(folder).parent == pulled(self.root):  # a study: its series are whole, and may be many files
+                children.clear()
         self.leases.sweep()
 
 
+def pulled(root: Path) -> Path:
+    """Where the series lie that an archive has sent, ``STUDY/SERIES`` below it.
+
+    Args:
+        root: the output folder.
+    """
+    return root / FOLDER / "pulled"
+
+
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """One process at a time, where the file system has locks; the system lets go of it when the process ends."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -208,4 +220,9 @@ def _alone(folder: Path) -> Iterator[None]:
 def _write(folder: Path, job: Job, manifest_sha256: str) -> None:
     about = asdict(job) | {"config_sha256": job.config_sha256, "manifest_sha256": manifest_sha256}
     text = json.dumps(about, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    write_file(folder / "settings.json", lambda name: name.write_text(text, encoding="utf-8"))
+
+    def write(name: Path) -> None:
+        name.chmod(0o600)  # the input's path may name a patient
+        name.write_text(text, encoding="utf-8")
+
+    write_file(folder / "settings.json", write)

@@ -20,7 +20,7 @@ from medidiff.errors import InputError
 from medidiff.io import ReadOptions, find
 from medidiff.io.files.formats import kind_of
 
-__all__ = ["cases_of", "is_bids"]
+__all__ = ["case_at", "cases_of", "is_bids"]
 
 _FILES = ("nifti", "nrrd", "metaimage", "archive")
 _ENDING = re.compile(r"(\.nii\.gz|\.nii|\.nrrd|\.nhdr|\.mha|\.mhd|\.hdr|\.tar\.gz|\.tgz|\.tar|\.zip)\Z", re.IGNORECASE)
@@ -122,22 +122,30 @@ def _of_place(place: Path, home: Path, options: ReadOptions) -> Iterator[Case]:
     """The cases of one place: each scan in it, or the place itself where what is in it cannot be told."""
     parts = place.relative_to(home).parts or (place.name,)
     if options.scan or (place.is_file() and not _holds_several(place)):
-        yield _case(place, parts, options.scan, single=place.is_file())
+        yield case_at(place, parts, options.scan, single=place.is_file())
         return
     try:
         count = len(find(place, options).scans)
     except InputError:
-        yield _case(place, parts, 0, single=True)
+        yield case_at(place, parts, 0, single=True)
         return
     for number in range(1, count + 1):
-        yield _case(place, parts, number, single=False)
+        yield case_at(place, parts, number, single=False)
 
 
 def _holds_several(file: Path) -> bool:
     return kind_of(file) in ("archive", "dicom")
 
 
-def _case(place: Path, parts: Sequence[str], scan: int, *, single: bool) -> Case:
+def case_at(place: Path, parts: Sequence[str], scan: int, *, single: bool) -> Case:
+    """The case of a scan at a place.
+
+    Args:
+        place: file or folder.
+        parts: folders and name below the input, of which the names of case and results are made.
+        scan: its number there; 0 for the only one.
+        single: whether the place holds, or counts as, one scan.
+    """
     folders, stem = [neutral(part) for part in parts[:-1]], neutral(_ENDING.sub("", parts[-1]))
     last = f"{stem}_{KIND}" if single else f"{stem}/scan-{max(scan, 1):02d}_{KIND}"
     return Case(case_name(parts, scan), str(place.absolute()), scan, "/".join((*folders, last)))
@@ -192,7 +200,7 @@ def _listed(path: Path) -> Iterator[Case]:
             scan = -1
         if scan < 0:
             raise _broken(path, f"row {number} has a scan that is no number", "a number from 1, or 0 for the only scan")
-        case = _case(place, [part for part in parts if part not in ("/", "..", ".")], scan, single=scan == 0)
+        case = case_at(place, [part for part in parts if part not in ("/", "..", ".")], scan, single=scan == 0)
         name, output = row.get("id") or case.name, row.get("output")
         if row.get("id"):
             case = replace(case, name=str(name), output=f"{name}_{KIND}")

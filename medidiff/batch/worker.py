@@ -23,7 +23,7 @@ from medidiff.catalogue import CATALOGUE
 from medidiff.errors import InputError, MedidiffError, OutputError, PriorError
 from medidiff.io.files.atomic import sha256
 
-__all__ = ["Outcome", "Task", "Worker"]
+__all__ = ["NO_ARCHIVE", "Outcome", "Task", "Worker"]
 
 _HOPELESS = (
     "E-DISK",
@@ -34,6 +34,21 @@ _HOPELESS = (
     "E-WEIGHTS",
     "E-CONTRAST",
 )  # what meets one case will meet the next
+NO_ARCHIVE = frozenset(
+    {
+        "E-PACS-AETITLE",
+        "E-PACS-BUSY",
+        "E-PACS-EXTRA",
+        "E-PACS-LOGIN",
+        "E-PACS-NODE",
+        "E-PACS-PORT",
+        "E-PACS-REACH",
+        "E-PACS-REJECTED",
+        "E-PACS-SECRET",
+        "E-PACS-TLS",
+    }
+)
+"""Codes of an archive that no case can be fetched from; other codes of archives are of one series."""
 _MOST_DEATHS = 10  # that are put down to chance
 _POLL_SECONDS = (0.05, 2.0)
 _BEATS = 6  # in the time after which a lease counts as dead
@@ -183,7 +198,7 @@ class Worker:
         try:
             outcome = self.task.run(case)
         except MedidiffError as error:
-            if error.code in _HOPELESS and isinstance(error, OutputError | PriorError):
+            if error.code in NO_ARCHIVE or (error.code in _HOPELESS and isinstance(error, OutputError | PriorError)):
                 raise
             return self._refuse(case, error)
         except MemoryError:

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medidiff.batch.cases import Case
 from medidiff.batch.engines import Resources, Running
-from medidiff.batch.job import Batch, Job
+from medidiff.batch.job import Batch, Job, Listing
 from medidiff.batch.journal import Tail
 from medidiff.batch.metrics import Waiting, cohort, put
 from medidiff.batch.sources import cases_of
 from medidiff.batch.status import Pace, Status, status_of, write_report
 from medidiff.batch.worker import Worker
+from medidiff.cli.batch_archive import series_cases, source_of, task_of
 from medidiff.cli.batch_choice import Choice, chosen
 from medidiff.cli.batch_status import show, sync
-from medidiff.cli.batch_task import RestoreTask, options_of
+from medidiff.cli.batch_task import options_of
 from medidiff.cli.batch_verbs import BatchDenoise, Batching, BatchSuperresolve
 from medidiff.cli.restoring import settings_of
 from medidiff.cli.screen import Report, Screen
@@ -30,7 +32,7 @@ __all__ = ["run"]
 _PARTIAL = 7
 _POLL_SECONDS = 0.5
 _MOST_RESTARTS = 100  # of workers that were killed, in one command
-_STOPPED = 5  # exit code of a worker that could not write
+_REASONS = {5: "The disk may be full or closed", 4: "The archive may not answer"}  # by a worker's exit code
 
 
 def run(verb: Batching, session: Session) -> int:
@@ -50,17 +52,10 @@ def run(verb: Batching, session: Session) -> int:
     job = _job(verb)
     for name, digest in job.priors.items():
         session.prior(name, digest)
-    options = read_options(verb)
-
-    def listing() -> Any:
-        return cases_of(verb.source, options, out=verb.out)
-
     if verb.dry_run:
         _show_plan(verb, job, screen)
         return 0
-    if not verb.source.exists() and not Batch.is_there(verb.out):
-        listing()  # says that nothing is there, before a folder is made
-    batch = Batch.begin(verb.out, job, listing, go_on=verb.go_on)
+    batch = Batch.begin(verb.out, job, _listing(verb), go_on=verb.go_on)
     session.begin()
     batch.sweep()
     since = batch.now_ns()
@@ -69,6 +64,22 @@ def run(verb: Batching, session: Session) -> int:
     with screen.progress(f"batch {job.task}") as report:
         choice = _work(verb, batch, since=since, numbers=numbers, pace=pace, report=report)
     return _end(verb, batch, session, screen, since=since, pace=pace, choice=choice)
+
+
+def _listing(verb: Batching) -> Listing:
+    """Where the cases come from; what is not there is refused before a folder is made."""
+    if Batch.is_there(verb.out):
+        return lambda: _cases(verb)
+    if not verb.source.is_archive and verb.source.path.exists():
+        return lambda: _cases(verb)
+    found = _cases(verb)
+    return lambda: found
+
+
+def _cases(verb: Batching) -> list[Case]:
+    if verb.source.is_archive:
+        return series_cases(verb)
+    return cases_of(verb.source.path, read_options(verb), out=verb.out)
 
 
 def _check(verb: Batching) -> None:
@@ -85,12 +96,16 @@ def _check(verb: Batching) -> None:
         if not good:
             raise SettingsError("E-SETTING", f"{value}", wanted=wanted, attribute=name)
     verb.engine_with(Resources())
-    if verb.source.exists() and verb.out.exists() and verb.source.samefile(verb.out):
+    if not verb.source.is_archive and _is_one(verb.source.path, verb.out):
         mend = "Choose another folder; one inside the input is fine."
         raise OutputError("E-OVERWRITE", "the output folder is the input", mend=mend, file=verb.out.name)
     if verb.out.exists() and not verb.out.is_dir():
         found = "a file stands where the folder would go"
         raise OutputError("E-OUT", found, file=verb.out.name, mend="Name a folder.")
+
+
+def _is_one(source: Path, out: Path) -> bool:
+    return source.exists() and out.exists() and source.samefile(out)
 
 
 def _job(verb: Batching) -> Job:
@@ -101,7 +116,8 @@ def _job(verb: Batching) -> Job:
         options["prior"] = named = str(Path(named).absolute())
     sources = [named] if named is not None else _bundled()
     priors = {Prior.card_of(source).name: prior_sha256(source) for source in sources}
-    return Job(task, str(verb.source.absolute()), options, priors, verb.seed)
+    source = source_of(verb.source) if verb.source.is_archive else str(verb.source.path.absolute())
+    return Job(task, source, options, priors, verb.seed)
 
 
 def _bundled() -> list[str]:
@@ -125,6 +141,7 @@ def _work(verb: Batching, batch: Batch, *, since: int, numbers: range, pace: Pac
     command = [sys.executable, "-m", "medidiff", "batch", "work", str(batch.root.absolute()), "--since", str(since)]
     command += ["--device", verb.device, "-num_parts", str(verb.num_parts), "-part_id", str(verb.part_id)]
     command += ["--retry-failed"] if verb.retry_failed else []
+    command += ["--config", str(verb.config.absolute())] if verb.config is not None else []
     tail = Tail(batch.folder / "journal", since)
 
     def watch(running: Running) -> None:
@@ -134,13 +151,13 @@ def _work(verb: Batching, batch: Batch, *, since: int, numbers: range, pace: Pac
 
     choice = chosen(verb, len(numbers), command=command, logs=batch.folder / "logs", watch=watch, tail=tail, pace=pace)
     if verb.engine == "local" and choice.workers == 1 and choice.threads is None:
-        task = RestoreTask(batch.job, batch.root, device=verb.device)
 
         def note(event: Any) -> None:
             pace.take([event])
             told()
 
-        Worker(batch, task, since_ns=since, retry_refused=verb.retry_failed, told=note).work(numbers)
+        with task_of(batch, device=verb.device, config=verb.config) as task:
+            Worker(batch, task, since_ns=since, retry_refused=verb.retry_failed, told=note).work(numbers)
         return choice
     resources = Resources(choice.threads or 1, choice.gpus, batch.folder / "logs")
     crew = _Crew(lambda count: verb.engine_with(resources).start(command, count), may_wait=verb.engine != "local")
@@ -206,7 +223,8 @@ class _Crew:
 def _stopped(codes: list[int]) -> OutputError:
     bad = sorted({code for code in codes if code})
     found = f"the workers ended before the work did (exit codes {', '.join(map(str, bad)) or 'unknown'})"
-    reason = "The disk may be full or closed: the logs in .medidiff/logs say it. " if _STOPPED in bad else ""
+    reasons = [reason for code, reason in _REASONS.items() if code in bad]
+    reason = f"{'; '.join(reasons)}: the logs in .medidiff/logs say it. " if reasons else ""
     return OutputError("E-WORKERS", found, mend=f"{reason}The same command goes on where they stopped.")
 
 
@@ -243,7 +261,7 @@ def _figures(batch: Batch, status: Status, pace: Pace) -> Waiting:
 
 
 def _show_plan(verb: Batching, job: Job, screen: Screen) -> None:
-    cases = cases_of(verb.source, read_options(verb), out=verb.out)
+    cases = _cases(verb)
     first = [case.result("{kind}", "") for case in cases[:3]]
     document = {
         "task": job.task,

@@ -175,7 +175,7 @@ def _metrics(reading: Reading, posterior: Posterior) -> Mapping[str, float]:
 def options_of(verb: Any) -> dict[str, Any]:
     """What of a batch's options has an effect on results, as JSON values."""
     left_out = {*_OWN, *(f.name for f in dataclasses.fields(EngineOptions))}
-    left_out |= {"go_on", "retry_failed", "workers", "threads", "num_parts", "part_id", "tracking"}
+    left_out |= {"go_on", "retry_failed", "config", "workers", "threads", "num_parts", "part_id", "tracking"}
     options = {f.name: getattr(verb, f.name) for f in dataclasses.fields(verb) if f.name not in left_out}
     options["draws"] = verb.wanted_draws
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from medidiff.cli.batch_input import Input
 from medidiff.cli.engine_options import EngineOptions
 from medidiff.cli.options import Option
+from medidiff.cli.pacs_verbs import Config
 from medidiff.cli.restoring_options import Finer, RestoringOptions
 from medidiff.cli.shared import Device, DryRun, Json, Record
 
@@ -29,9 +31,10 @@ class Batching(EngineOptions, RestoringOptions):
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.batch",)
     source: Annotated[
-        Path,
+        Input,
         Option(
-            "a folder tree, a BIDS data set, or a manifest (.csv, .tsv, .jsonl: input, id, scan, output)",
+            "a folder tree, a BIDS data set, a manifest (.csv, .tsv, .jsonl: input, id, scan, output), or a question "
+            "to a PACS, 'pacs:NODE?accession=A1&modality=MR', with study, series, accession, patient, dates, modality",
             ("INPUT",),
             positional=True,
         ),
@@ -49,6 +52,7 @@ class Batching(EngineOptions, RestoringOptions):
         bool, Option("go on in a batch of other settings, and do again what was done with those", flags=("--continue",))
     ] = False
     retry_failed: Retry = False
+    config: Config = None
     workers: Annotated[
         int | None, Option("processes; when left out what a short measurement finds fastest", ("N",), group=_RUN)
     ] = None
@@ -114,6 +118,7 @@ class BatchWork:
     num_parts: Parts = 1
     part_id: Part = 0
     most: Annotated[int | None, Option("end after so many cases", ("N",))] = None
+    config: Config = None
     device: Device = "auto"
 
 

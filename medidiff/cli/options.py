@@ -15,7 +15,6 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from medidiff.errors import SettingsError
@@ -198,7 +197,7 @@ def _convert(hint: Any, word: str, *, label: str) -> Any:
             return word
         wanted = " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
         raise SettingsError("E-USAGE", f"'{word}'", wanted=wanted, attribute=label)
-    if hint is Path and not word:  # an empty variable of a shell, which would mean the folder at hand
+    if not word and hint not in (str, int, float):  # an empty variable of a shell: the folder at hand, as a path
         raise SettingsError("E-USAGE", "an empty name", wanted="a path", attribute=label)
     try:
         return hint(word)

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from medidiff.cli.options import Option
 from medidiff.cli.shared import DryRun, Json, Record
 
-__all__ = ["PacsPull", "PacsPush", "PacsWatch"]
+__all__ = ["Config", "PacsPull", "PacsPush", "PacsWatch"]
 
 Node = Annotated[
     str,

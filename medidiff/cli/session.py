@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from medidiff.cli.batch_input import Input
 from medidiff.cli.batch_verbs import Batching
 from medidiff.cli.verbs import Adapt, Deidentify, Demo, Export, Repairs, Synthesize, Train, Verb
 from medidiff.errors import InputError, MedidiffError, OutputError, SettingsError
@@ -202,11 +203,12 @@ def load(scan: Scan, path: Path) -> Reading:
 
 def _paths(verb: Verb) -> list[Path]:
     values = [getattr(verb, field.name) for field in dataclasses.fields(verb)]
-    return [part for value in values for part in (value if isinstance(value, tuple) else (value,)) if _is_path(part)]
+    parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
+    return [part.path if isinstance(part, Input) else part for part in parts if _is_path(part)]
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, Path)
+    return isinstance(value, Path | Input)
 
 
 def _told(verb: Verb) -> Mapping[str, Any]:
@@ -232,6 +234,8 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     if isinstance(value, Path):
         return safe_label(value)
+    if isinstance(value, Input):
+        return "a question to an archive" if value.is_archive else safe_label(value.path)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no NaN
     return safe_label(value) if isinstance(value, str) and {"/", "\\"} & set(value) else value

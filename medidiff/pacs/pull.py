@@ -20,7 +20,7 @@ from medidiff.pacs.arrivals import Arrivals
 from medidiff.pacs.patience import PASSING, Patience
 from medidiff.pacs.wanted import Wanted
 
-__all__ = ["Pulled", "PulledSeries", "pull_series", "pull_study"]
+__all__ = ["OF_ONE_SERIES", "Pulled", "PulledSeries", "pull_series", "pull_study"]
 
 _MOST_ROUNDS = 5  # in which a study may go on growing
 
@@ -95,7 +95,7 @@ def pull_study(
             try:
                 done[each.uid] = _whole(archive, study, each, out, patience, report)
             except InputError as error:
-                if error.code not in _OF_ONE_SERIES:
+                if error.code not in OF_ONE_SERIES:
                     raise
                 refused[each.uid] = error
                 with suppress(OSError):  # stays where it holds other series
@@ -107,7 +107,7 @@ def pull_study(
     return Pulled(out / study, tuple(done.values()), tuple(refused.values()))
 
 
-_OF_ONE_SERIES = (PASSING - {"E-PACS-REACH", "E-PACS-BUSY"}) | {
+OF_ONE_SERIES = (PASSING - {"E-PACS-REACH", "E-PACS-BUSY"}) | {
     "E-PACS-ANSWER",
     "E-PACS-HTTP",
     "E-PACS-NONE",

@@ -21,6 +21,7 @@ from medidiff.pacs.patience import Patience
 __all__ = ["Pushed", "push_folder"]
 
 Report = Callable[[int, int], None]
+_BATCH = ".medidiff"  # folder of a batch below its results: records, and series that an archive has sent itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def push_folder(
 
     Args:
         archive: whom to send to.
-        folder: a folder, with its sub-folders, or one file.
+        folder: a folder, with its sub-folders, or one file; of a batch's output folder the results alone.
         patience: how to try again.
         synthetic: whether invented scans may go.
         report: called with the series that are done, and all of them.
@@ -89,6 +90,8 @@ def _files(folder: Path) -> tuple[list[Instance], list[Skipped]]:
     found: dict[str, Instance] = {}
     skipped = list(gathered.skipped)
     for file in gathered.files:
+        if _BATCH in file.parts[len(folder.parts) : -1]:
+            continue
         with file.open("rb") as stream:
             start = stream.read(1024)
         if not is_dicom(start):
