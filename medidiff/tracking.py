@@ -93,7 +93,7 @@ def track(
 def log_metrics(
     name: str,
     params: Mapping[str, object],
-    metrics: Mapping[str, float],
+    metrics: Mapping[str, float | Mapping[int, float]],
     *,
     artifacts: Sequence[Path] = (),
     uri: str | None = None,
@@ -104,7 +104,8 @@ def log_metrics(
     Args:
         name: of the run.
         params: settings; plain numbers and texts, nested mappings allowed.
-        metrics: scores; those that are not finite are counted in the tag ``skipped_non_finite`` and left out.
+        metrics: scores, each one number or, where there are several cases, a number for each case; the cases become
+            the steps of the metric. What is not finite is counted in the tag ``skipped_non_finite`` and left out.
         artifacts: files to keep with it.
         uri: MLflow store; by default ``mlflow.db`` in the current folder.
         experiment: name of the MLflow experiment.
@@ -113,13 +114,15 @@ def log_metrics(
         SettingsError: the store cannot be used, or a name or value must not be published.
     """
     told = public(params)
-    scores = {_public_name(key): float(value) for key, value in metrics.items()}
+    cases = {key: value if isinstance(value, Mapping) else {0: value} for key, value in metrics.items()}
+    scores = {_public_name(key): {int(n): float(each) for n, each in found.items()} for key, found in cases.items()}
     with _store():
         client, home = _open(uri or f"sqlite:///{Path('mlflow.db').resolve()}", experiment, folder=Path())
         run = _Run(client, client.create_run(home, run_name=_public("name", name), tags=_NEUTRAL).info.run_id)
         run.describe(told, _environment("cpu"))
-        for key, value in scores.items():
-            run.metric(key, value, 0)
+        for key, found in scores.items():
+            for case in sorted(found):
+                run.metric(key, found[case], case)
         run.keep("", *artifacts)
         run.close("FINISHED")
     return run.id

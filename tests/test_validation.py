@@ -105,18 +105,24 @@ def test_a_peer_that_is_not_installed_is_named(peers, monkeypatch):
         peers.bm4d_peer(np.ones((4, 4, 4), np.float32), 0.1)
 
 
-def test_means_are_logged_under_names_without_blanks(denoising, monkeypatch, tmp_path):
+def test_every_figure_of_every_scan_is_logged_and_kept_for_the_repository(denoising, study, monkeypatch, tmp_path):
     logged = {}
     tracking = type(
         "Tracking", (), {"log_metrics": staticmethod(lambda *given, **named: logged.update(given=given, named=named))}
     )
     monkeypatch.setitem(denoising.sys.modules, "medidiff.tracking", tracking)
-    scores = [denoising.Score(n, 3.0, "noisy input", "", 30.0 + n, 0.9, 0.0) for n in (1, 2)]
-    denoising.log_table(scores, {"set": "x"}, [tmp_path], None)
-    name, params, metrics = logged["given"]
-    assert (name, params) == ("denoising", {"set": "x"})
-    assert logged["named"] == {"artifacts": [tmp_path], "uri": None}
-    assert metrics == {"psnr_db_noisy_input_noise_3": 31.5, "ssim_noisy_input_noise_3": 0.9}
+    words = [*study, "--levels", "12", "--peers", "gaussian", "--crop", "16", "--out", str(tmp_path)]
+    assert denoising.main(words) == 0
+    name, params, figures = logged["given"]
+    kept = json.loads((tmp_path / "denoising.json").read_text())
+    assert name == "denoising"
+    assert params == kept["finding"]["params"]
+    assert params["command"].startswith("python validation/denoising.py --set set --crop 16 --levels 12")
+    assert str(tmp_path) not in str(params)
+    for score in kept["scores"]:
+        assert figures[f"psnr_db/12/{score['method']}"] == {1: score["psnr_db"]}
+    assert {name.split("/")[0] for name in figures} == {"psnr_db", "ssim", "seconds"}
+    assert logged["named"] == {"artifacts": [tmp_path / f"denoising.{kind}" for kind in ("md", "json")], "uri": None}
 
 
 def test_noise_can_vary_and_its_level_be_estimated(denoising, study, tmp_path):

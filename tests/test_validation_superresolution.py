@@ -52,6 +52,9 @@ def test_the_command_writes_a_row_for_each_task_and_method(command, study, tmp_p
     text = (tmp_path / "out" / "superresolution.md").read_text()
     assert "| x3, 1 % noise | cubic B-spline |" in text
     assert "sub-02" not in text
+    finding = json.loads((tmp_path / "out" / "superresolution.json").read_text())["finding"]
+    assert finding["figures"]["hfen/x3 9 noise/smoothest"] == [[1, found["x3, 9 % noise", "smoothest"]["hfen"]]]
+    assert finding["params"]["command"].endswith("--factors 3 3.3")
 
 
 @pytest.mark.parametrize("factors", [(1.0, 1.0, 3.0), (1.0, 1.0, 3.3), (2.0, 2.0, 2.0)], ids=str)

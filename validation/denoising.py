@@ -18,13 +18,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scoring
 import torch
+from findings import finding, series
 from peers import PEERS, Array, Candidate
 from scoring import Truth, chosen_scans, load_prior, spread, truth
 
@@ -32,7 +31,6 @@ from medidiff.errors import SettingsError
 from medidiff.metrics import psnr, ssim
 from medidiff.physics import Noise
 from medidiff.physics.estimate import estimate_noise
-from medidiff.version import __version__
 from medidiff.volume import Geometry, Volume
 
 if TYPE_CHECKING:
@@ -125,19 +123,6 @@ def markdown(scores: Sequence[Score], heading: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def log_table(scores: Sequence[Score], params: dict[str, str], artifacts: Sequence[Path], uri: str | None) -> None:
-    """Send the means to MLflow, and the table with them."""
-    from medidiff.tracking import log_metrics
-
-    means = {}
-    for percent, method in dict.fromkeys((s.level_percent, s.method) for s in scores):
-        group = [s for s in scores if (s.level_percent, s.method) == (percent, method)]
-        tail = f"{method.replace(' ', '_')}_noise_{percent:g}"
-        means[f"psnr_db_{tail}"] = float(np.mean([s.psnr_db for s in group]))
-        means[f"ssim_{tail}"] = float(np.mean([s.ssim for s in group]))
-    log_metrics("denoising", params, means, artifacts=artifacts, uri=uri)
-
-
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     out = scoring.options(__doc__.splitlines()[0], writes="denoising.md and denoising.json")
@@ -171,19 +156,22 @@ def run(options: argparse.Namespace) -> str:
     )
     table = markdown(scores, heading)
     params = {
-        "version": __version__,
         "set": f"{options.set} {options.contrast}",
+        "part": options.part,
         "noise": noise,
         "region": where,
         "scans": " ".join(map(str, files)),
         "split_sha256": hashlib.sha256(options.split.read_bytes()).hexdigest(),
         "prior": "none" if prior is None else f"{prior.card.name} {prior.card.weights_sha256}",
-        "dipy": version("dipy"),
     }
-    record = {"params": params, "scores": [asdict(s) for s in scores]}
-    written = scoring.save(options.out, "denoising", table=table, record=record)
+    record = {"scores": [asdict(s) for s in scores]}
+    figures = series(record["scores"], by=("level_percent", "method"), values=("psnr_db", "ssim", "seconds"))
+    found = finding("denoising", parser(), options, params=params, figures=figures)
+    written = scoring.save(options.out, "denoising", table=table, record=record, finding=found)
     if options.mlflow != "none":
-        log_table(scores, params, written, options.mlflow or None)
+        from medidiff.tracking import log_metrics
+
+        log_metrics("denoising", found.params, found.figures, artifacts=written, uri=options.mlflow or None)
     return table
 
 

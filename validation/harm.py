@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scoring
 import torch
+from findings import finding, series
 from numpy.typing import NDArray
 from scipy import ndimage
 from scoring import Array, Truth, chosen_scans, load_prior, spread, truth
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 _REGION = 10  # voxels a side, so 1,000 in all
 _DETAIL_SIGMA = 1.0  # voxels
 _FREQUENCIES = (0.125, 0.25)  # cycles per voxel
+_BY = ("added_percent",)
+_FIGURES = ("kept_db", "transfer_eighth", "transfer_quarter", "region_mean_percent", "white", "anatomy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,6 @@ def measure(number: int, reference: Truth, percent: float, prior: Prior, *, ampl
 
 def markdown(found: Sequence[Harm], heading: str) -> str:
     """The table: a row per added level, mean ± standard deviation over scans."""
-    names = ("kept_db", "transfer_eighth", "transfer_quarter", "region_mean_percent", "white", "anatomy")
     lines = [
         heading,
         "",
@@ -132,7 +134,7 @@ def markdown(found: Sequence[Harm], heading: str) -> str:
     ]
     for percent in dict.fromkeys(harm.added_percent for harm in found):
         group = [harm for harm in found if harm.added_percent == percent]
-        cells = " | ".join(spread([getattr(harm, name) for harm in group], 3) for name in names)
+        cells = " | ".join(spread([getattr(harm, name) for harm in group], 3) for name in _FIGURES)
         lines.append(f"| {f'{percent:g} %' if percent else 'none'} | {cells} |")
     return "\n".join(lines) + "\n"
 
@@ -162,8 +164,15 @@ def run(arguments: argparse.Namespace) -> str:
             print(found[-1], file=sys.stderr)
     scans, where = len({harm.scan for harm in found}), scoring.region(arguments)
     table = markdown(found, f"Harm, {scans} {arguments.part} scans of {arguments.set}, {where}.")
-    record = {"prior": prior.card.weights_sha256, "harm": [asdict(harm) for harm in found]}
-    scoring.save(arguments.out, "harm", table=table, record=record)
+    params = {
+        "set": f"{arguments.set} {arguments.contrast}",
+        "part": arguments.part,
+        "region": where,
+        "prior": f"{prior.card.name} {prior.card.weights_sha256}",
+    }
+    record = {"harm": [asdict(harm) for harm in found]}
+    told = finding("harm", parser(), arguments, params=params, figures=series(record["harm"], by=_BY, values=_FIGURES))
+    scoring.save(arguments.out, "harm", table=table, record=record, finding=told)
     return table
 
 

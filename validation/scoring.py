@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from medidiff.training.slabs import cut_slab, read_slab
 from medidiff.volume import Geometry, Volume
 
 if TYPE_CHECKING:
+    from findings import Finding
+
     from medidiff.prior import Prior
 
 __all__ = [
@@ -168,8 +170,10 @@ def region(arguments: argparse.Namespace) -> str:
     return f"central {arguments.crop}³ voxels" if arguments.crop else "whole scan"
 
 
-def save(folder: Path, name: str, *, table: str, record: object) -> list[Path]:
-    """Write ``<name>.md`` and ``<name>.json``; returns both paths."""
+def save(folder: Path, name: str, *, table: str, record: object, finding: Finding | None = None) -> list[Path]:
+    """Write ``<name>.md`` and ``<name>.json``, with what `findings.keep` takes from it; returns both paths."""
+    if finding is not None:
+        record = {**cast("dict[str, object]", record), "finding": finding.record()}
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / f"{name}.md", folder / f"{name}.json"]
     written[0].write_text(table, encoding="utf-8")

@@ -14,6 +14,7 @@ contradicts the scan.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scoring
 import torch
+from findings import finding, series
 from scoring import Array, Truth, chosen_scans, load_prior, spread, truth
 
 from medidiff.errors import SettingsError
@@ -33,6 +35,8 @@ from medidiff.volume import Geometry, Volume
 
 if TYPE_CHECKING:
     from medidiff.prior import Prior
+
+_FIGURES = ("psnr_db", "ssim", "hfen", "residual", "ripple", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +222,18 @@ def run(arguments: argparse.Namespace) -> str:
     )
     table = markdown(scores, heading)
     name = "none" if prior is None else f"{prior.card.name} {prior.card.weights_sha256}"
-    record = {"prior": name, "set": arguments.set, "region": where, "scores": [asdict(s) for s in scores]}
-    scoring.save(arguments.out, "superresolution", table=table, record=record)
+    params = {
+        "set": f"{arguments.set} {arguments.contrast}",
+        "part": arguments.part,
+        "region": where,
+        "scans": " ".join(map(str, files)),
+        "split_sha256": hashlib.sha256(arguments.split.read_bytes()).hexdigest(),
+        "prior": name,
+    }
+    record = {"scores": [asdict(s) for s in scores]}
+    figures = series(record["scores"], by=("task", "method"), values=_FIGURES)
+    found = finding("superresolution", parser(), arguments, params=params, figures=figures)
+    scoring.save(arguments.out, "superresolution", table=table, record=record, finding=found)
     return table
 
 
