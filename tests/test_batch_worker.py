@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import errno
 import json
@@ -353,8 +354,23 @@ def test_the_report_lists_every_refusal(batch):
     (refusal,) = told["refusals"]
     assert refusal["code"] == "E-FORMAT"
     assert refusal["case"] in (batch.folder / "report.txt").read_text()
+    place = batch.folder / "refused.csv"
+    with place.open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["input"], row["code"], row["mend"]) == (batch.manifest[5].input, "E-FORMAT", refusal["mend"])
+    assert place.stat().st_mode & 0o077 == 0
     part = status_of(batch, batch.part(2, 1)).record()
     assert (part["cases"], part["done"], part["codes"]) == (3, 2, {"E-FORMAT": 1})
+
+
+def test_nothing_is_listed_once_all_is_mended(batch):
+    work(batch)
+    write_report(batch, status_of(batch), Pace(6), about={})
+    Path(batch.manifest[5].input).write_bytes(b"mended")
+    work(batch)
+    write_report(batch, status_of(batch), Pace(6), about={})
+    assert not (batch.folder / "refused.csv").exists()
+    assert json.loads((batch.folder / "report.json").read_text())["refusals"] == []
 
 
 def test_figures_wait_until_a_store_has_taken_them(batch):

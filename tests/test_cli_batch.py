@@ -75,12 +75,31 @@ def test_the_same_command_again_repeats_nothing_and_tells_nobodys_name(words, tm
     told = ran(words, capsys)
     assert (told["run"]["computed"], told["run"]["kept"], told["run"]["refused"]) == (0, 3, 1)
     assert before.items() <= tree(tmp_path / "out").items()
-    hidden = [
-        p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name not in ("manifest.jsonl", "settings.json")
-    ]
+    private = {"manifest.jsonl", "settings.json", "refused.csv"}
+    assert {(tmp_path / "out" / ".medidiff" / name).stat().st_mode & 0o077 for name in private} == {0}
+    hidden = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name not in private]
     assert not [p for p in hidden if b"DOE" in p.read_bytes() or "DOE" in str(p)]
     record = (tmp_path / "out" / ".medidiff" / "record.jsonl").read_text()
     assert record.count('"kind": "end"') == 2
+
+
+def test_the_refused_are_listed_and_what_was_mended_is_done(words, scans, tmp_path, capsys):
+    ran(words, capsys)
+    told = document(["batch", "status", tmp_path / "out", "--refused"], capsys)
+    (refusal,) = told["refusals"]
+    assert refusal["code"] == "E-FORMAT"
+    assert refusal["message"].endswith(refusal["mend"])
+    assert refusal["mend"]
+    assert cli.main(["batch", "status", str(tmp_path / "out"), "--refused"]) == 0
+    out = capsys.readouterr().out
+    assert refusal["case"] in out
+    assert refusal["message"] in out
+    assert "DOE" not in out
+    assert ran([*words, "--retry-failed"], capsys)["codes"] == {"E-FORMAT": 1}
+    write(ball(SHAPE, seed=9), scans / "DOE^JANE" / "T1w.nii.gz")
+    told = ran([*words, "--retry-failed"], capsys, 0)
+    assert (told["run"]["computed"], told["run"]["kept"]) == (1, 3)
+    assert document(["batch", "status", tmp_path / "out", "--refused"], capsys)["refusals"] == []
 
 
 def test_a_weight_that_changed_under_the_same_name_does_all_again(words, card, tmp_path, capsys):

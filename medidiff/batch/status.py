@@ -11,6 +11,7 @@ from typing import Any
 
 from medidiff.batch.job import Batch
 from medidiff.batch.journal import Event
+from medidiff.batch.quarantine import refused_cases, write_quarantine
 from medidiff.batch.records import Done, Refused
 from medidiff.io.files.atomic import write_file
 
@@ -53,7 +54,6 @@ def status_of(batch: Batch, numbers: range | None = None) -> Status:
         batch: on the disk.
         numbers: of the cases to count; all when left out, which is faster.
     """
-    codes: Counter[str] = Counter()
     if numbers is not None and len(numbers) < len(batch.manifest):
         done, names = _of_some(batch, numbers)
         cases = len(numbers)
@@ -61,10 +61,11 @@ def status_of(batch: Batch, numbers: range | None = None) -> Status:
         done, names, cases = 0, [], len(batch.manifest)
         for finished, refused in batch.records.names():
             done += len(finished)
-            names += sorted(refused)
-    for name in names:
-        record = batch.records.refused(name)
-        codes[record.code if record is not None else "?"] += 1  # a record that was cut is mended in the next run
+            names += refused
+    records = refused_cases(batch, names)
+    codes = Counter(record.code for record in records)
+    if cut := len(names) - len(records):
+        codes["?"] = cut  # records that were cut are mended in the next run
     return Status(batch.job.task, cases, done, dict(sorted(codes.items())), batch.leases.held())
 
 
@@ -112,7 +113,7 @@ class Pace:
 
 
 def write_report(batch: Batch, status: Status, pace: Pace, *, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write ``report.json`` and ``report.txt`` into the batch's folder.
+    """Write ``report.json``, ``report.txt`` and ``refused.csv`` into the batch's folder.
 
     Args:
         batch: on the disk.
@@ -127,9 +128,9 @@ def write_report(batch: Batch, status: Status, pace: Pace, *, about: Mapping[str
         OutputError: the system refuses.
     """
     report = status.record() | {"run": pace.record()} | dict(about)
-    refused = [name for _, names in batch.records.names() for name in sorted(names)]
-    records = (batch.records.refused(name) for name in refused)
-    listed = [{"case": r.case, "code": r.code, "message": r.message, "mend": r.mend} for r in records if r is not None]
+    refused = refused_cases(batch)
+    write_quarantine(batch, refused)
+    listed = [{"case": r.case, "code": r.code, "message": r.message, "mend": r.mend} for r in refused]
     text = json.dumps(report | {"refusals": listed}, indent=2, allow_nan=False) + "\n"
     write_file(batch.folder / "report.json", lambda name: name.write_text(text, encoding="utf-8"))
     lines = [f"{key}: {value}" for key, value in report.items() if not isinstance(value, dict)]

@@ -10,9 +10,10 @@ from typing import Any
 
 from medidiff.batch.cases import Case
 from medidiff.batch.engines import Resources, Running
-from medidiff.batch.job import Batch, Job, Listing
+from medidiff.batch.job import FOLDER, Batch, Job, Listing
 from medidiff.batch.journal import Tail
 from medidiff.batch.metrics import Waiting, cohort, put
+from medidiff.batch.quarantine import QUARANTINE
 from medidiff.batch.sources import cases_of
 from medidiff.batch.status import Pace, Status, status_of, write_report
 from medidiff.batch.worker import Worker
@@ -247,7 +248,11 @@ def _end(
         mend = f"Read {Path(batch.root.name, '.medidiff', 'report.txt')}."
         raise InputError("E-NOTHING", f"all {status.cases} cases are refused ({codes})", mend=mend)
     show(report, screen)
-    return _PARTIAL if status.refused else 0
+    if not status.refused:
+        return 0
+    place = Path(batch.root.name, FOLDER, QUARANTINE)
+    screen.note(f"'medidiff batch status {batch.root.name} --refused' lists the refused; {place} says where they lie.")
+    return _PARTIAL
 
 
 def _figures(batch: Batch, status: Status, pace: Pace) -> Waiting:

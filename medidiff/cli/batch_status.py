@@ -8,6 +8,7 @@ from typing import Any
 
 from medidiff.batch.job import Batch
 from medidiff.batch.metrics import sent, waiting
+from medidiff.batch.quarantine import refused_cases
 from medidiff.batch.status import status_of
 from medidiff.cli.batch_verbs import BatchStatus, BatchSync
 from medidiff.cli.screen import Screen
@@ -30,7 +31,11 @@ def run(verb: BatchStatus | BatchSync, session: Session) -> None:
     if isinstance(verb, BatchSync):
         Screen().lines({"runs handed over": sync(batch, verb.tracking)})
         return
-    show(status_of(batch).record(), Screen(verb.json))
+    status = status_of(batch).record()
+    if verb.refused:
+        listed = refused_cases(batch)
+        status["refusals"] = [{"case": r.case, "code": r.code, "message": r.message, "mend": r.mend} for r in listed]
+    show(status, Screen(verb.json))
 
 
 def show(status: Mapping[str, Any], screen: Screen) -> None:
@@ -41,6 +46,8 @@ def show(status: Mapping[str, Any], screen: Screen) -> None:
     rows = [[name, str(status[name])] for name in ("cases", "done", "refused", "left", "held")]
     rows += [[f"refused: {code}", str(count)] for code, count in status["codes"].items()]
     screen.table(f"batch {status['task']}", ("", "cases"), rows)
+    if status.get("refusals"):
+        screen.lines({each["case"]: each["message"] for each in status["refusals"]})
     run = status.get("run")
     if run:
         screen.lines({"computed": run["computed"], "kept": run["kept"], "an hour": f"{run['cases_per_hour']:,.1f}"})

@@ -101,6 +101,7 @@ class BatchStatus:
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.batch_status",)
     batch: Folder
+    refused: Annotated[bool, Option("list the refused cases too, each with its reason and what mends it")] = False
     json: Json = False
 
 
