@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medidiff.trust.report import Examined, examined, tissue
 from medidiff.trust.streaming import Streamed
 
-__all__ = ["Streamed"]
+__all__ = ["Examined", "Streamed", "examined", "tissue"]

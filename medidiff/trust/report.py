@@ -1,0 +1,268 @@
+"""The hallucination report of an answer: `examined`.
+
+An answer is held against the scan that it was made from, through the operator by which the scanner saw it. All that
+the scan can tell is whether it supports the answer: what it has no say in (detail finer than its voxels) is the
+prior's, and no residual shows it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medidiff.trust.blobs import Blob, Layer, blobs
+from medidiff.trust.residual import blurred, gaussian_kernel, matched, rician_mean, standardised
+from medidiff.trust.rings import Rings, scanned
+from medidiff.trust.significance import Lattice, chance_of_peak, discoveries, height_of, spread
+from medidiff.volume import Geometry
+
+__all__ = ["DIAMETERS_MM", "Examined", "Maps", "Scale", "examined", "tissue"]
+
+DIAMETERS_MM = (0.0, 3.0, 6.0, 12.0)
+"""Of the blobs that are looked for; 0 is a voxel."""
+
+_CHANCE = 0.01  # that noise alone raises a flag, in a whole scan
+_MOST_BLOBS = 20  # that are described; of more the furthest from 0
+_FEWEST = 1000  # voxels; fewer say nothing reliable
+_DARK = 0.1  # of the brightest tissue: what is darker is air
+_AIRY_HU = -500.0  # between lung and fat
+_DETAIL = 1.0  # voxels; the standard deviation of the blur whose Laplacian is the detail
+_UNCERTAIN = 0.03  # standard error of the share of the Laplacian that is missing; more says nothing
+_REACH = 1.6448536269514722  # standard deviations to either side that hold nine tenths of a normal law
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The residual at one size.
+
+    Args:
+        diameter_mm: of the blobs that are looked for; 0 is a voxel.
+        spread: of the deviates where the answer is as the noise law says; 1 is white noise of the level told, less is
+            noise that the answer has kept or an answer drawn to its scan.
+        peak: the deviate furthest from 0, in standard deviations of what noise does.
+        p: probability that noise goes so far anywhere in the scan.
+        discovered: share of the tissue that the scan contradicts at a false discovery rate of 5 %.
+    """
+
+    diameter_mm: float
+    spread: float
+    peak: float
+    p: float
+    discovered: float
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a scan says of its answer.
+
+    Args:
+        voxels: of tissue that were looked at.
+        level: standard deviation of the noise, in the scan's units.
+        scales: the residual at every size.
+        p: probability that noise alone goes as far from 0 at any size.
+        flags: the places where both part, furthest first, at most 20.
+        more: how many further places there are.
+        blur_voxels: standard deviation of the Gaussian by which the answer is blurrier than its scan; negative where it
+            is sharper; None where the answer shows no detail.
+        outside: share of the tissue whose scan lies outside the interval that nine tenths of it should lie in; None
+            without a standard deviation.
+        rings: agreement by spatial frequency; None where the scan has no room for a window.
+    """
+
+    voxels: int
+    level: float
+    scales: tuple[Scale, ...]
+    p: float
+    flags: tuple[Blob, ...]
+    more: int
+    blur_voxels: float | None
+    outside: float | None
+    rings: Rings | None
+
+    def record(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return dict(dataclasses.asdict(self))
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What a reader must know, in words."""
+        worst = max(self.scales, key=lambda scale: abs(scale.peak))
+        count = len(self.flags) + self.more
+        if not count:
+            said = (
+                f"the scan contradicts the answer nowhere: largest residual {abs(worst.peak):.1f} standard deviations"
+            )
+            return (f"{said} of the noise over {self.voxels} voxels (p = {self.p:.2g})",)
+        told = [
+            f"the scan does not support {'something' if flag.kind == 'added' else 'the loss of something'} "
+            f"{'bright' if flag.bright else 'dark'}, {flag.diameter_mm:.0f} mm across at "
+            f"({', '.join(f'{c:.0f}' for c in flag.centre_mm)}) mm: {abs(flag.z):.1f} standard deviations of the noise"
+            for flag in self.flags[:3]
+        ]
+        left = count - len(told)
+        return (*told, *([f"{left} further such places"] if left else []))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Maps:
+    """The maps behind a report, on the grid of the scan.
+
+    Args:
+        deviates: (I, J, K) at every size that is looked at; keys are diameters in mm.
+        residual: (I, J, K) the scan less what it should be, in its units.
+        inside: (I, J, K) what was looked at.
+    """
+
+    deviates: dict[float, Tensor] = field(repr=False)
+    residual: Tensor
+    inside: Tensor
+
+
+def tissue(
+    scan: Tensor, seen: Tensor, *, measured: NDArray[np.bool_] | None = None, hounsfield: bool = False
+) -> Tensor:
+    """Where a residual may be heeded: (I, J, K) bright enough, measured, and no padding or masked background.
+
+    Args:
+        scan: (I, J, K) what was measured.
+        seen: (I, J, K) what the scanner would see of the answer.
+        measured: (I, J, K) true where the scanner measured; None for everywhere.
+        hounsfield: whether the numbers are Hounsfield units.
+    """
+    smooth = blurred(seen, gaussian_kernel((1.5, 1.5, 1.5)))
+    bright = _AIRY_HU if hounsfield else _DARK * _quantile(smooth, 0.99)
+    inside = (smooth > bright) & ~_constant(scan)
+    if measured is not None:
+        inside &= torch.from_numpy(np.ascontiguousarray(measured)).to(inside.device)
+    return inside
+
+
+def _quantile(image: Tensor, share: float) -> float:
+    values = image.flatten()[:: max(1, image.numel() // 200_000)]
+    return float(values.kthvalue(max(1, round(share * values.numel()))).values)
+
+
+def _constant(scan: Tensor) -> Tensor:
+    """Two voxels around patches that hold the lowest value alone: padding, or a background that was masked out."""
+    patch = (scan == scan.min()).float()[None, None]
+    for axis, n in enumerate(scan.shape):
+        size = [3 if a == axis and n > 2 else 1 for a in range(3)]
+        patch = -F.max_pool3d(-patch, size, stride=1, padding=[s // 2 for s in size])
+    for axis, n in enumerate(scan.shape):
+        size = [7 if a == axis and n > 2 else 1 for a in range(3)]
+        patch = F.max_pool3d(patch, size, stride=1, padding=[s // 2 for s in size])
+    return patch[0, 0] > 0
+
+
+def examined(
+    scan: Tensor,
+    seen: Tensor,
+    *,
+    level: float | Tensor,
+    rician: bool,
+    geometry: Geometry,
+    inside: Tensor,
+    deviation: Tensor | None = None,
+) -> tuple[Examined, Maps] | None:
+    """Hold an answer against its scan; both in any one unit.
+
+    Where the noise is stronger or smoother than the level says, the residual is wider than a normal law's at some size,
+    and every deviate of that size is divided by its spread there: such a scan raises fewer flags, not more.
+
+    Args:
+        scan: (I, J, K) what was measured.
+        seen: (I, J, K) what the scanner would see of the answer without noise.
+        level: standard deviation of the noise, of either channel for magnitudes; a number or (I, J, K), above 0.
+        rician: whether the scan is a magnitude.
+        geometry: of the scan.
+        inside: (I, J, K) where the residual is heeded, as from `tissue`.
+        deviation: (I, J, K) standard deviation of the posterior, as the scanner would see it.
+
+    Returns:
+        The report and its maps; None where there are fewer than 1000 voxels, or no noise to compare with.
+    """
+    lattice = Lattice.of(inside)
+    typical = float(level.mean() if isinstance(level, Tensor) else level)
+    if lattice.points < _FEWEST or not typical > 0:
+        return None
+    deviates = standardised(scan, seen, level, rician=rician)
+    expected = rician_mean(seen, level) if rician else seen
+    residual = scan - expected
+    white = max(1.0, spread(deviates[inside]))
+    scales, layers = [], []
+    for diameter in DIAMETERS_MM:
+        scale, layer = _at(diameter, deviates, inside, lattice, white=white, spacing=geometry.spacing_mm)
+        scales.append(scale)
+        layers.append(layer)
+    found = blobs(layers, scan=scan, seen=expected, residual=residual, geometry=geometry)
+    report = Examined(
+        voxels=lattice.points,
+        level=typical,
+        scales=tuple(scales),
+        p=min(1.0, len(scales) * min(scale.p for scale in scales)),
+        flags=found[:_MOST_BLOBS],
+        more=max(0, len(found) - _MOST_BLOBS),
+        blur_voxels=_blur(residual, seen, inside, typical),
+        outside=None if deviation is None else _outside(residual, deviation, level, inside),
+        rings=scanned(scan, expected, typical, inside=inside, geometry=geometry),
+    )
+    return report, Maps({layer.diameter_mm: layer.deviates for layer in layers}, residual, inside)
+
+
+def _at(
+    diameter: float, deviates: Tensor, inside: Tensor, lattice: Lattice, *, white: float, spacing: Sequence[float]
+) -> tuple[Scale, Layer]:
+    """The residual at one size, standard normal for the noise that is there."""
+    i, j, k = (diameter / 4 / s for s in spacing)  # the second moment of a ball of that diameter, and a little more
+    kernel = gaussian_kernel((i, j, k))
+    filtered = matched(deviates, inside, kernel)
+    values = filtered[inside]
+    width = spread(values)
+    filtered = filtered / max(white, width)
+    furthest = values[values.abs().argmax()] / max(white, width)
+
+    def chance(height: float) -> float:
+        return chance_of_peak(height, lattice, kernel)
+
+    scale = Scale(
+        diameter_mm=diameter,
+        spread=round(width, 3),
+        peak=round(float(furthest), 2),
+        p=float(f"{chance(abs(float(furthest))):.3g}"),
+        discovered=float(f"{discoveries(values / max(white, width)):.3g}"),
+    )
+    beyond = height_of(_CHANCE / len(DIAMETERS_MM), chance)
+    return scale, Layer(
+        diameter, (i, j, k), filtered, beyond, lambda height: min(1.0, len(DIAMETERS_MM) * chance(height))
+    )
+
+
+def _blur(residual: Tensor, seen: Tensor, inside: Tensor, level: float) -> float | None:
+    """How much blurrier the answer is than its scan: a blur of s takes ``s²/2`` of the Laplacian away."""
+    smooth = blurred(seen, gaussian_kernel((_DETAIL,) * 3))
+    detail = torch.zeros_like(smooth)
+    for axis in range(3):
+        along, out = smooth.movedim(axis, 0), detail.movedim(axis, 0)
+        if len(along) > 2:
+            out[1:-1] += 2 * along[1:-1] - along[:-2] - along[2:]
+    detail = detail[inside].double()
+    power = float(detail.square().sum())
+    if power == 0 or level / math.sqrt(power) > _UNCERTAIN:
+        return None
+    share = float((residual[inside].double() * detail).sum()) / power
+    return round(math.copysign(math.sqrt(2 * abs(share)), share), 3)
+
+
+def _outside(residual: Tensor, deviation: Tensor, level: float | Tensor, inside: Tensor) -> float:
+    """Share of the tissue whose scan lies outside the interval about the answer, noise and posterior together."""
+    width = (deviation.square() + (level**2 if isinstance(level, float) else level.square())).sqrt()
+    return round(float((residual.abs() > _REACH * width)[inside].float().mean()), 4)

@@ -1,0 +1,120 @@
+"""What a scan says against an answer: the residual in units of the noise, and its average over places of a size.
+
+Where an answer is right, the scan less what the scanner would see of it is noise. `standardised` turns every voxel of
+it into a number that is standard normal then, magnitude noise included; `matched` looks for blobs in it, with a filter
+that keeps noise standard normal at every size. What stands out there was added to the answer or taken from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy import special
+from torch import Tensor
+
+__all__ = ["Kernel", "blurred", "gaussian_kernel", "matched", "rician_mean", "standardised"]
+
+_HIGHEST, _STEP = 8.0, 0.1  # of the signal in the table, in noise levels; above, the law is normal to a hundredth
+_REACH, _FINE = 8.0, 0.05  # of the value about the signal
+_MOST = 8.2  # standard deviations that the table tells apart
+
+Kernel = tuple[tuple[float, ...], ...]
+"""Weights along each axis, an odd number of each; the filter is their product."""
+
+
+@lru_cache(maxsize=1)
+def _rice() -> Tensor:
+    """(signal, value less signal) the normal deviate with the probability that Rician noise of level 1 stays below.
+
+    From the density ``r exp(-(r² + s²)/2) I0(r s)`` (Rice 1944), summed from either end, so that both tails are exact.
+    """
+    signals = np.arange(0, _HIGHEST + _STEP / 2, _STEP)[:, None]
+    values = np.arange(0, _HIGHEST + 2 * _REACH, _FINE / 10)[None]
+    middles = (values[:, 1:] + values[:, :-1]) / 2
+    mass = middles * np.exp(-((middles - signals) ** 2) / 2) * special.i0e(middles * signals) * (_FINE / 10)
+    below, above = mass.cumsum(1), mass[:, ::-1].cumsum(1)[:, ::-1]
+    with np.errstate(divide="ignore"):
+        lower, upper = special.ndtri(below), -special.ndtri(np.minimum(above, 1))
+    deviate = np.where(below < 0.5, lower, np.concatenate([upper[:, 1:], np.full_like(signals, np.inf)], axis=1))
+    deviate = np.clip(np.nan_to_num(deviate, posinf=_MOST, neginf=-_MOST), -_MOST, _MOST)
+    offsets = np.arange(-_REACH, _REACH + _FINE / 2, _FINE)
+    rows = [np.interp(s + offsets, values[0, 1:], row) for s, row in zip(signals[:, 0], deviate, strict=True)]
+    return torch.from_numpy(np.asarray(rows, dtype=np.float32))
+
+
+def standardised(scan: Tensor, seen: Tensor, level: float | Tensor, *, rician: bool) -> Tensor:
+    """The residual of every voxel as a standard normal deviate, if `seen` is what the scanner saw.
+
+    Args:
+        scan: (I, J, K) what was measured.
+        seen: (I, J, K) what the scanner would see of the answer without noise.
+        level: standard deviation of the noise, of either channel for magnitudes; above 0, broadcasts to the scan.
+        rician: whether the scan is a magnitude.
+    """
+    if not rician:
+        return (scan - seen) / level
+    signal, offset = (seen / level).clamp_min(0), (scan - seen.clamp_min(0)) / level
+    table = _rice().to(scan)
+    row = (signal / _STEP).clamp_max(len(table) - 1.001)
+    column = ((offset + _REACH) / _FINE).clamp(0, table.shape[1] - 1.001)
+    i, j = row.long(), column.long()
+    u, v = row - i, column - j
+    near = (1 - u) * ((1 - v) * table[i, j] + v * table[i, j + 1])
+    near += u * ((1 - v) * table[i + 1, j] + v * table[i + 1, j + 1])
+    # A strong signal: mean s + 1/(2s), variance 1 - 1/(2s²) (Gudbjartsson & Patz 1995, expanded).
+    strong = signal.clamp_min(1)
+    far = (offset - 0.5 / strong) / (1 - 0.5 / strong.square()).sqrt()
+    return torch.where(signal < _HIGHEST, near, far)
+
+
+def rician_mean(signal: Tensor, level: float | Tensor) -> Tensor:
+    """Mean of the magnitude of a signal with noise of a level in both channels (Koay & Basser 2006)."""
+    quarter = (signal.clamp_min(0) / level).square() / 4
+    bessel = (1 + 2 * quarter) * torch.special.i0e(quarter) + 2 * quarter * torch.special.i1e(quarter)
+    mean: Tensor = level * math.sqrt(math.pi / 2) * bessel
+    return mean
+
+
+def gaussian_kernel(widths_voxels: Sequence[float]) -> Kernel:
+    """A Gaussian of the given standard deviation along each axis, cut at three of them; its weights sum to 1."""
+    kernel = []
+    for width in widths_voxels:
+        reach = math.ceil(3 * width) if width > 0.2 else 0  # a narrower one is one voxel
+        weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * max(width, 0.2) ** 2))
+        kernel.append(tuple(float(w) for w in weights / weights.sum()))
+    return tuple(kernel)
+
+
+def blurred(image: Tensor, kernel: Kernel) -> Tensor:
+    """(I, J, K) an image filtered along each axis; zero beyond its ends."""
+    out = image
+    for axis, weights in enumerate(kernel):
+        if len(weights) == 1:
+            continue
+        old, middle = out.movedim(axis, 0), len(weights) // 2
+        new = weights[middle] * old
+        for shift in range(1, min(middle, len(old) - 1) + 1):
+            new[shift:].add_(old[:-shift], alpha=weights[middle + shift])
+            new[:-shift].add_(old[shift:], alpha=weights[middle - shift])
+        out = new.movedim(0, axis)
+    return out
+
+
+def matched(deviates: Tensor, inside: Tensor, kernel: Kernel) -> Tensor:
+    """(I, J, K) the filtered deviates, standard normal again for white noise; 0 outside.
+
+    ``Σ K z / sqrt(Σ K²)``, both sums over the voxels inside: the best test for an addition of the shape of K.
+
+    Args:
+        deviates: (I, J, K) of every voxel.
+        inside: (I, J, K) true where they are heeded.
+        kernel: K.
+    """
+    power: Kernel = tuple(tuple(w * w for w in weights) for weights in kernel)
+    total = blurred(torch.where(inside, deviates, 0), kernel)
+    size = blurred(inside.to(deviates.dtype), power)
+    return torch.where(inside, total * size.clamp_min(1e-12).rsqrt(), 0)
