@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
+import email.utils
+
 import pytest
 
 from medidiff.errors import InputError, SettingsError
 from medidiff.pacs import Wanted, find_node, open_archive, read_nodes
+from medidiff.pacs.faults import seconds_of
 from medidiff.pacs.nodes import Auth, DimseNode, WebNode
-from medidiff.pacs.patience import PASSING, Patience
+from medidiff.pacs.patience import LONGEST_ASKED_SECONDS, PASSING, Later, Patience
 from medidiff.pacs.wanted import is_uid, uid_of
 
 # --- the question ---------------------------------------------------------------------------------------------------
@@ -227,6 +231,54 @@ def test_what_stays_wrong_is_not_tried_again(code):
     with pytest.raises(InputError, match=code):
         _patience(waits).persist(_fails(1, code))
     assert waits == []
+
+
+def test_an_archive_that_asks_for_rest_has_it():
+    waits: list[float] = []
+    asked = [30.0, 0.0, LONGEST_ASKED_SECONDS]
+
+    def action() -> str:
+        if asked:
+            raise Later("E-PACS-BUSY", "x", mend="", after_seconds=asked.pop(0))
+        return "done"
+
+    assert _patience(waits).persist(action) == "done"
+    assert waits == [31.0, 2.0, LONGEST_ASKED_SECONDS + 4.0]
+
+
+def test_an_archive_that_asks_for_too_much_rest_is_not_waited_for():
+    waits: list[float] = []
+
+    def action() -> None:
+        raise Later("E-PACS-BUSY", "x", mend="", after_seconds=LONGEST_ASKED_SECONDS + 1)
+
+    with pytest.raises(Later, match="E-PACS-BUSY"):
+        _patience(waits).persist(action)
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("120", 120),
+        (" 0 ", 0),
+        ("", 0),
+        ("-5", 0),
+        ("1.5", 0),
+        ("soon", 0),
+        ("9" * 400, 999_999_999_999),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", 0),
+    ],
+)
+def test_how_long_an_archive_asks_to_wait(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+def test_a_date_to_come_back_at():
+    until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
+    for zone in (datetime.UTC, datetime.timezone(datetime.timedelta(hours=5))):
+        assert 85 <= seconds_of(email.utils.format_datetime(until.astimezone(zone))) <= 91
 
 
 def test_progress_renews_the_attempts():

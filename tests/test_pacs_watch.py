@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
+import medidiff.cli as cli
+import medidiff.pacs.watch as watch_module
 from medidiff.errors import InputError, OutputError, SettingsError
-from medidiff.pacs import Handing, Wanted, Watch
+from medidiff.pacs import Handing, Rules, Wanted, Watch
 from medidiff.pacs.instances import describe
 from medidiff.pacs.state import Entry, State
 from tests.pacs_cases import HASTY, Shelf, failing, study_of
@@ -30,17 +35,9 @@ class Bench:
         """One look of a watch that was just started."""
         state = State(self.folder / "state.jsonl")
         try:
-            watch = Watch(
-                self.shelf,
-                WANTED,
-                self.folder,
-                state,
-                patience=HASTY,
-                hand=hand or (lambda path: self.handed.append(path.name)),
-                settle_seconds=settle,
-                most_failures=failures,
-                clock=lambda: self.now,
-            )
+            taken = hand or (lambda path: self.handed.append(path.name))
+            rules = Rules(HASTY, taken, settle_seconds=settle, most_failures=failures, clock=lambda: self.now)
+            watch = Watch(self.shelf, WANTED, self.folder, state, rules)
             if new_only:
                 watch.pass_over()
             return watch.poll()
@@ -190,6 +187,72 @@ def test_a_command_is_run_without_a_shell(tmp_path, capfd):
     assert out == ""
     assert err.strip() == str([f"--in={folder}", "a b"])
     assert Handing.parse("program").words == ("program", "{study}")
+
+
+def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path):
+    script = tmp_path / "slow.sh"
+    script.write_text(f"sleep 300 & echo $! >{tmp_path}/child; wait\n")
+    with pytest.raises(OutputError, match="did not end within"):
+        Handing.parse(f"sh {script}", limit_seconds=0.5)(tmp_path)
+    child = int((tmp_path / "child").read_text())
+    end = time.monotonic() + 30
+    while Path(f"/proc/{child}").exists() and _state(child) != "Z":
+        assert time.monotonic() < end, "what the command had started lives on"
+        time.sleep(0.02)
+
+
+def _state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def test_a_command_that_does_not_listen_is_ended_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch_module, "_GRACE_SECONDS", 0.3)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+    with pytest.raises(OutputError, match="E-PACS-COMMAND"):
+        Handing.parse(f'{sys.executable} -c "{deaf}"', limit_seconds=1.0)(tmp_path)
+
+
+def test_an_interrupted_watch_takes_its_command_with_it(tmp_path, monkeypatch):
+    ended: list[int] = []
+
+    def interrupted(self, timeout=None):
+        if not ended:
+            ended.append(self.pid)
+            raise KeyboardInterrupt
+        return original(self, timeout)
+
+    original = subprocess.Popen.wait
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Handing.parse("sleep 300")(tmp_path)
+    assert not Path(f"/proc/{ended[0]}").exists()
+
+
+def test_the_limit_is_an_option_of_the_watch(tmp_path, monkeypatch, capsys):
+    limits: list[float | None] = []
+    monkeypatch.setattr(Handing, "__call__", lambda self, folder: limits.append(self.limit_seconds))
+    monkeypatch.setattr("medidiff.cli.pacs.open_archive", lambda node: Shelf(study_of(tmp_path / "in", slices=1)))
+    words = [
+        "pacs",
+        "watch",
+        "A@127.0.0.1:1",
+        str(tmp_path / "tree"),
+        "--modality",
+        "MR",
+        "--looks",
+        "1",
+        "--settle",
+        "0",
+    ]
+    for number, extra in enumerate(([], ["--run-limit", "7"], ["--run-limit", "0"])):
+        words[3] = str(tmp_path / f"tree-{number}")
+        assert cli.main([*words, "--run", "true", *extra]) == 0
+    assert limits == [14_400.0, 7.0, None]
+    assert cli.main([*words, "--run", "true", "--run-limit", "-1"]) == 2
+    assert "--run-limit" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "  ", "'unclosed"])

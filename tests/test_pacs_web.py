@@ -10,6 +10,7 @@ from medidiff.errors import InputError, OutputError, SettingsError
 from medidiff.pacs import Wanted, open_archive, pull_series, push_folder
 from medidiff.pacs.instances import describe
 from medidiff.pacs.nodes import Auth, DimseNode, Limits, Tls, WebNode
+from medidiff.pacs.patience import Patience
 from tests import pacs_cases
 from tests.certificates import Authority
 from tests.pacs_cases import (
@@ -89,6 +90,27 @@ def test_certificates_that_are_none(tmp_path):
 def test_http_statuses(status, code):
     with web(lambda *_: (status, {}, b"SECRET")) as (address, _):
         refused(code, InputError, lambda: asks(WebNode(address, limits=BRIEF)))
+
+
+@pytest.mark.parametrize("asked", ["QIDO", "WADO"])
+def test_a_busy_service_is_left_alone_as_long_as_it_asks(asked, files, place, tmp_path):
+    study, series = place
+    busy, waits = [503, 429], []
+
+    def reply(method, path, headers, body):
+        answers = {"WADO": path.endswith(f"/series/{series}"), "QIDO": "/instances" in path}
+        if answers[asked] and busy:
+            return busy.pop(), {"Retry-After": "17"}, b""
+        if answers["WADO"]:
+            return as_parts([file.read_bytes() for file in files])
+        uids = [describe(file, name="x").uid for file in files]
+        return as_json([{"0020000D": study, "0020000E": series, "00080018": uid} for uid in uids])
+
+    patience = Patience(first_seconds=1.0, pause=waits.append, uniform=lambda low, high: high)
+    with web(reply) as (address, _), open_archive(WebNode(address, limits=BRIEF)) as archive:
+        pulled = pull_series(archive, study, series, tmp_path, patience=patience)
+    assert len(pulled.fetched) == len(files)
+    assert waits == [18.0, 19.0]
 
 
 def test_a_redirection_is_not_followed(monkeypatch):

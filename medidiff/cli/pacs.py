@@ -10,7 +10,7 @@ from medidiff.cli.pacs_verbs import PacsPull, PacsPush, PacsWatch
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
 from medidiff.errors import InputError, MedidiffError, SettingsError
-from medidiff.pacs import Archive, Handing, Node, Pulled, Wanted, Watch, find_node, open_archive, pull_study
+from medidiff.pacs import Archive, Handing, Node, Pulled, Rules, Wanted, Watch, find_node, open_archive, pull_study
 from medidiff.pacs.patience import PASSING
 from medidiff.pacs.push import push_folder
 from medidiff.pacs.state import STATE_FILE, State
@@ -145,26 +145,19 @@ def _push(verb: PacsPush, session: Session, screen: Screen, archive: Archive, no
 
 
 def _watch(verb: PacsWatch, session: Session, screen: Screen, archive: Archive, node: Node, wanted: Wanted) -> int:
-    for name, value in (("--every", verb.every), ("--settle", verb.settle), ("--looks", verb.looks)):
+    times = (("--every", verb.every), ("--settle", verb.settle), ("--run-limit", verb.run_limit))
+    for name, value in (*times, ("--looks", verb.looks)):
         if not 0 <= value <= 86_400 * 366:
             raise SettingsError("E-SETTING", f"{value}", wanted="0 or more, at most a year", attribute=name)
-    hand = None if verb.run is None else Handing.parse(verb.run)
+    hand = None if verb.run is None else Handing.parse(verb.run, limit_seconds=verb.run_limit or None)
     session.begin()
     state = State(verb.out / STATE_FILE)
     handed: list[Pulled] = []
     failed: list[MedidiffError] = []
     looks = 0
     try:
-        watch = Watch(
-            archive,
-            wanted,
-            verb.out,
-            state,
-            patience=node.limits.patience,
-            hand=hand,
-            settle_seconds=verb.settle,
-            most_failures=verb.failures,
-        )
+        rules = Rules(node.limits.patience, hand, settle_seconds=verb.settle, most_failures=verb.failures)
+        watch = Watch(archive, wanted, verb.out, state, rules)
         if verb.new_only and (count := watch.pass_over()):
             screen.note(f"{count} studies that are there already are left aside")
         while True:

@@ -92,6 +92,9 @@ class PacsWatch(_Asking):
         str | None,
         Option("takes each study's folder in the place of {study}, or last; no shell", ("COMMAND",)),
     ] = None
+    run_limit: Annotated[
+        float, Option("end the command, with all that it started, after so long; 0 for never", ("SECONDS",))
+    ] = 14_400.0
     every: Annotated[float, Option("between two looks", ("SECONDS",))] = 60.0
     settle: Annotated[float, Option("how long a study must not have grown before it is pulled", ("SECONDS",))] = 120.0
     looks: Annotated[int, Option("end after so many looks; 0 for never", ("N",))] = 0

@@ -21,7 +21,7 @@ from medidiff.pacs.nodes import DimseNode, Node, WebNode, find_node, read_nodes
 from medidiff.pacs.pull import Pulled, pull_series, pull_study
 from medidiff.pacs.push import Pushed, push_folder
 from medidiff.pacs.wanted import Wanted
-from medidiff.pacs.watch import Handing, Watch
+from medidiff.pacs.watch import Handing, Rules, Watch
 
 __all__ = [
     "Archive",
@@ -30,6 +30,7 @@ __all__ = [
     "Node",
     "Pulled",
     "Pushed",
+    "Rules",
     "Wanted",
     "Watch",
     "WebNode",

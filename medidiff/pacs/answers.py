@@ -89,11 +89,13 @@ class Archive(Protocol):
 
     def __enter__(self) -> Self:
         """The archive itself."""
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give connections back."""
+        self.close()
 
 
 def refuse_flood(count: int) -> None:

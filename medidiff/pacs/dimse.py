@@ -7,8 +7,7 @@ import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pynetdicom.association import Association
@@ -21,7 +20,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined] # made at run t
 
 from medidiff.errors import InputError
 from medidiff.io.dicom.headers.header import quietly
-from medidiff.pacs.answers import Refused, Series, Study, refuse_flood
+from medidiff.pacs.answers import Archive, Refused, Series, Study, refuse_flood
 from medidiff.pacs.arrivals import Arrivals
 from medidiff.pacs.faults import lost, no_answer, rejected, status_fault, tls_fault, unreachable
 from medidiff.pacs.instances import IMAGE_CLASSES, SYNTAXES, Instance
@@ -39,7 +38,7 @@ _MOST_UIDS = 200  # in one request for single instances
 _GRACE_SECONDS = 2.0  # to learn why a connection did not come about
 
 
-class DimseArchive:
+class DimseArchive(Archive):
     """Speaks DIMSE with one node; each question has a connection of its own.
 
     Args:
@@ -53,14 +52,6 @@ class DimseArchive:
         self.node = node
         self.largest_bytes = node.limits.largest_mib * 2**20
         self._tls = None if node.tls is None else node.tls.context()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Nothing stays open between questions."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import email.utils
+import math
 import re
 
 from medidiff.errors import InputError
+from medidiff.pacs.patience import Later
 
-__all__ = ["http_fault", "lost", "no_answer", "rejected", "status_fault", "tls_fault", "unreachable"]
+__all__ = ["http_fault", "lost", "no_answer", "rejected", "seconds_of", "status_fault", "tls_fault", "unreachable"]
 
 _SCU, _ACSE, _PRESENTATION = 1, 2, 3
 _CALLING, _CALLED = 3, 7
@@ -80,25 +84,52 @@ def status_fault(status: int, *, asked: str) -> InputError:
     return InputError("E-PACS-SERVER", told, mend="Try again later; the archive's log says more.")
 
 
-def http_fault(status: int, *, asked: str) -> InputError:
+def http_fault(status: int, *, asked: str, retry_after: str = "") -> InputError:
     """An HTTP response that is no success.
 
     Args:
         status: the code.
         asked: what was asked for, e.g. ``"QIDO"``.
+        retry_after: its header of this name (RFC 9110, 10.2.3), with 429, 500, 502, 503 and 504; empty without.
     """
     told = f"{asked} ended with HTTP status {status}"
     if status in (401, 403):
         return InputError("E-PACS-LOGIN", told, mend="Check user, password or token of the node's auth.")
     if status in (413, 507):
         return InputError("E-PACS-FULL", told, mend="Have space made on the archive.")
-    if status in (408, 504):
-        return InputError("E-PACS-TIMEOUT", told, mend="Try again later.")
-    if status in (429, 503):
-        return InputError("E-PACS-BUSY", told, mend="Try again later.")
-    if status >= 500:
-        return InputError("E-PACS-SERVER", told, mend="Try again later; the archive's log says more.")
+    if status in (408, 429) or status >= 500:
+        return _passing(status, told, seconds_of(retry_after))
     if 300 <= status < 400:
         mend = "Name the final address in the node; only addresses that you name are followed."
         return InputError("E-PACS-HTTP", f"{told}, a redirection", mend=mend)
     return InputError("E-PACS-HTTP", told, mend="Check the url of the node: studies lie below url/studies.")
+
+
+def _passing(status: int, told: str, after_seconds: float) -> InputError:
+    """A status that may be another the next time."""
+    if after_seconds:
+        told = f"{told}; the archive asks for {after_seconds:,.0f} s of rest"
+    code = {408: "E-PACS-TIMEOUT", 504: "E-PACS-TIMEOUT", 429: "E-PACS-BUSY", 503: "E-PACS-BUSY"}.get(status)
+    if code is None:
+        mend = "Try again later; the archive's log says more."
+        return Later("E-PACS-SERVER", told, mend=mend, after_seconds=after_seconds)
+    return Later(code, told, mend="Try again later.", after_seconds=after_seconds)
+
+
+def seconds_of(retry_after: str) -> float:
+    """How long a ``Retry-After`` asks to wait, in s from now: a number of seconds, or a date; 0 for anything else.
+
+    Example:
+        >>> seconds_of("120"), seconds_of("soon"), seconds_of("Fri, 31 Dec 1999 23:59:59 GMT")
+        (120.0, 0.0, 0.0)
+    """
+    text = retry_after.strip()
+    if text.isascii() and text.isdecimal():
+        return float(text[:12])
+    try:
+        until = email.utils.parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError):
+        return 0.0
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=datetime.UTC)
+    return float(max(0, math.ceil((until - datetime.datetime.now(datetime.UTC)).total_seconds())))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from medidiff.errors import MedidiffError
+from medidiff.errors import InputError, MedidiffError
 
-__all__ = ["PASSING", "Patience"]
+__all__ = ["LONGEST_ASKED_SECONDS", "PASSING", "Later", "Patience"]
 
 T = TypeVar("T")
 
@@ -28,6 +28,25 @@ PASSING = frozenset(
 )
 """Codes of faults that may pass; a wrong AE title, password or certificate stays wrong however often it is tried."""
 
+LONGEST_ASKED_SECONDS = 600.0
+"""An archive that asks for a longer pause is not waited for: the fault is passed on, and says when to come back."""
+
+
+class Later(InputError):
+    """A fault that may pass, of an archive that says how long it wants to be left alone.
+
+    Args:
+        code: as for every error.
+        found: what was met.
+        mend: what the reader can do.
+        after_seconds: before this time has gone by nothing is asked again.
+    """
+
+    def __init__(self, code: str, found: str, *, mend: str, after_seconds: float) -> None:
+        super().__init__(code, found, mend=mend)
+        self.after_seconds = after_seconds
+
+
 _chance = random.SystemRandom()
 
 
@@ -36,7 +55,8 @@ class Patience:
     """How often, and after which pauses, something is tried again.
 
     The pause after failure n is drawn between half and all of ``first_seconds * 2**n``, at most `most_seconds`, so
-    that many clients of an archive that restarts do not all come back at once.
+    that many clients of an archive that restarts do not all come back at once. Where the archive itself says how long
+    it wants to be left alone, that is added to it.
 
     Args:
         attempts: tries in a row without progress, at least 1.
@@ -74,6 +94,7 @@ class Patience:
             except MedidiffError as error:
                 now = progress() if progress else 0
                 failures, reached = (1 if now > reached else failures + 1), now
-                if error.code not in PASSING or failures >= self.attempts:
+                asked = error.after_seconds if isinstance(error, Later) else 0.0
+                if error.code not in PASSING or failures >= self.attempts or asked > LONGEST_ASKED_SECONDS:
                     raise
-            self.pause(self.seconds(failures))
+            self.pause(asked + self.seconds(failures))

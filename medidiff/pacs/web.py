@@ -11,8 +11,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import requests
 from dicomweb_client.api import DICOMwebClient
@@ -20,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from medidiff.errors import InputError, SettingsError
-from medidiff.pacs.answers import Refused, Series, Study, refuse_flood
+from medidiff.pacs.answers import Archive, Refused, Series, Study, refuse_flood
 from medidiff.pacs.arrivals import Arrivals
 from medidiff.pacs.faults import http_fault, lost, no_answer, tls_fault, unreachable
 from medidiff.pacs.instances import Instance
@@ -89,7 +88,7 @@ def _counted(stream: Callable[..., Iterator[bytes]]) -> Callable[..., Iterator[b
     return counted
 
 
-class WebArchive:
+class WebArchive(Archive):
     """Speaks DICOMweb with one node.
 
     Args:
@@ -106,14 +105,6 @@ class WebArchive:
         seconds = node.limits.timeout_seconds
         self._client = DICOMwebClient(node.url, self._session, timeout=seconds, permissive_uid=True)
         self._client.set_http_retry_params(retry=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connections."""
@@ -227,7 +218,7 @@ class WebArchive:
             return _reason(response)
         if response.status_code in (400, 415):
             return f"HTTP status {response.status_code}"
-        raise http_fault(response.status_code, asked="STOW")
+        raise _fault(response, asked="STOW")
 
 
 def _session(node: WebNode) -> requests.Session:
@@ -267,7 +258,11 @@ def _key(answer: Mapping[str, Any]) -> str:
 
 def _refuse_status(response: requests.Response, *, asked: str) -> None:
     if response.status_code not in (200, 206):
-        raise http_fault(response.status_code, asked=asked)
+        raise _fault(response, asked=asked)
+
+
+def _fault(response: requests.Response, *, asked: str) -> InputError:
+    return http_fault(response.status_code, asked=asked, retry_after=response.headers.get("Retry-After", ""))
 
 
 def _reason(response: requests.Response) -> str:
@@ -298,7 +293,7 @@ def _faults(asked: str, seconds: float) -> Iterator[None]:
     try:
         yield
     except requests.exceptions.HTTPError as error:
-        raise http_fault(0 if error.response is None else error.response.status_code, asked=asked) from None
+        raise (lost() if error.response is None else _fault(error.response, asked=asked)) from None
     except requests.exceptions.TooManyRedirects:
         raise http_fault(302, asked=asked) from None
     except requests.exceptions.SSLError as error:
