@@ -18,16 +18,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft, sparse
+from scipy import fft
 
 from medidiff.errors import InputError, SettingsError
+from medidiff.metrics.shells import centred, shells, volumes, weights_of
 
 __all__ = ["FIXED", "FIXED_TRUTH", "ShellCorrelation", "Threshold", "bits", "resolution", "shell_correlation"]
 
 FIXED = 0.143  # of two halves of the data: all of it then correlates with the truth by 0.5 (Rosenthal & Henderson)
 FIXED_TRUTH = 0.5  # the same level, of an image against the truth
-
-_FULL_BALL_DEG = 90.0
 
 _Array = NDArray[np.float64]
 Threshold = float | _Array
@@ -80,20 +79,15 @@ def shell_correlation(
             ``E-MASK``, a window without weight or below 0.
         SettingsError: ``E-SETTING``, spacing or cone out of range.
     """
-    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if one.ndim < 3 or one.shape != other.shape or min(one.shape[-3:]) < 4:
-        found = f"images of shapes {one.shape} and {other.shape}"
-        raise InputError("E-SHAPE", found, wanted="(..., I, J, K) of one shape, at least 4 voxels along each axis")
-    if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        raise InputError("E-NONFINITE", "voxels that are not finite")
+    one, other = volumes(first, second)
     grid = one.shape[-3:]
-    weights = _weights(window, grid)
-    shells, frequencies, counts, nyquist = _shells(grid, _spacing(spacing_mm), axis, half_angle_deg)
-    left, right = (fft.rfftn(_centred(image, weights), axes=(-3, -2, -1)) for image in (one, other))
-    shared = _sums(shells, (left * right.conj()).real)
-    power = np.sqrt(_sums(shells, np.square(np.abs(left)))) * np.sqrt(_sums(shells, np.square(np.abs(right))))
+    weights, table = weights_of(window, grid), shells(grid, spacing_mm, axis=axis, half_angle_deg=half_angle_deg)
+    left, right = (fft.rfftn(centred(image, weights), axes=(-3, -2, -1)) for image in (one, other))
+    shared = table.sums((left * right.conj()).real)
+    power = np.sqrt(table.sums(np.square(np.abs(left)))) * np.sqrt(table.sums(np.square(np.abs(right))))
     correlation = np.divide(shared, power, out=np.zeros_like(shared), where=power > 0)
-    return ShellCorrelation(frequencies, np.clip(correlation, -1, 1), counts * _independent(weights), nyquist)
+    independent = table.counts * _independent(weights)
+    return ShellCorrelation(table.frequencies, np.clip(correlation, -1, 1), independent, table.nyquist)
 
 
 def bits(counts: ArrayLike, amount: float, *, against_truth: bool = False, halves: bool = True) -> _Array:
@@ -159,31 +153,6 @@ def resolution(curve: ShellCorrelation, threshold: Threshold) -> float:
     return float(curve.frequencies[after - 1] + share * (curve.frequencies[after] - curve.frequencies[after - 1]))
 
 
-def _spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
-    steps = tuple(float(step) for step in spacing_mm)
-    if len(steps) != 3 or not all(math.isfinite(step) and step > 0 for step in steps):
-        raise SettingsError("E-SETTING", f"spacings {steps}", wanted="three, above 0", attribute="spacing_mm")
-    return steps[0], steps[1], steps[2]
-
-
-def _weights(window: ArrayLike | None, grid: tuple[int, ...]) -> _Array | None:
-    if window is None:
-        return None
-    weights = np.asarray(window, dtype=np.float64)
-    if weights.shape != grid or not np.isfinite(weights).all() or weights.min() < 0 or weights.max() <= 0:
-        found = f"a window of shape {weights.shape} on {grid}"
-        raise InputError("E-MASK", found, wanted="weights from 0 on the grid of the images, not all of them 0")
-    return weights
-
-
-def _centred(image: _Array, weights: _Array | None) -> _Array:
-    """An image without its mean, times the window."""
-    if weights is None:
-        return np.asarray(image - image.mean(axis=(-3, -2, -1), keepdims=True))
-    mean = (image * weights).sum(axis=(-3, -2, -1), keepdims=True) / weights.sum()
-    return np.asarray((image - mean) * weights)
-
-
 def _independent(weights: _Array | None) -> float:
     """The share of coefficients that are independent behind a window, ``(Σ w²)² / (N Σ w⁴)``.
 
@@ -193,37 +162,3 @@ def _independent(weights: _Array | None) -> float:
         return 1.0
     squared = np.square(weights)
     return float(squared.sum() ** 2 / (squared.size * np.square(squared).sum()))
-
-
-def _shells(
-    grid: tuple[int, ...], spacing: tuple[float, float, float], axis: int | None, half_angle_deg: float
-) -> tuple[sparse.csr_array, _Array, _Array, float]:
-    """A matrix that sums a half spectrum over shells, with the shells' mean frequencies and counts of coefficients."""
-    if axis not in (None, 0, 1, 2) or not 0 < half_angle_deg <= _FULL_BALL_DEG:
-        found = f"axis {axis}, half angle {half_angle_deg:g} degrees"
-        raise SettingsError("E-SETTING", found, wanted="axis 0, 1 or 2, angle above 0 to 90", attribute="axis")
-    nyquist = 0.5 / (max(spacing) if axis is None else spacing[axis])
-    width = max(1 / (n * step) for n, step in zip(grid, spacing, strict=True))
-    steps = [fft.fftfreq(n, d) for n, d in zip(grid[:2], spacing[:2], strict=True)]
-    axes = np.ix_(*steps, fft.rfftfreq(grid[2], spacing[2]))
-    radius = np.sqrt(sum(np.square(each) for each in axes))
-    inside = (radius > width / 2) & (radius <= nyquist * (1 + 1e-9))
-    if axis is not None:
-        inside &= np.abs(axes[axis]) >= radius * (math.cos(math.radians(half_angle_deg)) - 1e-9)
-    twice = np.full(grid[2] // 2 + 1, 2.0)  # each coefficient stands for its conjugate, but for those on the two planes
-    twice[0] = 1
-    if grid[2] % 2 == 0:
-        twice[-1] = 1
-    number = np.rint(radius / width).astype(np.int64)[inside] - 1
-    used, rows = np.unique(number, return_inverse=True)
-    weight = np.broadcast_to(twice, radius.shape)[inside]
-    table = sparse.csr_array((weight, (rows, np.flatnonzero(inside))), shape=(used.size, radius.size))
-    counts = np.asarray(np.bincount(rows, weights=weight), dtype=np.float64)
-    frequencies = np.bincount(rows, weights=weight * radius[inside]) / counts
-    return table, frequencies, counts, nyquist
-
-
-def _sums(shells: sparse.csr_array, values: _Array) -> _Array:
-    """(..., i, j, k) summed over shells: (..., shells)."""
-    flat = values.reshape(-1, shells.shape[1])
-    return np.asarray((shells @ flat.T).T.reshape(*values.shape[:-3], shells.shape[0]))
