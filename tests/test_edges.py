@@ -99,12 +99,12 @@ def test_clean_edges_are_flat_on_both_sides():
     half = places()[2] > 22
     image = np.where(half & (distance > 2.5), 0.2, image)  # on one half the bright side is a thin sheet
     found = surface(image, level=0.6, spacing_mm=MM)
-    chosen = clean(image, found, contrast=0.6, ripple=0.15, near_mm=1.5, reach_mm=4)
+    chosen = clean(image, found, dark=(0.1, 0.3), bright=(0.9, 1.1), ripple=0.15, near_mm=1.5, reach_mm=4)
     # away from the seam between the halves, and from the border of the array
     height, depth = found.points_mm[:, 2], (found.points_mm @ np.array((0.93, 0.31, 0.2))) / 1.0006 - 24
     assert chosen[(height < 20) & (np.abs(depth) < 0.5)].all()
     assert not chosen[height > 25].any()
-    assert not clean(image, found, contrast=0.9, ripple=0.15, near_mm=1.5, reach_mm=4).any()
+    assert not clean(image, found, dark=(0.3, 0.5), bright=(0.9, 1.1), ripple=0.15, near_mm=1.5, reach_mm=4).any()
 
 
 def test_scans_are_pooled_by_their_sums():
@@ -138,7 +138,7 @@ def test_refusals():
     for broken in (
         lambda: edge_spread(flat, distance, bin_mm=0, reach_mm=1),
         lambda: edge_spread(flat, distance, bin_mm=1, reach_mm=2),
-        lambda: clean(flat, found, contrast=1, ripple=1, near_mm=3, reach_mm=2),
+        lambda: clean(flat, found, dark=(0, 1), bright=(0, 1), ripple=1, near_mm=3, reach_mm=2),
         lambda: modulation(edge_spread(edge(distance, 0.8), distance, bin_mm=BIN, reach_mm=REACH), [6.0]),
         lambda: surface(flat, level=0.5, spacing_mm=(1, 1)),
     ):

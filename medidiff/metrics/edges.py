@@ -94,13 +94,23 @@ def surface(image: ArrayLike, *, level: float, spacing_mm: Sequence[float]) -> S
     return Surface(index[there] * np.asarray(spacing), normals[there] / lengths[there, None], spacing)
 
 
-def clean(image: ArrayLike, edge: Surface, *, contrast: float, ripple: float, near_mm: float, reach_mm: float) -> _Mask:
-    """The points of a surface where an image is flat on both sides, so that nothing but the edge is read there.
+def clean(
+    image: ArrayLike,
+    edge: Surface,
+    *,
+    dark: tuple[float, float],
+    bright: tuple[float, float],
+    ripple: float,
+    near_mm: float,
+    reach_mm: float,
+) -> _Mask:
+    """The points of a surface where an image is flat on both sides, and of the two tissues that are meant.
 
     Args:
         image: (I, J, K), the truth.
         edge: a surface in it.
-        contrast: least difference of the means of both sides.
+        dark: lowest and highest mean of the darker side.
+        bright: of the brighter side.
         ripple: largest deviation from those means, as a share of their difference.
         near_mm: from the edge, where the sides begin.
         reach_mm: where they end, above `near_mm`.
@@ -112,10 +122,13 @@ def clean(image: ArrayLike, edge: Surface, *, contrast: float, ripple: float, ne
     away = np.arange(near_mm, reach_mm + 1e-9, _SAMPLES_MM)
     if not 0 <= near_mm < reach_mm:
         raise SettingsError("E-SETTING", f"sides from {near_mm:g} to {reach_mm:g} mm", wanted="ascending from 0")
-    dark, bright = (_profiles(volume, edge, sign * away) for sign in (-1, 1))
-    step = bright.mean(axis=1) - dark.mean(axis=1)
-    worst = np.maximum(*(np.abs(side - side.mean(axis=1, keepdims=True)).max(axis=1) for side in (dark, bright)))
-    return np.asarray((step >= contrast) & (worst <= ripple * step))
+    sides = [_profiles(volume, edge, sign * away) for sign in (-1, 1)]
+    means = [side.mean(axis=1) for side in sides]
+    allowed = ripple * (means[1] - means[0])
+    good = np.full(len(edge.points_mm), True)
+    for side, mean, (low, high) in zip(sides, means, (dark, bright), strict=True):
+        good &= (mean >= low) & (mean <= high) & (np.abs(side - mean[:, None]).max(axis=1) <= allowed)
+    return good
 
 
 def distances(edge: Surface, chosen: _Mask, *, shape: Sequence[int], reach_mm: float) -> _Array:
@@ -164,9 +177,10 @@ def edge_spread(image: ArrayLike, distance_mm: ArrayLike, *, bin_mm: float, reac
     number = np.floor(distance / bin_mm) + half
     inside = (number >= 0) & (number < 2 * half)  # false for NaN
     bins = number[inside].astype(np.intp)
-    counts = np.bincount(bins, minlength=2 * half).astype(np.float64)
-    sums = np.bincount(bins, weights=volume[inside], minlength=2 * half)
-    return EdgeSpread((np.arange(2 * half) - half + 0.5) * bin_mm, sums, counts)
+    counts = np.bincount(bins, minlength=2 * half)
+    sums = np.asarray(np.bincount(bins, weights=volume[inside], minlength=2 * half), dtype=np.float64)
+    centres = np.asarray((np.arange(2 * half) - half + 0.5) * bin_mm, dtype=np.float64)
+    return EdgeSpread(centres, sums, np.asarray(counts, dtype=np.float64))
 
 
 def modulation(edge: EdgeSpread, frequencies: ArrayLike) -> _Array:

@@ -146,7 +146,7 @@ def eye_filtered(
     template = fft.irfftn(fft.rfftn(volume) * eye**2, s=volume.shape)
     if np.ptp(volume) == 0:
         raise InputError("E-FLAT", "a signal of one value", wanted="something to detect")
-    return _normed(np.asarray(template)[None])[0]
+    return np.asarray(_normed(np.asarray(template)[None])[0])
 
 
 def responses(channels: ArrayLike, images: ArrayLike) -> _Array:
