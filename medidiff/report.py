@@ -1,4 +1,4 @@
-"""Pictures of results, as PNG files. The only door of matplotlib.
+"""Pictures of results, as PNG files.
 
 Figures are built as `matplotlib.figure.Figure` objects and never through pyplot, so nothing global is set and no
 display is needed. Nothing on a picture identifies a patient: it shows voxels, panel names, and what the caller writes.
@@ -13,21 +13,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
 from medidiff.errors import InputError, OutputError, SettingsError
+from medidiff.showing.drawing import DIM, FONT, FOOTER, INK, PAPER, blank, edge_letters, number, on_picture
 from medidiff.views import PLANES, Field, View, grey_window, symmetric_reach
 from medidiff.volume import Geometry
 
 __all__ = ["Look", "comparison", "montage"]
 
-_INK, _DIM, _MARK, _PAPER = "#eceff1", "#90979d", "#f2c66d", "#000000"
-_FOOTER = "medidiff  ·  Research use only, not for diagnosis"
-_FONT = "DejaVu Sans"  # comes with matplotlib: the picture is the same on every machine
 _SCALE_BAR_MM = 50.0
 
 _Array = NDArray[np.float32]
@@ -141,7 +137,7 @@ def montage(
     rows = -(-len(pictures) // columns)
     cell, label, top = inches, 0.24, 0.45 if title else 0.1
     width, height = columns * cell, rows * (cell + label) + top
-    figure = _figure(width, height)
+    figure = blank(width, height, Figure)
     _text(figure, 0.08 / width, 1 - 0.24 / height, title, size=10, weight="bold", va="center")
     for n, (name, picture) in enumerate(pictures.items()):
         left, bottom = (n % columns) * cell, height - top - (n // columns + 1) * (cell + label)
@@ -246,11 +242,11 @@ class _Page:
         top = names + (0.42 if title else 0.0)
         width = cls._LEFT + columns * (look.column_inches + cls._GAP) - cls._GAP + cls._RIGHT
         height = top + sum(heights) + cls._GAP * (len(views) - 1) + cls._BOTTOM
-        page = cls(_figure(width, height), width, height, top, names, look.column_inches, heights, per_mm)
+        page = cls(blank(width, height, Figure), width, height, top, names, look.column_inches, heights, per_mm)
         page.text(cls._LEFT, height - 0.28, title, size=13, weight="bold", va="center")
         for row, plane in enumerate(PLANES):
             middle = page.bottom_of(row) + heights[row] / 2
-            page.text(cls._LEFT / 2, middle, plane.name, size=10, color=_DIM, rotation=90, ha="center", va="center")
+            page.text(cls._LEFT / 2, middle, plane.name, size=10, color=DIM, rotation=90, ha="center", va="center")
         return page
 
     def text(self, x: float, y: float, words: str, **style: str | float) -> None:
@@ -273,7 +269,7 @@ class _Page:
         axes.set_axis_off()
         low, high = limits
         image = axes.imshow(shown.pixels, cmap=kind.colours, vmin=low, vmax=high, aspect="auto", interpolation="auto")
-        _edge_letters(axes, shown)
+        edge_letters(axes, shown)
         if (row, column) == (0, 0):
             _scale_bar(axes, shown.size_mm)
         return image
@@ -281,7 +277,7 @@ class _Page:
     def column_name(self, column: int, name: str, caption: str | None) -> None:
         x, y = self.left_of(column) + self.column / 2, self.height - self.top
         self.text(x, y + self.names - 0.16, name, size=11, weight="bold", ha="center", va="center")
-        self.text(x, y + 0.14, caption or "", size=8.5, color=_DIM, ha="center", va="center")
+        self.text(x, y + 0.14, caption or "", size=8.5, color=DIM, ha="center", va="center")
 
     def colour_bar(self, column: int, image: AxesImage, label: str) -> None:
         width = self.column * 0.7
@@ -290,9 +286,9 @@ class _Page:
         bar.outline.set_visible(False)
         low, high = image.get_clim()
         ticks = [low, 0.0, high] if low < 0 < high else [low, high]
-        bar.set_ticks(ticks, labels=[_number(tick) for tick in ticks])
-        axes.tick_params(length=0, pad=3, labelsize=7.5, labelcolor=_DIM, labelfontfamily=_FONT)
-        axes.set_xlabel(label, fontsize=8, color=_DIM, labelpad=1, fontfamily=_FONT)
+        bar.set_ticks(ticks, labels=[number(tick) for tick in ticks])
+        axes.tick_params(length=0, pad=3, labelsize=7.5, labelcolor=DIM, labelfontfamily=FONT)
+        axes.set_xlabel(label, fontsize=8, color=DIM, labelpad=1, fontfamily=FONT)
 
     def footer(self, geometry: Geometry, look: Look) -> None:
         side = "left" if look.radiological else "right"
@@ -300,48 +296,24 @@ class _Page:
         spacing = " × ".join(f"{s:.3g}" for s in geometry.spacing_mm)
         note = f"{name} convention: the patient's right is on the {side}  ·  voxels {spacing} mm"
         if self.width >= 7.5:
-            self.text(self._LEFT, 0.16, _FOOTER, size=8, color=_INK, va="center")
-            self.text(self.width - self._RIGHT, 0.16, note, size=8, color=_DIM, ha="right", va="center")
+            self.text(self._LEFT, 0.16, FOOTER, size=8, color=INK, va="center")
+            self.text(self.width - self._RIGHT, 0.16, note, size=8, color=DIM, ha="right", va="center")
             return
         size = 8 * min(1.0, self.width / 5.6)  # one or two panels: the lines stand above each other
-        self.text(self._LEFT / 2, 0.24, _FOOTER, size=size, color=_INK, va="center")
-        self.text(self._LEFT / 2, 0.09, note, size=size, color=_DIM, va="center")
-
-
-def _edge_letters(axes: Axes, shown: View) -> None:
-    left, right = (shown.left, 0.02, 0.5, "left", "center"), (shown.right, 0.98, 0.5, "right", "center")
-    top, bottom = (shown.top, 0.5, 0.985, "center", "top"), (shown.bottom, 0.5, 0.015, "center", "bottom")
-    for letter, x, y, ha, va in (left, right, top, bottom):
-        axes.text(x, y, letter, ha=ha, va=va, color=_MARK, fontsize=8, weight="bold", **_on(axes))
+        self.text(self._LEFT / 2, 0.24, FOOTER, size=size, color=INK, va="center")
+        self.text(self._LEFT / 2, 0.09, note, size=size, color=DIM, va="center")
 
 
 def _scale_bar(axes: Axes, size_mm: tuple[float, float]) -> None:
     length = _SCALE_BAR_MM / size_mm[0]
     if length > 0.6:  # a small volume: no bar rather than one that covers it
         return
-    axes.plot((0.04, 0.04 + length), (0.035, 0.035), transform=axes.transAxes, color=_INK, linewidth=1.4)
-    axes.text(0.04, 0.05, "5 cm", color=_INK, fontsize=7.5, va="bottom", **_on(axes))
-
-
-def _on(axes: Axes) -> dict[str, Any]:
-    """Writing on a picture: placed by shares of the panel, with a dark edge so that it reads on white too."""
-    edge = [withStroke(linewidth=2.2, foreground=_PAPER)]
-    return {"transform": axes.transAxes, "fontfamily": _FONT, "path_effects": edge}
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor=_PAPER)
-    figure.set_layout_engine("none")  # whatever the user's matplotlibrc says
-    FigureCanvasAgg(figure)
-    return figure
+    axes.plot((0.04, 0.04 + length), (0.035, 0.035), transform=axes.transAxes, color=INK, linewidth=1.4)
+    axes.text(0.04, 0.05, "5 cm", color=INK, fontsize=7.5, va="bottom", **on_picture(axes))
 
 
 def _text(figure: Figure, x: float, y: float, words: str, **style: str | float) -> None:
-    font: dict[str, Any] = {"color": _INK, "fontfamily": _FONT} | style
+    font: dict[str, Any] = {"color": INK, "fontfamily": FONT} | style
     figure.text(x, y, words, fontdict=font)
 
 
@@ -356,7 +328,7 @@ def _png(path: str | Path) -> Path:
 
 def _save(figure: Figure, target: Path, dpi: int) -> Path:
     try:
-        figure.savefig(target, format="png", dpi=dpi, facecolor=_PAPER, metadata={"Software": "medidiff"})
+        figure.savefig(target, format="png", dpi=dpi, facecolor=PAPER, metadata={"Software": "medidiff"})
     except OSError as error:
         raise OutputError("E-OUT", error.strerror or "it cannot be written", file=target.name) from error
     return target

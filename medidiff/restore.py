@@ -36,6 +36,7 @@ from medidiff.prepare.level import estimate_level
 from medidiff.prior import Prior, fitting_prior
 from medidiff.settings import Settings
 from medidiff.trust import Streamed
+from medidiff.trust.shown import Shown
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
@@ -43,8 +44,8 @@ __all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore",
 
 
 @dataclass(frozen=True, slots=True)
-class Posterior:
-    """What is known of the fine volume after the measurement.
+class Posterior(Shown):
+    """What is known of the fine volume after the measurement. A notebook shows it; `plot` and `view` show more.
 
     Args:
         mean: the best single answer, in the scan's stored units.

@@ -18,9 +18,47 @@ from numpy.typing import ArrayLike, NDArray
 
 from medidiff.anatomy import foreground
 from medidiff.errors import InputError
-from medidiff.volume import Geometry
+from medidiff.geometry import Geometry
 
-__all__ = ["PLANES", "Field", "Plane", "Upright", "View", "grey_window", "symmetric_reach", "view"]
+__all__ = [
+    "DIVERGING",
+    "PLANES",
+    "SEQUENTIAL",
+    "SOFT_TISSUE_HU",
+    "Colours",
+    "Field",
+    "Plane",
+    "Upright",
+    "View",
+    "grey_window",
+    "symmetric_reach",
+    "view",
+]
+
+SOFT_TISSUE_HU = (-160.0, 240.0)  # black and white of a CT
+
+Colours = tuple[tuple[int, int, int], ...]
+
+# Purple to orange by way of white (PuOr of ColorBrewer 2.0, Apache-2.0): safe for all kinds of colour blindness.
+DIVERGING: Colours = (
+    (0x54, 0x27, 0x88),
+    (0x99, 0x8E, 0xC3),
+    (0xD8, 0xDA, 0xEB),
+    (0xF7, 0xF7, 0xF7),
+    (0xFE, 0xE0, 0xB6),
+    (0xF1, 0xA3, 0x40),
+    (0xB3, 0x58, 0x06),
+)
+# Dark blue to yellow, brighter with the value for every eye (cividis; Nuñez et al., doi 10.1371/journal.pone.0199239).
+SEQUENTIAL: Colours = (
+    (0x00, 0x22, 0x4E),
+    (0x2A, 0x40, 0x6C),
+    (0x57, 0x5D, 0x6D),
+    (0x7D, 0x7C, 0x78),
+    (0xA5, 0x9C, 0x74),
+    (0xD2, 0xC0, 0x60),
+    (0xFE, 0xE8, 0x38),
+)
 
 _MARGIN_MM = 6.0  # kept around the tissue
 _BRIGHTEST = 99.5  # percentile that is shown white, or in the full colour

@@ -280,7 +280,8 @@ def watched(x: Tensor, sigma: Tensor, condition: diffusion.Condition | None = No
 
 sigmas = diffusion.karras(STEPS, 0.01, 0.5)
 draws = []
-for generator in diffusion.generators_for(SEED, range(DRAWS)):  # one by one: a draw does not depend on its neighbours
+generators = diffusion.generators_for(SEED, range(DRAWS))
+for generator in md.ProgressBar("draw").over(generators):  # one by one: a draw does not depend on its neighbours
     state = diffusion.informed(mean, 0.5, [generator])
     draws.append(diffusion.dpmpp_2m(watched, state, sigmas, condition=condition))
 

@@ -55,7 +55,6 @@ from medidiff.physics import Noise
 from medidiff.physics.estimate import estimate_noise
 from medidiff.prepare import fit_intensity
 from medidiff.report import Look, comparison
-from medidiff.views import PLANES, view
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # a progress bar of MONAI's that nothing here shows
 plt.style.use("dark_background")
@@ -74,16 +73,8 @@ def middle(volume: md.Volume, size: tuple[int, int, int]) -> md.Volume:
 
 
 stored = md.read(SCAN) if READ is None else middle(md.read(SCAN), READ)
-print(stored)
 look = Look(units=stored.units)
-views = [view(stored.data[0], stored.geometry, plane) for plane in PLANES]
-figure, row = plt.subplots(1, 3, figsize=(10, 3.8), layout="constrained", width_ratios=[v.size_mm[0] for v in views])
-for axes, plane, seen in zip(row, PLANES, views, strict=True):
-    extent = (0, seen.size_mm[0], 0, seen.size_mm[1])
-    shown = axes.imshow(seen.pixels, cmap="gray", vmin=0, vmax=np.percentile(stored.data, 99.5), extent=extent)
-    axes.set(title=f"{plane.name}: {seen.left} on the left, {seen.top} on top", xlabel="mm", ylabel="mm")
-figure.colorbar(shown, ax=row, shrink=0.8, label=f"intensity ({stored.units or 'arbitrary units'})")
-plt.show()
+stored  # a volume shows itself; stored.plot() is the same as a figure, stored.view() a viewer to click through
 
 # %% [markdown]
 # ## 2. How noisy is it?
@@ -119,7 +110,7 @@ else:
 # Rician noise, a length, is never below zero.
 
 # %%
-clean = md.denoise(scan, noise="rician")
+clean = md.denoise(scan, noise="rician", progress=md.ProgressBar("denoise"))
 removed = scan.data[0] - clean.mean.data[0]
 panels = {"noisy" if SCAN == SAMPLE else "scan": scan.data[0], "denoised": clean.mean.data[0], "removed": removed}
 captions = {}
@@ -190,7 +181,8 @@ if SCAN == SAMPLE:
 
 # %%
 part = middle(scan, BLOCK)
-posterior = md.denoise(part, noise="rician", noise_level=sigma, draws=4, keep_draws=2, steps=STEPS, seed=SEED)
+asked = {"draws": 4, "keep_draws": 2, "steps": STEPS, "seed": SEED, "progress": md.ProgressBar("draw")}
+posterior = md.denoise(part, noise="rician", noise_level=sigma, **asked)
 panels = {"scan": part.data[0], "mean": posterior.mean.data[0]}
 panels |= {f"draw {i + 1}": draw.data[0] for i, draw in enumerate(posterior.draws[:2])}
 panels |= {"uncertainty": posterior.std.data[0]}

@@ -82,7 +82,7 @@ except SettingsError as refusal:
 
 # %%
 request = md.Request(contrast=card.vocabulary.contrasts[0], age=AGE, sex=SEX, spacing_mm=SPACING)
-cases = [cascade.draw(request, number, seed=SEED) for number in range(COUNT)]
+cases = [cascade.draw(request, number, seed=SEED) for number in md.ProgressBar("draw").over(range(COUNT))]
 again = cascade.draw(request, COUNT - 1, seed=SEED)
 print(cases[0].image, dict(cases[0].asked))
 print("drawn again, the same bytes:", again.image.data.tobytes() == cases[-1].image.data.tobytes())

@@ -203,7 +203,8 @@ def trained(augmented: bool, seed: int) -> tuple[UNet, list[float]]:
 
 
 arms = {"plain": False, "with variants": True}
-runs = {(arm, seed): trained(augmented, seed) for arm, augmented in arms.items() for seed in SEEDS}
+todo = md.ProgressBar("train").over([(arm, seed) for arm in arms for seed in SEEDS])
+runs = {(arm, seed): trained(arms[arm], seed) for arm, seed in todo}
 set_determinism(None)
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 for (arm, seed), (_, losses) in runs.items():

@@ -10,7 +10,22 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
+sys.path.insert(0, str(ROOT / "validation"))
+try:
+    from notebooks import notebook_of, sources
+finally:
+    del sys.path[0]
+
+SOURCES = sources()
+NAMES = [
+    "01_how_diffusion_works",
+    "02_denoise_your_scan",
+    "03_make_a_synthetic_data_set",
+    "04_augment_a_segmenter",
+    "05_super_resolve_a_clinical_scan",
+    "06_train_a_prior_on_your_scans",
+    "07_what_does_the_model_not_know",
+]
 MOST_CELLS = 15
 SECONDS_A_CELL = 300  # far above what a cell needs: a limit for what hangs, not a measurement
 
@@ -42,8 +57,11 @@ def outputs(notebook, kind):
 
 
 def pictures(notebook):
+    """As images, or in a piece of HTML, as volumes show themselves."""
     shown = outputs(notebook, "display_data") + outputs(notebook, "execute_result")
-    return [output.data["image/png"] for output in shown if "image/png" in output.data]
+    plain = [output.data["image/png"] for output in shown if "image/png" in output.data]
+    rich = [output.data["text/html"] for output in shown if 'src="data:image/png' in output.data.get("text/html", "")]
+    return plain + rich
 
 
 def faults(notebook):
@@ -58,8 +76,27 @@ def is_short(notebook):
     return 0 < len(notebook.cells) <= MOST_CELLS
 
 
-def test_there_are_notebooks():
-    assert {source.stem for source in SOURCES} >= {"01_how_diffusion_works", "02_denoise_your_scan"}
+def unlike_its_source(text, source):
+    """What keeps a notebook from being its source, and nothing but that; empty when it is."""
+    notebook = nbformat.reads(text, as_version=4)
+    found = [f"an output in cell {n}" for n, cell in enumerate(code_cells(notebook)) if cell.outputs]
+    found += [f"a count in cell {n}" for n, cell in enumerate(code_cells(notebook)) if cell.execution_count is not None]
+    return found or ([] if text == notebook_of(source) else ["run: python validation/notebooks.py make"])
+
+
+def test_there_are_all_notebooks():
+    assert [source.stem for source in SOURCES] == NAMES
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_the_notebook_is_its_source_and_holds_no_output(source):
+    text = source.with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert unlike_its_source(text, source) == []
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    code_cells(notebook)[0].outputs = [nbformat.v4.new_output("stream", text="a name")]
+    assert unlike_its_source(nbformat.writes(notebook), source) == ["an output in cell 0"]
+    assert unlike_its_source(text.replace("SHORT", "BRIEF"), source) == ["run: python validation/notebooks.py make"]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)

@@ -17,8 +17,8 @@ from medidiff.qc import Case, case_report, cohort_page
 from medidiff.qc import page as pages
 from medidiff.qc.checks import checks
 from medidiff.qc.measures import Pair, measure
-from medidiff.qc.pictures import DIVERGING, Layer, sheets
-from medidiff.views import PLANES, Field, Upright, symmetric_reach
+from medidiff.qc.pictures import Layer, sheets
+from medidiff.views import DIVERGING, PLANES, Field, Upright, symmetric_reach
 from medidiff.volume import Geometry, Volume
 from tests.qc_cases import HOSTILE, LEVEL, SHAPE, Reader, decoded, grid, noise, pair, record, report, truth
 

@@ -36,7 +36,6 @@ _FLAGS = (
     "--no-first-run",
     "--hide-scrollbars",
     "--force-color-profile=srgb",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
     "--remote-debugging-pipe",
 )
 _LOCAL = ("file:", "data:", "about:")
@@ -118,17 +117,18 @@ class Pipe:
         self._buffer = b""
         self.pages: dict[str, Page] = {}
 
-    def open(self, path: Path, *, width: int = 1400, height: int = 900, seconds: float = 60.0) -> Page:
-        """Open a local file in a page of its own, and wait until all of it is loaded."""
+    def open(self, place: Path | str, *, width: int = 1400, height: int = 900, seconds: float = 60.0) -> Page:
+        """Open a local file, or an address on loopback, in a page of its own, and wait until all of it is loaded."""
+        address = place if isinstance(place, str) else place.resolve().as_uri()
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self.pages[session] = Page(self, session)
         page.size(width, height)
         for domain in ("Runtime", "Log", "Network", "Audits", "Page"):
             page.call(f"{domain}.enable")
-        page.call("Page.navigate", url=path.resolve().as_uri())
-        page.wait("document.readyState === 'complete' && location.protocol === 'file:'", seconds)
-        page.requests[:] = [url for url in page.requests if url != path.resolve().as_uri()]
+        page.call("Page.navigate", url=address)
+        page.wait("document.readyState === 'complete' && location.protocol !== 'about:'", seconds)
+        page.requests[:] = [url for url in page.requests if url != address]
         return page
 
     def call(self, method: str, *, session: str = "", **parameters: Any) -> dict[str, Any]:
@@ -179,8 +179,11 @@ class Pipe:
 
 
 @contextmanager
-def running() -> Iterator[Pipe]:
+def running(*, loopback: bool = False) -> Iterator[Pipe]:
     """A browser of our own, ended with the block.
+
+    Args:
+        loopback: whether it may talk to servers on 127.0.0.1.
 
     Raises:
         FileNotFoundError: there is none on this machine.
@@ -196,7 +199,8 @@ def running() -> Iterator[Pipe]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         actions = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
         actions += [(os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(high, (3, 4), strict=True)]
-        command = [found, *_FLAGS, f"--user-data-dir={home}", "about:blank"]
+        rules = "--host-resolver-rules=MAP * ~NOTFOUND" + (", EXCLUDE 127.0.0.1" if loopback else "")
+        command = [found, *_FLAGS, rules, f"--user-data-dir={home}", "about:blank"]
         child = os.posix_spawn(found, command, os.environ, file_actions=actions)
         for end in high:
             os.close(end)

@@ -78,6 +78,10 @@ SETTINGS: Rows = {
     ),
     "E-SEED": ("A negative seed, or not one generator for each image.", "Take seeds of at least 0."),
     "E-SETTING": ("An option is out of range, or two contradict each other.", "Correct the option named."),
+    "E-SHOW": (
+        "A package that shows volumes in notebooks is not installed.",
+        "Install it with: pip install 'medidiff[notebooks]'.",
+    ),
     "E-SIGMA": ("Noise levels that are no descending grid.", "Take levels above 0 that fall to 0."),
     "E-SMOOTHNESS": ("The smoothness of a noise map is out of range.", "Take a number above 0."),
     "E-SPLIT": (

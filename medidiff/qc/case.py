@@ -18,13 +18,12 @@ from medidiff.qc.charts import brightness_chart, spectrum_chart
 from medidiff.qc.checks import Check, checks
 from medidiff.qc.measures import Measures, NoiseKind, Pair, measure
 from medidiff.qc.page import render
-from medidiff.qc.pictures import DIVERGING, SEQUENTIAL, Colours, Layer, Sheet, sheets
-from medidiff.views import grey_window, symmetric_reach
+from medidiff.qc.pictures import Layer, Sheet, sheets
+from medidiff.views import DIVERGING, SEQUENTIAL, SOFT_TISSUE_HU, Colours, grey_window, symmetric_reach
 from medidiff.volume import Geometry, Provenance, Volume
 
 __all__ = ["CaseReport", "case_report"]
 
-_SOFT_TISSUE_HU = (-160.0, 240.0)
 _OBLIQUE_DEGREES = 0.5
 _Pairs = list[tuple[str, str]]
 
@@ -132,7 +131,7 @@ class _Plane:
 
 def _layers(pair: Pair, spread: Any, window: tuple[float, float] | None) -> list[Layer]:
     tissue = pair.shown[pair.inside]
-    grey = window or (_SOFT_TISSUE_HU if pair.before.modality == "CT" else grey_window(tissue))
+    grey = window or (SOFT_TISSUE_HU if pair.before.modality == "CT" else grey_window(tissue))
     change = pair.change
     reach = symmetric_reach(change[pair.inside])
     layers = [

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medidiff.views import PLANES, Field, Plane, Upright
+from medidiff.views import PLANES, Colours, Field, Plane, Upright
 from medidiff.volume import Geometry
 
-__all__ = ["DIVERGING", "SEQUENTIAL", "Atlas", "Colours", "Layer", "Sheet", "sheets"]
+__all__ = ["Atlas", "Layer", "Sheet", "sheets"]
 
 _QUALITY = 82  # of WebP, of 100
 _EFFORT = 2  # of WebP, of 6
@@ -30,28 +30,6 @@ _MOST_PIXELS = 420_000  # of an atlas; three planes and three kinds stay below 2
 _LONGEST_SIDE = 512
 
 _Grey = NDArray[np.uint8]
-Colours = tuple[tuple[int, int, int], ...]
-
-# Purple to orange by way of white (PuOr of ColorBrewer 2.0, Apache-2.0): safe for all kinds of colour blindness.
-DIVERGING: Colours = (
-    (0x54, 0x27, 0x88),
-    (0x99, 0x8E, 0xC3),
-    (0xD8, 0xDA, 0xEB),
-    (0xF7, 0xF7, 0xF7),
-    (0xFE, 0xE0, 0xB6),
-    (0xF1, 0xA3, 0x40),
-    (0xB3, 0x58, 0x06),
-)
-# Dark blue to yellow, brighter with the value for every eye (cividis; Nuñez et al., doi 10.1371/journal.pone.0199239).
-SEQUENTIAL: Colours = (
-    (0x00, 0x22, 0x4E),
-    (0x2A, 0x40, 0x6C),
-    (0x57, 0x5D, 0x6D),
-    (0x7D, 0x7C, 0x78),
-    (0xA5, 0x9C, 0x74),
-    (0xD2, 0xC0, 0x60),
-    (0xFE, 0xE8, 0x38),
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -37,7 +37,7 @@ from medidiff.io.files.checks import refuse_nonfinite, refuse_shear, refuse_thin
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Volume
 
-__all__ = ["Study", "image_name", "is_marked_dicom", "write_labels", "write_scan"]
+__all__ = ["Study", "image_name", "is_marked_dicom", "set_pixels", "set_plane", "write_labels", "write_scan"]
 
 _AXIAL = Geometry((1, 1, 1), np.diag((-1.0, -1.0, 1.0, 1.0)))  # columns to the left, rows to the back, slices up
 _NO_DAY, _NO_TIME = "19000101", "000000"
@@ -130,8 +130,8 @@ def _image(study: Study, layout: Layout, storage: Storage, k: int) -> Dataset:
     image.LossyImageCompression = "00"
     image.ScanningSequence, image.SequenceVariant, image.ScanOptions = "RM", "NONE", None
     image.MRAcquisitionType = image.RepetitionTime = image.EchoTime = image.EchoTrainLength = None
-    _plane(image, layout.geometry, k)
-    _pixels(image, layout, storage, k)
+    set_plane(image, layout.geometry, k)
+    set_pixels(image, layout, storage.scales[k], k)
     return image
 
 
@@ -164,7 +164,7 @@ def _equipment(study: Study) -> Dataset:
     return item
 
 
-def _plane(image: Dataset, grid: Geometry, k: int) -> None:
+def set_plane(image: Dataset, grid: Geometry, k: int) -> None:
     """Image Plane, C.7.6.2: LPS, mm."""
     lps = LPS_TO_RAS @ grid.affine
     across, down, apart = grid.spacing_mm
@@ -176,8 +176,8 @@ def _plane(image: Dataset, grid: Geometry, k: int) -> None:
     image.PixelSpacing = [decimal(down), decimal(across)]
 
 
-def _pixels(image: Dataset, layout: Layout, storage: Storage, k: int) -> None:
-    scale = storage.scales[k]
+def set_pixels(image: Dataset, layout: Layout, scale: Scale, k: int) -> None:
+    """Image Pixel, C.7.6.3, of slice k."""
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.Columns, image.Rows = layout.geometry.shape[:2]
     image.BitsAllocated = image.BitsStored = 16
