@@ -15,7 +15,7 @@ from scipy import ndimage
 from medidiff.errors import InputError
 from medidiff.qc import Case, case_report, cohort_page
 from medidiff.qc import page as pages
-from medidiff.qc.checks import checks
+from medidiff.qc.checks import checks, sharpness
 from medidiff.qc.measures import Pair, measure
 from medidiff.qc.pictures import Layer, sheets
 from medidiff.views import DIVERGING, PLANES, Field, Upright, symmetric_reach
@@ -96,6 +96,7 @@ def faulty(kind):
     images = {
         "removed": scan + np.float32(0.4) * (image - scan),
         "structure": ndimage.gaussian_filter(scan, 3.0),
+        "sharp": ndimage.gaussian_filter(image, 1.0),
         "agreement": image + 2 * noise(seed=9),
         "range": image + spots,
         "drift": image * (1 + ramp),
@@ -110,7 +111,7 @@ def flags(before, after, told):
     return {check.key for check in checks(measured(before, after), told=told) if check.state == "look"}
 
 
-KEYS = ("removed", "structure", "agreement", "range", "drift", "brightness", "left", "level")
+KEYS = ("removed", "structure", "sharp", "agreement", "range", "drift", "brightness", "left", "level")
 
 
 def test_a_good_answer_raises_no_flag(good):
@@ -124,9 +125,19 @@ def test_each_fault_raises_its_flag(kind):
     assert kind in flags(*faulty(kind))
 
 
+def test_a_blur_is_told_from_noise_that_was_removed(good):
+    """An answer that was blurred by a voxel lost what such a filter takes from fine detail; a good one lost nothing."""
+    before, after = pair()
+    blurred = measured(before, after.with_data(ndimage.gaussian_filter(after.data[0], 1.0)[None]))
+    assert sharpness(good, LEVEL) == pytest.approx(0, abs=0.3)
+    assert sharpness(blurred, LEVEL) < -1.8
+    assert sharpness(good, 100 * LEVEL) is None  # no detail stands out of so much noise: not judged
+    assert sharpness(good, None) is None
+
+
 def test_what_super_resolution_adds_is_not_taken_for_noise(good):
     keys = {check.key for check in checks(good, superresolved=True)}
-    assert keys == set(KEYS) - {"removed", "structure"}
+    assert keys == set(KEYS) - {"removed", "structure", "sharp"}
 
 
 def test_too_little_tissue_and_a_constant_scan_are_not_judged():

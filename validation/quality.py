@@ -4,6 +4,7 @@
     python validation/browser.py runs/quality/page.html docs/pictures/qc-report.jpg --height 1640 --scale 0.75
     python validation/quality.py --out runs/quality --time head.nii.gz
     python validation/quality.py --out runs/quality --cohort 20000
+    python validation/quality.py --out runs/quality --sharp
 
 The bundled sample scan gets Rician noise and is denoised once (a minute or two of a free core; files that are there
 already are read). Each fault is then planted in the answer, and a table says what each check measures and which ask for
@@ -16,6 +17,7 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -122,6 +124,43 @@ def cohort_timed(count: int, out: Path) -> dict[str, object]:
     return told
 
 
+def sharp(out: Path, *, crop: int, levels: Sequence[float]) -> str:
+    """What `sharp` measures on the validation scans: of answers, of what was not touched, and of slight blurs."""
+    import scoring
+
+    from medidiff.qc.checks import sharpness
+
+    found: dict[str, dict[float, list[float]]] = {}
+    data = scoring.options("", writes="")
+    files = scoring.scored_scans(data.get_default("data"), data.get_default("split"), "t1-ds002748", part="validation")
+    for number, path in files.items():
+        truth = scoring.truth(path, crop)
+        for percent in levels:
+            level, generator = percent / 100, torch.Generator().manual_seed(number)
+            noisy = Noise("rician", level).apply(torch.from_numpy(truth.image), generator).numpy()
+            scan = Volume(noisy, truth.geometry, "MR")
+            clean = md.denoise(scan, noise_level=level).mean.data[0]
+            answers = {
+                "denoised": clean,
+                "not touched": noisy,
+                "denoised, then smoothed, 0.7 voxels": ndimage.gaussian_filter(clean, 0.7),
+                "smoothed, 0.5 voxels": ndimage.gaussian_filter(noisy, 0.5),
+                "smoothed, 0.7 voxels": ndimage.gaussian_filter(noisy, 0.7),
+            }
+            for name, image in answers.items():
+                value = sharpness(measure(Pair.of(scan, scan.with_data(image))), level)
+                if value is not None:
+                    found.setdefault(name, {}).setdefault(percent, []).append(value)
+    head = [f"| dB, lowest to highest of {len(files)} scans | " + " | ".join(f"{p:g} %" for p in levels) + " |"]
+    rows = [
+        f"| {name} | " + " | ".join(f"{min(v):.2f} to {max(v):.2f}" for v in each.values()) + " |"
+        for name, each in found.items()
+    ]
+    table = "\n".join([*head, "|---|" + "--:|" * len(levels), *rows])
+    (out / "sharp.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return table
+
+
 def main() -> None:
     """Print the table and write the page and ``quality.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,8 +172,12 @@ def main() -> None:
     parser.add_argument(
         "--cohort", type=int, default=0, help="only say how large and fast the page of so many cases is"
     )
+    parser.add_argument("--sharp", action="store_true", help="only say what `sharp` measures on the validation scans")
     told = parser.parse_args()
     told.out.mkdir(parents=True, exist_ok=True)
+    if told.sharp:
+        print(sharp(told.out, crop=80, levels=(2.0, 3.0, 7.0, 15.0)))
+        return
     if told.cohort:
         print(json.dumps(cohort_timed(told.cohort, told.out)))
         return

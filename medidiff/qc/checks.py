@@ -12,7 +12,7 @@ from typing import Literal
 
 from medidiff.qc.measures import Measures
 
-__all__ = ["FEWEST_VOXELS", "Check", "checks"]
+__all__ = ["FEWEST_VOXELS", "Check", "checks", "sharpness"]
 
 State = Literal["ok", "look", "unread"]
 
@@ -26,6 +26,8 @@ _QUIET = 0.01  # of the tissue maximum: what is left below it is not worth a loo
 _DRIFT = 0.03  # relative change of brightness between slices
 _OUTSIDE = 1e-3  # share of the tissue
 _TOLD = 0.25  # relative
+_SHARP = 1.1  # dB; of four validation scans at 2 to 15 % noise the answers lie within -0.7 to 0.1 (docs/qc.md)
+_ABOVE_NOISE = (2.0, 20.0)  # power of detail over that of the noise where sharpness is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def checks(measures: Measures, *, superresolved: bool = False, told: float | Non
     level = told or measures.noise_before
     found = [_agreement(measures, level), _range(measures), _drift(measures)]
     if not superresolved:
-        found = [_removed(measures, level), _correlated(measures), *found]
+        found = [_removed(measures, level), _correlated(measures), _sharp(measures, level), *found]
     return (*found, _brightness(measures), _left(measures), _level(measures, told))
 
 
@@ -75,6 +77,11 @@ def _correlated(m: Measures) -> Check:
     worst = max(m.correlation, key=abs)
     bounds = (-_CORRELATION, _CORRELATION)
     return _within("structure", "Autocorrelation of the change", worst, bounds, meaning, m)
+
+
+def _sharp(m: Measures, level: float | None) -> Check:
+    meaning = "Fine detail that stands out of the scan's noise became weaker: the answer is blurred; or stronger."
+    return _within("sharp", "Power of fine detail", sharpness(m, level), (-_SHARP, _SHARP), meaning, m, unit="dB")
 
 
 def _agreement(m: Measures, level: float | None) -> Check:
@@ -122,6 +129,25 @@ def drift(m: Measures) -> float | None:
         return None
     middle = ratios[len(ratios) // 2]
     return max(abs(ratios[0] / middle - 1), abs(ratios[-1] / middle - 1)) if middle else None
+
+
+def sharpness(m: Measures, level: float | None) -> float | None:
+    """How much weaker or stronger the detail of the answer is than that of the scan, in dB.
+
+    Read where the power of the scan, less that of its white noise (σ² ΔV), is between 2 and 20 times the noise: coarser
+    detail hardly suffers from a slight blur, finer detail cannot be told from noise. None where no shell is like that.
+
+    Args:
+        m: of a scan and an answer on its grid.
+        level: of the scan's noise, in stored units.
+    """
+    noise = level**2 * m.voxel_mm3 if level else 0.0
+    found = []
+    for before, after in zip(m.spectrum_before.power, m.spectrum_after.power, strict=True):
+        detail = before - noise
+        if noise and _ABOVE_NOISE[0] <= detail / noise <= _ABOVE_NOISE[1] and after > 0:
+            found.append(10 * math.log10(after / detail))
+    return sum(found) / len(found) if found else None
 
 
 def _within(
