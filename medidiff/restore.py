@@ -8,18 +8,17 @@ asking.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import NormalDist
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.applying import environment, on_device, tiled, voxels_sha256
 from medidiff.diffusion import Condition, Denoiser, Plan, Turned, generators_for, observe, worst_last
-from medidiff.errors import InputError, PriorError, SettingsError
+from medidiff.errors import InputError, PriorError
 from medidiff.physics import ProfileName, Separable, Slices, identity, least_agreement
 from medidiff.physics.estimate import estimate_noise_map
 from medidiff.physics.profile import slice_axis
@@ -35,45 +34,11 @@ from medidiff.prepare import (
 from medidiff.prepare.level import estimate_level
 from medidiff.prior import Prior, fitting_prior
 from medidiff.settings import Settings
-from medidiff.trust import Streamed
-from medidiff.trust.shown import Shown
+from medidiff.trust import Answer, Made, Posterior, Seen, Streamed, expected_error, signs_of
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
 __all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore", "superresolve"]
-
-
-@dataclass(frozen=True, slots=True)
-class Posterior(Shown):
-    """What is known of the fine volume after the measurement. A notebook shows it; `plot` and `view` show more.
-
-    Args:
-        mean: the best single answer, in the scan's stored units.
-        std: standard deviation of the draws at each voxel, same units; None when no draws were asked for.
-        draws: single plausible answers, as many as `Settings.keep_draws` asked for.
-        provenance: all that is needed to do it again.
-        quantiles: of the draws at each voxel, by the shares that `Settings.quantiles` asked for; exact for up to 8
-            draws, and to a quarter of their spread or better for more (`medidiff.trust.streaming`).
-    """
-
-    mean: Volume
-    std: Volume | None
-    draws: tuple[Volume, ...]
-    provenance: Provenance
-    quantiles: Mapping[float, Volume] = field(default_factory=dict)
-
-    def interval(self, share: float = 0.9) -> tuple[Volume, Volume]:
-        """Lower and upper bound at each voxel, ``mean ± z std``, as if the posterior were Gaussian; not calibrated.
-
-        Args:
-            share: of the posterior between the bounds, in (0, 1).
-        """
-        if self.std is None:
-            raise SettingsError("E-SETTING", "no draws", attribute="interval", mend="Ask for draws, at least 2.")
-        if not 0.0 < share < 1.0:
-            raise SettingsError("E-SETTING", f"{share}", wanted="a share between 0 and 1", attribute="interval")
-        reach = NormalDist().inv_cdf(0.5 + share / 2) * self.std.data
-        return self.mean.with_data(self.mean.data - reach), self.mean.with_data(self.mean.data + reach)
 
 
 def denoise(volume: Volume, **settings: Any) -> Posterior:
@@ -184,7 +149,14 @@ def restore(
         slices=slices,
     )
     quantiles = {share: answer(drawn.quantile(share)) for share in settings.quantiles}
-    return Posterior(answers[0], spread, tuple(answers[1:]), record, quantiles)
+    judged = None
+    if drawn.count:
+        seen, shares = _seen(
+            volume, y.cpu(), kept[0], drawn, operator=operator, level=level, target=target, slices=slices
+        )
+        error = put_back(answers[0].with_data(shares * np.float32(scale.gain)), volume, values=False)
+        judged = Answer(answers[0], error, level * scale.gain, seen, made_of(record))
+    return Posterior(answers[0], spread, tuple(answers[1:]), record, quantiles, judged)
 
 
 def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Settings) -> Posterior:
@@ -198,7 +170,37 @@ def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Se
     decisions = [f"the scan is constant: every voxel is {value:g}; it was passed through and no prior was applied"]
     record = _provenance(volume, target, task, settings=settings, prior=None, level=0.0, decisions=decisions)
     spread = mean.with_data(np.zeros_like(mean.data)) if settings.draws else None
-    return Posterior(mean, spread, (mean,) * settings.keep_draws, record, dict.fromkeys(settings.quantiles, mean))
+    judged = None if spread is None else Answer(mean, spread, 0.0, None, None)
+    draws = (mean,) * settings.keep_draws
+    return Posterior(mean, spread, draws, record, dict.fromkeys(settings.quantiles, mean), judged)
+
+
+def _seen(
+    volume: Volume,
+    y: Tensor,
+    mean: Tensor,
+    drawn: Streamed,
+    *,
+    operator: Separable,
+    level: float,
+    target: Geometry,
+    slices: Slices | None,
+) -> tuple[Seen, NDArray[np.float32]]:
+    """What a calibration asks of a scan, and (1, I, J, K) the expected error at network scale."""
+    error = expected_error(drawn.about(mean)[0, 0].numpy())
+    factor = max(own / fine for own, fine in zip(volume.geometry.spacing_mm, target.spacing_mm, strict=True))
+    thick = factor if slices is None else slices.thickness_mm / target.spacing_mm[slices.axis]
+    signs = signs_of(y[0, 0], mean[0, 0], error, operator=operator, level=level)
+    return Seen(level, max(thick, 1.0) if operator.is_identity else thick, factor, target.spacing_mm, signs), error[
+        None
+    ]
+
+
+def made_of(record: Provenance) -> Made:
+    """How an answer was made, as far as a calibration must match it."""
+    how = {name: record.settings[name] for name in ("draws", "steps", "noise", "noise_varies")}
+    task: Any = record.task
+    return Made(task=task, prior=record.prior["name"], prior_sha256=record.prior["sha256"], **how)
 
 
 def _told(

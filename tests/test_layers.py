@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
     ("medidiff", "cli", "__main__"),
     ("travel",),
-    ("augmentation", "demo", "evaluate", "translation"),
+    ("augmentation", "calibrating", "demo", "evaluate", "translation"),
     ("restore", "synthesis", "gates", "training", "tracking", "report", "qc", "batch", "export", "pacs"),
     ("applying",),
     ("settings", "store"),

@@ -21,6 +21,10 @@ SETTINGS: Rows = {
         "Take values in the range named.",
     ),
     "E-BETAS": ("No schedule of noise over time steps.", "Take one of the named schedules."),
+    "E-CALIBRATION": (
+        "A calibration that is broken, or for answers of another prior, task or way of drawing.",
+        "Restore as the calibration says, or make another with medidiff calibrate.",
+    ),
     "E-CASES": ("Too few scans for a figure about a set of them.", "Give more scans."),
     "E-CONDITION": (
         "What the network is told has another shape than the image.",
@@ -54,6 +58,10 @@ SETTINGS: Rows = {
         "Name a .nii, .nii.gz, .nrrd or .mha file, or say --format with a folder.",
     ),
     "E-PANELS": ("A comparison without images.", "Give at least one."),
+    "E-PATIENTS": (
+        "Too few patients for the coverage that is to be promised, or one who counts twice.",
+        "Add patients or ask for a smaller share; the message says how many are needed.",
+    ),
     "E-PRIVATE": (
         "A name or value for the training log could identify a patient or hold a secret.",
         "Log numbers and names of your own only.",

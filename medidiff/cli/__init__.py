@@ -1,6 +1,6 @@
 """The command line: the only place that parses arguments, prints and exits.
 
-    medidiff info|convert|denoise|superresolve|train|adapt|demo|evaluate|export|verify|deidentify|pacs|priors
+    medidiff info|convert|denoise|superresolve|train|adapt|calibrate|demo|evaluate|export|verify|deidentify|pacs|priors
 
 `main` reads a verb (`medidiff.cli.verbs`), runs its stages one after the other, and turns what a user can mend into
 one line and an exit code. Modules of the stages are imported when they are needed: ``--help`` loads neither numpy nor

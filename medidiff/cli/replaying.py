@@ -136,6 +136,13 @@ def _words(verb: Replay, option: str, value: Any) -> list[str]:
     if option == "interval":
         share, *bounds = value
         return [str(share), *(str(_place(verb, *each)) for each in zip(bounds, ("lower", "upper"), strict=True))]
+    if option == "intervals":
+        named, *bounds = value
+        file = verb.calibration or ("bundled" if named == "bundled" else None)
+        if file is None:
+            mend = "Name the file with --calibration."
+            raise SettingsError("E-REPLAY", "a run with calibrated intervals", wanted="its calibration", mend=mend)
+        return [str(file), *(str(_place(verb, *each)) for each in zip(bounds, ("lower", "upper"), strict=True))]
     if option == "prior":
         return [str(verb.prior or value)]
     if option in _OUTPUTS:

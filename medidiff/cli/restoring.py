@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medidiff.cli.describe import geometry, shown
+from medidiff.cli.intervals import made_by, read_calibration
 from medidiff.cli.places import format_of
 from medidiff.cli.qc import reported
 from medidiff.cli.restoring_options import RestoringOptions
@@ -21,6 +22,7 @@ from medidiff.io import Reading, write
 from medidiff.physics import Slices
 from medidiff.prior import Prior, fitting_prior
 from medidiff.restore import Posterior, Settings, denoise, refines, superresolve
+from medidiff.trust import Calibration, Claim
 from medidiff.volume import Geometry, Volume
 
 __all__ = ["Prepared", "prepared", "restored", "run", "settings_of", "verb_name", "written"]
@@ -58,7 +60,8 @@ def run(verb: Restoring, session: Session) -> None:
         files[name] = shown(paths)
     if page := reported(verb, plan.reading.volume, posterior, session):
         files["report"] = page
-    _show_result(posterior, files, seconds=time.monotonic() - started, screen=screen)
+    claim = None if (calibration := _calibration(verb)) is None else posterior.claim(calibration)
+    _show_result(posterior, files, claim=claim, seconds=time.monotonic() - started, screen=screen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,8 @@ def prepared(verb: Restoring, reading: Reading, *, load: Callable[[str], Prior] 
     slices = _slices(verb, volume, grid)
     settings["noise"] = Settings(noise=verb.noise).for_scan(volume).noise
     settings["prior"], chosen = fitting_prior(volume, verb.prior, load=load)
+    if (calibration := _calibration(verb)) is not None:
+        calibration.refuse_unlike(made_by(settings, settings["prior"], task=verb_name(verb)))
     return Prepared(reading, grid, slices, settings, chosen)
 
 
@@ -124,8 +129,17 @@ def verb_name(verb: Restoring) -> str:
 
 def _settings(verb: Restoring) -> dict[str, Any]:
     share = None if verb.interval is None else verb.interval[0]
-    settings = settings_of(verb, draws=verb.wanted_draws, needs_draws=len(verb.outputs) > 1, share=share)
+    if verb.interval is not None and verb.intervals is not None:
+        found = "--interval together with --intervals"
+        raise SettingsError("E-SETTING", found, wanted="one kind of bounds", mend="Leave one out.")
+    calibration = _calibration(verb)
+    draws = verb.wanted_draws if calibration is None or verb.draws is not None else calibration.made.draws
+    settings = settings_of(verb, draws=draws, needs_draws=len(verb.outputs) > 1, share=share)
     return settings | {"keep_draws": int(verb.draw is not None)}
+
+
+def _calibration(verb: Restoring) -> Calibration | None:
+    return None if verb.intervals is None else read_calibration(verb.intervals[0], task=verb_name(verb))
 
 
 def settings_of(verb: RestoringOptions, *, draws: int, needs_draws: bool, share: float | None) -> dict[str, Any]:
@@ -172,7 +186,8 @@ def restored(
     else:
         posterior = denoise(plan.reading.volume, **settings)
     made = posterior.provenance
-    decisions = tuple(dict.fromkeys((*told, *made.decisions)))
+    claims = () if (calibration := _calibration(verb)) is None else (posterior.claim(calibration).sentence,)
+    decisions = tuple(dict.fromkeys((*told, *made.decisions, *claims)))
     provenance = dataclasses.replace(made, inputs=plan.reading.sha256, decisions=decisions)
     return dataclasses.replace(posterior, provenance=provenance)
 
@@ -189,6 +204,8 @@ def written(verb: Restoring, posterior: Posterior) -> Iterator[tuple[str, list[P
     volumes: dict[str, Volume | None] = {"mean": posterior.mean, "spread": posterior.std}
     if verb.interval is not None:
         volumes["lower"], volumes["upper"] = posterior.interval(verb.interval[0])
+    if (calibration := _calibration(verb)) is not None:
+        volumes["lower"], volumes["upper"] = posterior.interval(calibrated=calibration)
     if posterior.draws:
         volumes["draw"] = posterior.draws[0]
     for name, path in verb.outputs.items():
@@ -201,7 +218,7 @@ def _write(volume: Volume, path: Path, *, verb: Restoring, name: str, posterior:
     provenance = posterior.provenance
     description = f"medidiff {_WORDS[provenance.task]} (research use only)"
     if name != "mean":
-        share = f" {verb.interval[0]:g}" if verb.interval and name in ("lower", "upper") else ""
+        share = _share(verb, posterior) if name in ("lower", "upper") else ""
         description = f"medidiff {_WORDS[provenance.task]}, {_KINDS[name]}{share} (research use only)"
         provenance = dataclasses.replace(provenance, task=f"{provenance.task} {name}")
     form = format_of(verb, path)
@@ -215,6 +232,14 @@ def _write(volume: Volume, path: Path, *, verb: Restoring, name: str, posterior:
         options=read_options(verb),
         kind="spread" if name == "spread" else "scan",
     )
+
+
+def _share(verb: Restoring, posterior: Posterior) -> str:
+    """What the bounds hold, and that it is not claimed where a calibration is not for the scan."""
+    if (calibration := _calibration(verb)) is None:
+        return "" if verb.interval is None else f" {verb.interval[0]:g}"
+    claimed = posterior.claim(calibration).claimed
+    return f" {calibration.share:g}{'' if claimed else ', not claimed'}"
 
 
 def _show_plan(verb: Restoring, plan: Prepared, *, screen: Screen) -> None:
@@ -274,7 +299,9 @@ def _slices(verb: Restoring, volume: Volume, grid: Geometry) -> Slices | None:
     return Slices.of(volume, thickness_mm=verb.thickness, profile=verb.profile)
 
 
-def _show_result(posterior: Posterior, files: dict[str, Path], *, seconds: float, screen: Screen) -> None:
+def _show_result(
+    posterior: Posterior, files: dict[str, Path], *, claim: Claim | None, seconds: float, screen: Screen
+) -> None:
     record = posterior.provenance
     if screen.json:
         screen.document(
@@ -285,6 +312,7 @@ def _show_result(posterior: Posterior, files: dict[str, Path], *, seconds: float
                 "seconds": seconds,
                 "provenance": dataclasses.asdict(record),
             }
+            | ({} if claim is None else {"intervals": dataclasses.asdict(claim)})
         )
         return
     for sentence in record.decisions:

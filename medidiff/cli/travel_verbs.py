@@ -66,6 +66,9 @@ class Replay:
     prior: Annotated[
         Path | None, Option("card of the prior that was used, where it is none of the bundled", ("CARD",))
     ] = None
+    calibration: Annotated[
+        Path | None, Option("the calibration that --intervals named, where it is not the bundled one", ("FILE",))
+    ] = None
     number: Annotated[int, Option("which run of the record, from 1; 0 for the last", ("N",))] = 0
     tracking: Annotated[
         str | None, Option("MLflow store that holds the run; mlflow.db in this folder when left out", ("URI",))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from medidiff.cli.batch_verbs import BatchDenoise, BatchJoint, BatchStatus, BatchSuperresolve, BatchSync, BatchWork
+from medidiff.cli.calibrate_verbs import Calibrate
 from medidiff.cli.options import Option
 from medidiff.cli.pacs_verbs import PacsPull, PacsPush, PacsWatch
 from medidiff.cli.qc_verbs import Qc
@@ -22,6 +23,7 @@ from medidiff.cli.travel_verbs import PriorExport, PriorShow, Replay
 __all__ = [
     "VERBS",
     "Adapt",
+    "Calibrate",
     "Convert",
     "Deidentify",
     "Demo",
@@ -106,6 +108,13 @@ class Restoring(RestoringOptions):
         tuple[float, Path, Path] | None,
         Option("write the bounds that hold this share of the posterior", ("SHARE", "LOWER", "UPPER")),
     ] = None
+    intervals: Annotated[
+        tuple[Path, Path, Path] | None,
+        Option(
+            "write bounds that a calibration stands for: a file of 'medidiff calibrate', or bundled",
+            ("CALIBRATION", "LOWER", "UPPER"),
+        ),
+    ] = None
     draw: Annotated[Path | None, Option("write the first draw here: plausible, sharper, less exact", ("PATH",))] = None
     report: Annotated[
         Path | None, Option("write a quality report here: one HTML page, before and after with checks", ("PAGE",))
@@ -121,7 +130,7 @@ class Restoring(RestoringOptions):
     @property
     def outputs(self) -> dict[str, Path]:
         """Scans that are written, by name; the answer itself first."""
-        lower, upper = self.interval[1:] if self.interval else (None, None)
+        lower, upper = self.interval[1:] if self.interval else self.intervals[1:] if self.intervals else (None, None)
         named = {"mean": self.out, "spread": self.spread, "lower": lower, "upper": upper, "draw": self.draw}
         return {name: path for name, path in named.items() if path is not None}
 
@@ -287,6 +296,7 @@ Verb = (
     | Superresolve
     | Train
     | Adapt
+    | Calibrate
     | PriorExport
     | PriorShow
     | Replay
@@ -315,6 +325,7 @@ VERBS: dict[str, type] = {
     "superresolve": Superresolve,
     "train": Train,
     "adapt": Adapt,
+    "calibrate": Calibrate,
     "prior export": PriorExport,
     "prior show": PriorShow,
     "replay": Replay,

@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
+from medidiff.trust.calibration import BUNDLED_CALIBRATIONS, Calibration, Case, Made, Seen
+from medidiff.trust.conformal import needed
+from medidiff.trust.intervals import Answer, Claim, Interval, RegionInterval
+from medidiff.trust.posterior import Posterior
 from medidiff.trust.report import Examined, examined, tissue
+from medidiff.trust.signs import signs_of
 from medidiff.trust.streaming import Streamed
+from medidiff.trust.tally import Tally, expected_error, tally
 
-__all__ = ["Examined", "Streamed", "examined", "tissue"]
+__all__ = [
+    "BUNDLED_CALIBRATIONS",
+    "Answer",
+    "Calibration",
+    "Case",
+    "Claim",
+    "Examined",
+    "Interval",
+    "Made",
+    "Posterior",
+    "RegionInterval",
+    "Seen",
+    "Streamed",
+    "Tally",
+    "examined",
+    "expected_error",
+    "needed",
+    "signs_of",
+    "tally",
+    "tissue",
+]

@@ -1,0 +1,42 @@
+"""``--intervals`` of ``denoise`` and ``superresolve``: the calibration that is named, and for which answers it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medidiff.errors import SettingsError
+from medidiff.prior import Prior
+from medidiff.trust import BUNDLED_CALIBRATIONS, Calibration, Made
+
+__all__ = ["made_by", "read_calibration"]
+
+_LARGEST = 2**20  # bytes
+
+
+def read_calibration(path: Path, *, task: str) -> Calibration:
+    """The calibration of a file; of medidiff's own where the name is ``bundled``.
+
+    Raises:
+        SettingsError: ``E-CALIBRATION``, there is no such file, or it is none.
+    """
+    bundled = str(path) == "bundled"
+    place = BUNDLED_CALIBRATIONS / f"{task}.json" if bundled else path
+    try:
+        with place.open("rb") as stream:
+            data = stream.read(_LARGEST + 1)
+    except OSError as error:
+        found = f"no bundled calibration for {task}" if bundled else error.strerror or "it cannot be read"
+        mend = "Make one with 'medidiff calibrate'."
+        raise SettingsError("E-CALIBRATION", found, mend=mend, file=place.name) from error
+    if len(data) > _LARGEST:
+        raise SettingsError("E-CALIBRATION", f"over {_LARGEST} bytes", wanted="a calibration", file=place.name)
+    return Calibration.from_json(data.decode("utf-8", "replace"), file=place.name)
+
+
+def made_by(settings: Mapping[str, Any], prior: Prior, *, task: Any) -> Made:
+    """How answers will be made, before they are."""
+    card = prior.card
+    how = {name: settings[name] for name in ("draws", "steps", "noise", "noise_varies")}
+    return Made(task=task, prior=card.name, prior_sha256=card.weights_sha256, **how)

@@ -1,0 +1,343 @@
+"""A calibration: how far the intervals of one prior and task must reach, and for which scans that is claimed.
+
+It is a small JSON file without anything of a patient: hashes of the scans, and a few numbers about all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from medidiff.errors import SettingsError
+from medidiff.trust.conformal import cap_of, controlled, needed
+from medidiff.trust.signs import MEANINGS, means, strange
+from medidiff.trust.tally import SIZES_MM, Tally
+
+__all__ = ["BUNDLED_CALIBRATIONS", "Calibration", "Case", "Made", "Node", "Seen"]
+
+BUNDLED_CALIBRATIONS = Path(__file__).parent / "bundled"
+"""Where medidiff's own lie, one for each task, from validation subjects of the bundled prior."""
+_GROUPS = 8  # of the expected error, in which the standardised error is set to 1
+_SLACK = 1.1  # factor: as far beyond the calibrated noise, thickness and voxels as the claim reaches
+_TOLD = 3  # reasons that are named
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What decides whether a calibration is for a scan, but for the way its answer was made.
+
+    Args:
+        noise: σ, as a share of the tissue maximum.
+        thickness: of the slices, in voxels of the answer; 1 where nothing was super-resolved.
+        distance: between slices, in voxels of the answer.
+        spacing_mm: of the answer's voxels.
+        signs: of `medidiff.trust.signs.signs_of`.
+    """
+
+    noise: float
+    thickness: float
+    distance: float
+    spacing_mm: tuple[float, float, float]
+    signs: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How answers are made; intervals hold for answers that are made alike.
+
+    Args:
+        task: ``"denoise"`` or ``"superresolve"``.
+        prior: name of the prior.
+        prior_sha256: of its weights.
+        draws: for the spread.
+        steps: evaluations for each draw.
+        noise: kind of noise.
+        noise_varies: whether the level is estimated for every voxel.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    task: Literal["denoise", "superresolve"]
+    prior: str
+    prior_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    draws: Annotated[int, Field(ge=2)]
+    steps: Annotated[int, Field(ge=1)]
+    noise: str
+    noise_varies: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One patient's answer at one noise level or thickness.
+
+    Args:
+        patient: SHA-256 of the clean scan.
+        group: which level or thickness, the same for all patients.
+        seen: of the scan.
+        tally: of its answer.
+    """
+
+    patient: str
+    group: int
+    seen: Seen
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What holds at one noise level or thickness.
+
+    Args:
+        noise: geometric mean over the patients, as a share of the tissue maximum.
+        thickness: of the slices, likewise.
+        reaches: λ by side of the blocks in mm.
+        factors: (expected error as a share of the tissue maximum, what it is to be multiplied by), in rising order.
+        signs: mean of each sign over patients.
+        signs_std: standard deviation of each.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    noise: Annotated[float, Field(gt=0)]
+    thickness: Annotated[float, Field(gt=0)]
+    reaches: Mapping[int, Annotated[float, Field(gt=0)]]
+    factors: Annotated[tuple[tuple[float, float], ...], Field(min_length=1)]
+    signs: Mapping[str, float]
+    signs_std: Mapping[str, float]
+
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Intervals for the answers of one prior at one task.
+
+    Args:
+        share: of a patient's tissue that is inside, on average over patients.
+        cap: B of `medidiff.trust.conformal`: a patient with a larger share outside counts as this.
+        patients: how many it was made on.
+        made: how their answers were made.
+        noise: range of σ for which it holds, as shares of the tissue maximum.
+        thickness: range of slice thickness, in voxels of the answer.
+        distance: range of slice distance, likewise.
+        spacing_mm: range of the voxels' sides along each axis of the answer.
+        nodes: what holds at each level or thickness, in rising order.
+        origin: ``"pairs"`` or ``"degraded"``: whether the degraded scans were measured or simulated.
+        scans: SHA-256 of each patient's clean scan.
+        version: of medidiff.
+        format: of this file.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    share: Annotated[float, Field(gt=0, lt=1)]
+    cap: Annotated[float, Field(gt=0, le=1)]
+    patients: Annotated[int, Field(ge=2)]
+    made: Made
+    noise: Range
+    thickness: Range
+    distance: Range
+    spacing_mm: tuple[Range, Range, Range]
+    nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
+    origin: Literal["pairs", "degraded"]
+    scans: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]
+    version: str
+    format: Literal[1] = 1
+
+    @classmethod
+    def fit(
+        cls,
+        cases: Sequence[Case],
+        made: Made,
+        *,
+        share: float = 0.9,
+        cap: float | None = None,
+        origin: Literal["pairs", "degraded"],
+        version: str,
+    ) -> Calibration:
+        """The intervals that patients call for.
+
+        Args:
+            cases: of patients, each at every group.
+            made: how the answers were made.
+            share: that is to be inside.
+            cap: B; twice what may be outside when None.
+            origin: see the class.
+            version: of medidiff.
+
+        Raises:
+            SettingsError: ``E-PATIENTS``, too few patients, or one that is not in every group; ``E-CALIBRATION``, no
+                interval is wide enough; ``E-SETTING``, a share or a cap that is none.
+        """
+        _refuse(share, cap)
+        cap = cap_of(share) if cap is None else cap
+        patients = sorted({case.patient for case in cases})
+        if len(patients) < needed(share):
+            found, wanted = f"{len(patients)} patients for {100 * share:.4g} % coverage", f"at least {needed(share)}"
+            raise SettingsError("E-PATIENTS", found, wanted=wanted, mend="Add patients, or ask for a smaller share.")
+        groups = [[case for case in cases if case.group == group] for group in sorted({case.group for case in cases})]
+        for group in groups:
+            if sorted(case.patient for case in group) != patients:
+                mend = "Give one scan of each patient, and the same levels for all."
+                raise SettingsError("E-PATIENTS", "a patient who is counted twice, or not at all", mend=mend)
+        nodes = [_node(group, share=share, cap=cap) for group in groups]
+        seen = [case.seen for case in cases]
+        i, j, k = (_range([each.spacing_mm[axis] for each in seen]) for axis in range(3))
+        return cls(
+            share=share,
+            cap=cap,
+            patients=len(patients),
+            made=made,
+            noise=_range([each.noise for each in seen]),
+            thickness=_range([each.thickness for each in seen]),
+            distance=_range([each.distance for each in seen]),
+            spacing_mm=(i, j, k),
+            nodes=tuple(sorted(nodes, key=lambda node: (node.thickness, node.noise))),
+            origin=origin,
+            scans=tuple(patients),
+            version=version,
+        )
+
+    # ------------------------------------------------------------------------------------------------------------ use
+
+    def refuse_unlike(self, made: Made) -> None:
+        """Refuse answers that were made in another way.
+
+        Raises:
+            SettingsError: ``E-CALIBRATION``, the first difference.
+        """
+        for field in dataclasses.fields(Made):
+            wanted, found = getattr(self.made, field.name), getattr(made, field.name)
+            if wanted != found:
+                shown = [str(value)[:12] for value in (found, wanted)]
+                mend = "Restore as the calibration says, or calibrate anew with 'medidiff calibrate'."
+                text = f"an answer made with {field.name} {shown[0]}"
+                raise SettingsError("E-CALIBRATION", text, wanted=f"{field.name} {shown[1]}", mend=mend)
+
+    def objections(self, seen: Seen) -> tuple[str, ...]:
+        """Why the share is not claimed for a scan, as sentences; empty where it is."""
+        found = [
+            f"{name} {value:.4g}, calibrated for {low:.4g} to {high:.4g}"
+            for name, value, (low, high) in (
+                ("a noise level (share of the tissue maximum) of", seen.noise, self.noise),
+                ("a slice thickness (voxels of the answer) of", seen.thickness, self.thickness),
+                ("a slice distance (voxels of the answer) of", seen.distance, self.distance),
+                *(("voxels (mm) of", side, held) for side, held in zip(seen.spacing_mm, self.spacing_mm, strict=True)),
+            )
+            if not low / _SLACK <= value <= high * _SLACK
+        ]
+        if not seen.signs:
+            return (*found, "no tissue is found in the answer")
+        node = self.at(seen)
+        odd = strange(seen.signs, node.signs, node.signs_std, patients=self.patients)
+        found += [f"unlike the calibration's patients in {MEANINGS[name]}" for name in odd[:_TOLD]]
+        return tuple(dict.fromkeys(found))
+
+    def at(self, seen: Seen) -> Node:
+        """What holds for a scan: between the nodes of the nearest thicknesses or noise levels, in their logarithm."""
+        name = "thickness" if self.nodes[0].thickness < self.nodes[-1].thickness else "noise"
+        places = [math.log(getattr(node, name)) for node in self.nodes]
+        place = min(max(math.log(getattr(seen, name)), places[0]), places[-1])
+        high = next((n for n, there in enumerate(places) if there >= place), len(places) - 1)
+        low = max(high - 1, 0)
+        apart = places[high] - places[low]
+        return _between(self.nodes[low], self.nodes[high], (place - places[low]) / apart if apart > 0 else 1.0)
+
+    def to_json(self) -> str:
+        """The file's text; the same calibration always gives the same text."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, file: str = "") -> Calibration:
+        """The calibration that `to_json` wrote.
+
+        Raises:
+            SettingsError: ``E-CALIBRATION``, it is none, or was changed so that it cannot be.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            entry = ".".join(str(part) for part in first["loc"])[:80]
+            mend = "Make it again with 'medidiff calibrate'; it is not meant to be edited."
+            raise SettingsError("E-CALIBRATION", first["msg"][:200], mend=mend, file=file, attribute=entry) from error
+
+
+def _refuse(share: float, cap: float | None) -> None:
+    if not 0.5 <= share <= 0.99:
+        raise SettingsError("E-SETTING", f"{share:g}", wanted="a share from 0.5 to 0.99", attribute="share")
+    if cap is not None and not (1 - share) * (1 + 1e-9) < cap <= 1:
+        wanted = f"above {1 - share:.4g} and at most 1"
+        raise SettingsError("E-SETTING", f"{cap:g}", wanted=wanted, attribute="cap")
+
+
+def _range(values: Sequence[float]) -> Range:
+    return float(min(values)), float(max(values))
+
+
+def _node(group: Sequence[Case], *, share: float, cap: float) -> Node:
+    reaches = {}
+    for size in SIZES_MM:
+        curves = [case.tally.outside[size] for case in group if size in case.tally.outside]
+        if len(curves) == len(group):
+            reaches[size] = controlled(np.stack(curves), share=share, cap=cap)
+    mean, std = means([case.seen.signs for case in group])
+    return Node(
+        noise=float(np.exp(np.mean([math.log(case.seen.noise) for case in group]))),
+        thickness=float(np.exp(np.mean([math.log(case.seen.thickness) for case in group]))),
+        reaches=reaches,
+        factors=factors([case.tally for case in group]),
+        signs=mean,
+        signs_std=std,
+    )
+
+
+def factors(tallies: Sequence[Tally]) -> tuple[tuple[float, float], ...]:
+    """What brings the standardised error to 1, by expected error: ``√(Σ (x - m)² / Σ e²)`` in eight equal groups.
+
+    Patients weigh alike, however large their heads.
+    """
+    total = np.sum([each.squares / each.squares[0].sum() for each in tallies], axis=0)
+    there = total[:, total[0] > 0]
+    group = np.minimum((np.cumsum(there[0]) - there[0] / 2) / there[0].sum() * _GROUPS, _GROUPS - 1).astype(int)
+    count, off, error = (np.bincount(group, weights, minlength=_GROUPS) for weights in there)
+    kept = (count > 0) & (error > 0) & (off > 0)
+    return tuple(
+        (float(np.sqrt(e / n)), float(np.sqrt(o / e)))
+        for n, o, e in zip(*(v[kept] for v in (count, off, error)), strict=True)
+    )
+
+
+def corrected(error: NDArray[np.float32], node: Node) -> NDArray[np.float32]:
+    """Expected errors (shares of the tissue maximum) times the factors, on a logarithmic scale between them."""
+    places, values = np.log(np.array(node.factors)).T
+    tiny = np.finfo(np.float32).tiny
+    return np.asarray(error * np.exp(np.interp(np.log(np.maximum(error, tiny)), places, values)), dtype=np.float32)
+
+
+def _between(low: Node, high: Node, share: float) -> Node:
+    """A node on the way from one to another; a share of 1 is the other."""
+    if share >= 1.0 or low is high:
+        return high
+
+    def blend(a: float, b: float) -> float:
+        return math.exp((1 - share) * math.log(a) + share * math.log(b))
+
+    places = sorted({place for node in (low, high) for place, _ in node.factors})
+    each = [np.exp(np.interp(np.log(places), *np.log(np.array(node.factors)).T)) for node in (low, high)]
+    sizes = [size for size in low.reaches if size in high.reaches]
+    return Node(
+        noise=blend(low.noise, high.noise),
+        thickness=blend(low.thickness, high.thickness),
+        reaches={size: blend(low.reaches[size], high.reaches[size]) for size in sizes},
+        factors=tuple((p, blend(float(a), float(b))) for p, a, b in zip(places, *each, strict=True)),
+        signs={name: (1 - share) * low.signs[name] + share * high.signs[name] for name in low.signs},
+        signs_std={name: (1 - share) * low.signs_std[name] + share * high.signs_std[name] for name in low.signs_std},
+    )

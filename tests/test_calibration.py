@@ -1,0 +1,265 @@
+"""A calibration: what it claims, for whom it does not, and that its file holds nothing of a patient."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from medidiff.errors import InputError, SettingsError
+from medidiff.physics import identity
+from medidiff.trust import Calibration, Made, signs_of
+from medidiff.trust.calibration import corrected
+from medidiff.trust.cases import case_from_json, case_to_json
+from medidiff.trust.signs import strange
+from tests.trust_cases import GAIN, MADE, MASK, SHAPE, answer, calibration, case, head
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Calibration:
+    return calibration(levels=(0.03, 0.05, 0.1))
+
+
+def inside(truth, bounds) -> float:
+    lower, upper = (bound.data[0] / GAIN for bound in bounds)
+    return float(((lower <= truth) & (truth <= upper))[MASK].mean())
+
+
+def test_new_patients_lie_between_the_bounds_as_claimed(fitted):
+    found = []
+    for seed in range(100, 130):
+        truth, new = answer(seed)
+        bounds = new.interval(fitted)
+        assert bounds.claimed, bounds.reasons
+        assert "90 % of the tissue lies between the bounds" in bounds.sentence
+        found.append(inside(truth, bounds))
+    assert np.mean(found) == pytest.approx(0.9 + 0.1 / 12, abs=0.025)  # of one calibration: its twelve may be hard
+
+
+def test_bounds_of_half_the_reach_do_not_hold_them(fitted):
+    """The negative: the same bounds, half as wide."""
+    nodes = tuple(dataclasses.replace(n, reaches={s: r / 2 for s, r in n.reaches.items()}) for n in fitted.nodes)
+    broken = dataclasses.replace(fitted, nodes=nodes)
+    found = [inside(truth, new.interval(broken)) for truth, new in map(answer, range(100, 110))]
+    assert np.mean(found) < 0.7
+
+
+@pytest.mark.parametrize("side", [1, 3, 6])
+def test_means_over_regions_lie_between_their_bounds(fitted, side):
+    rng, held = np.random.default_rng(0), []
+    for seed in range(100, 120):
+        truth, new = answer(seed)
+        for corner in rng.integers(8, 16 - side, (12, 3)):
+            mask = np.zeros(SHAPE, bool)
+            mask[tuple(slice(c, c + side) for c in corner)] = True
+            bounds = new.region(mask, fitted)
+            held.append(bounds.lower <= GAIN * float(truth[mask].mean()) <= bounds.upper)
+    assert bounds.claimed
+    assert np.mean(held) > 0.85
+
+
+def test_a_region_without_voxels_is_refused(fitted):
+    for mask in (np.zeros(SHAPE, bool), np.ones((3, 3, 3), bool)):
+        with pytest.raises(InputError, match="E-MASK"):
+            answer(0)[1].region(mask, fitted)
+
+
+# --- for whom nothing is claimed -------------------------------------------------------------------------------------
+
+
+def test_patients_of_the_same_kind_are_hardly_ever_flagged(fitted):
+    flagged = [bool(fitted.objections(answer(seed)[1].seen)) for seed in range(100, 200)]
+    assert np.mean(flagged) <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("shift", "sign"),
+    [
+        ({"gamma": 2.2}, "brightness"),
+        ({"grain": 0.5}, "neighbours"),
+        ({"level": 0.08, "told": 0.05}, "noise level"),
+    ],
+    ids=["contrast", "sharpness", "noise"],
+)
+def test_shifted_scans_are_not_claimed(fitted, shift, sign):
+    for seed in range(100, 110):
+        bounds = answer(seed, **shift)[1].interval(fitted)
+        assert not bounds.claimed
+        assert "NOT claimed" in bounds.sentence
+        assert any(sign in reason for reason in bounds.reasons), bounds.reasons
+
+
+def test_without_signs_the_same_scans_would_be_claimed(fitted):
+    """The negative: what is flagged is flagged by its signs alone."""
+    usual = answer(100)[1].seen.signs
+    for shift in ({"gamma": 2.2}, {"grain": 0.5}):
+        seen = answer(100, **shift)[1].seen
+        assert fitted.objections(dataclasses.replace(seen, signs=usual)) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"noise": 0.2}, "noise level"),
+        ({"noise": 0.01}, "noise level"),
+        ({"thickness": 3.0}, "thickness"),
+        ({"distance": 2.0}, "distance"),
+        ({"spacing_mm": (1.0, 1.0, 2.0)}, "voxels (mm) of 2"),
+        ({"signs": {}}, "no tissue"),
+    ],
+)
+def test_out_of_range_nothing_is_claimed(fitted, change, says):
+    seen = dataclasses.replace(answer(100)[1].seen, **change)
+    assert any(says in reason for reason in fitted.objections(seen))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"task": "superresolve"},
+        {"prior_sha256": "cd" * 32},
+        {"draws": 4},
+        {"steps": 2},
+        {"noise": "gaussian"},
+        {"noise_varies": True},
+    ],
+)
+def test_answers_that_were_made_otherwise_are_refused(fitted, other):
+    made = dataclasses.replace(MADE, **other)
+    with pytest.raises(SettingsError, match=rf"E-CALIBRATION.*{next(iter(other))}"):
+        fitted.refuse_unlike(made)
+    with pytest.raises(SettingsError, match="E-CALIBRATION"):
+        dataclasses.replace(answer(0)[1], made=made).interval(fitted)
+    fitted.refuse_unlike(Made(**dataclasses.asdict(MADE)))
+
+
+def test_a_scan_without_tissue_has_no_signs():
+    flat = np.full(SHAPE, 0.5, np.float32)
+    assert signs_of(torch.from_numpy(flat), torch.from_numpy(flat), flat, operator=identity(), level=0.1) == {}
+
+
+def test_strangeness_is_students():
+    mean, std = {"residual": 0.0}, {"residual": 1.0}
+    assert strange({"residual": 4.3}, mean, std, patients=10) == ["residual"]  # t 9 at 0.995 is 3.25, times √1.1: 3.41
+    assert strange({"residual": 3.3}, mean, std, patients=10) == []
+    assert strange({"residual": float("nan")}, mean, std, patients=10) == ["residual"]
+
+
+# --- what it is fitted to --------------------------------------------------------------------------------------------
+
+
+def test_too_few_patients_are_refused():
+    with pytest.raises(SettingsError, match=r"E-PATIENTS.*8 patients for 90 %.*at least 9"):
+        calibration(8)
+    assert calibration(4, share=0.8).patients == 4
+
+
+def test_every_patient_counts_once():
+    cases = [case(seed) for seed in range(9)]
+    for broken in ([*cases, cases[0]], [*cases, *(dataclasses.replace(each, group=1) for each in cases[1:])]):
+        with pytest.raises(SettingsError, match="E-PATIENTS"):
+            Calibration.fit(broken, MADE, origin="pairs", version="0")
+
+
+@pytest.mark.parametrize("broken", [{"share": 0.4}, {"share": 1.0}, {"cap": 0.1}, {"cap": 1.5}])
+def test_shares_and_caps_that_are_none_are_refused(broken):
+    with pytest.raises(SettingsError, match="E-SETTING"):
+        calibration(10, **broken)
+
+
+def test_without_a_cap_the_reach_is_longer():
+    assert calibration(12, cap=1.0).nodes[0].reaches[1] > 1.2 * calibration(12).nodes[0].reaches[1]
+
+
+def test_between_levels_the_reach_lies_between(fitted):
+    seen = answer(100)[1].seen
+    reach = {noise: fitted.at(dataclasses.replace(seen, noise=noise)).reaches[1] for noise in (0.03, 0.04, 0.05)}
+    low, middle, high = reach.values()
+    assert min(low, high) <= middle <= max(low, high)
+    assert low == fitted.nodes[0].reaches[1]
+    assert fitted.at(dataclasses.replace(seen, noise=0.5)) == fitted.nodes[-1]
+
+
+def test_the_standardised_error_is_one_after_calibration(fitted):
+    found = []
+    for seed in range(100, 120):
+        truth, new = answer(seed)
+        off = GAIN * truth - new.mean.data[0]
+        found.append(np.mean(np.square(off[MASK] / new.calibrated_error(fitted).data[0][MASK])))
+    assert np.sqrt(np.mean(found)) == pytest.approx(1, abs=0.1)
+
+
+def test_factors_undo_a_spread_that_is_too_narrow():
+    """Half the spread, twice the factor: and without it the standardised error is 2."""
+    wide, narrow = ([case(seed) for seed in range(9)] for _ in range(2))
+    for n, each in enumerate(narrow):
+        squares = each.tally.squares * np.array([[1.0], [4.0], [1.0]])
+        narrow[n] = dataclasses.replace(each, tally=dataclasses.replace(each.tally, squares=squares))
+    one, two = (Calibration.fit(cases, MADE, origin="pairs", version="0").nodes[0] for cases in (wide, narrow))
+    error = np.geomspace(0.02, 0.05, 5).astype(np.float32)
+    np.testing.assert_allclose(corrected(error, two), 2 * corrected(error, one), rtol=1e-5)
+
+
+# --- its file --------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_holds_all_of_it_and_nothing_of_a_patient(fitted):
+    text = fitted.to_json()
+    assert Calibration.from_json(text) == fitted
+    assert Calibration.from_json(text).to_json() == text
+    held = json.loads(text)
+    assert all(len(each) == 64 for each in held["scans"])
+    assert not {"name", "path", "file", "date", "host"} & set(held)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda held: held.pop("share"),
+        lambda held: held.update(share=1.0),
+        lambda held: held.update(format=2),
+        lambda held: held.update(patient="Doe^Jane"),
+        lambda held: held["nodes"].clear(),
+        lambda held: held["made"].update(prior_sha256="zz"),
+        lambda held: held["nodes"][0]["reaches"].update({"1": -1.0}),
+        lambda held: held["nodes"][0].update(noise="inf"),
+    ],
+)
+def test_a_broken_file_is_refused(fitted, change):
+    held = json.loads(fitted.to_json())
+    change(held)
+    with pytest.raises(SettingsError, match=r"E-CALIBRATION.*c\.json"):
+        Calibration.from_json(json.dumps(held), file="c.json")
+    with pytest.raises(SettingsError, match="E-CALIBRATION"):
+        Calibration.from_json("{")
+
+
+def test_cases_survive_json():
+    one = case(3)
+    again = case_from_json(case_to_json(one))
+    assert (again.patient, again.group, again.seen) == (one.patient, one.group, one.seen)
+    np.testing.assert_allclose(again.tally.squares, one.tally.squares, rtol=1e-6)
+    assert all(np.allclose(again.tally.outside[size], curve, atol=1e-8) for size, curve in one.tally.outside.items())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"patient": "a", "group": 0, "seen": {}, "tally": {}}'])
+def test_a_broken_case_is_refused(text):
+    with pytest.raises(SettingsError, match="E-CALIBRATION"):
+        case_from_json(text)
+
+
+def test_a_case_of_another_length_is_refused():
+    held = json.loads(case_to_json(case(3)))
+    held["tally"]["outside"]["1"] = held["tally"]["outside"]["1"][:-1]
+    with pytest.raises(SettingsError, match="E-CALIBRATION"):
+        case_from_json(json.dumps(held))
+
+
+def test_heads_are_of_one_kind():
+    """What the laws above rest on: invented patients differ, and their tissue is alike."""
+    one, two = head(1), head(2)
+    assert np.abs(one - two).max() > 0.2
+    assert one[MASK].std() == pytest.approx(two[MASK].std(), rel=0.05)
