@@ -281,7 +281,7 @@ def parser() -> argparse.ArgumentParser:
     second = verbs.add_parser("report", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     second.set_defaults(run=run_report)
     second.add_argument("--out", type=Path, default=Path("out/image-quality"), help="folder that was measured into")
-    second.add_argument("--draws", type=int, default=400, help="of the bootstrap")
+    second.add_argument("--draws", type=int, default=200, help="of the bootstrap")
     return out
 
 

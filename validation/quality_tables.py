@@ -220,7 +220,8 @@ def dprimes(found: Sequence[Group], base: str, *, draws: int) -> list[dict[str, 
         draws: of the bootstrap.
 
     Returns:
-        A row for each method, observer, knowledge of the anatomy, size and contrast, with `Figure` s as plain numbers.
+        A row for each method, observer, knowledge of the anatomy, size and contrast, with figures as three numbers
+        (value, low, high); a method that ratios are to has none.
     """
     setup = found[0].setup
     by_name = {group.method: group for group in found}
@@ -230,7 +231,8 @@ def dprimes(found: Sequence[Group], base: str, *, draws: int) -> list[dict[str, 
             seen = {name: _seen(group, size, sigmas) for name, group in by_name.items()}
             for name, mine in seen.items():
                 shared = sorted(set(mine.keys) & set(seen[base].keys))
-                both = [_chosen(one, shared) for one in (mine, seen[base])]
+                ours = _chosen(mine, shared)
+                both = [ours, ours if name == base else _chosen(seen[base], shared)]
                 for observer, columns in OBSERVERS.items():
                     for anatomy in ANATOMY:
                         row = {
@@ -265,7 +267,7 @@ def _told(mine: Seen, both: Sequence[Seen], columns: tuple[int, int], anatomy: s
         return first / second if second > 0 else math.inf
 
     told = _with_interval(lambda index: value(mine.at(index)), mine.keys, draws=draws)
-    if len(both[0].keys) < enough:
+    if both[0] is both[1] or len(both[0].keys) < enough:
         return none | {"dprime": told}
     against = _with_interval(lambda index: ratio([seen.at(index) for seen in both]), both[0].keys, draws=draws)
     return {"dprime": told, "ratio": against}

@@ -202,14 +202,16 @@ def detectability(present: ArrayLike, absent: ArrayLike, *, groups: ArrayLike | 
         raise SettingsError("E-CASES", found, wanted=f"{count + 3} degrees of freedom for {count} channels", mend=mend)
     inside = [_within(each, names) for each in (one, none)]
     spread = (inside[0].T @ inside[0] + inside[1].T @ inside[1]) / (2 * freedom)
-    if np.linalg.matrix_rank(spread, hermitian=True) < count:
+    scales, axes = np.linalg.eigh(spread)
+    if not scales[0] > scales[-1] * count * np.finfo(np.float64).eps:
         raise InputError("E-FLAT", "channels that do not vary, or tell the same", wanted="independent channels")
-    step, inverse = (one - none).mean(axis=0), np.linalg.inv(spread)
+    step, inverse = (one - none).mean(axis=0), (axes / scales) @ axes.T
     plain = float(step @ inverse @ step)
     crossed = inside[0].T @ inside[1] / freedom
     shared = float(np.trace(inverse @ crossed @ inverse @ crossed.T)) / count
     effective = 2 * freedom / (1 + min(shared, 1.0))
-    change = np.atleast_2d(np.cov(one - none, rowvar=False))  # of the differences, whose mean Δ is
+    apart = one - none - step
+    change = apart.T @ apart / (pairs - 1)  # covariance of the differences, whose mean Δ is
     shrink = (effective - count - 1) / effective
     square = shrink * (plain - float(np.trace(inverse @ change)) / pairs)
     return Detectability(math.sqrt(max(square, 0.0)), math.sqrt(plain), pairs, effective)
