@@ -155,9 +155,9 @@ def test_dprime_of_files_is_that_of_their_samples(command):
     """Made-up responses of 40 places: a ratio of 2 by construction, an interval round it; none where places are few."""
     tables = importlib.import_module("quality_tables")
     rng = np.random.default_rng(0)
-    absent = rng.normal(size=(4, 10, 2, 12))
+    absent = rng.normal(size=(4, 12, 2, 13))
 
-    def group(method, step, places=10):
+    def group(method, step, places=12):
         records = []
         for scan in range(4):
             samples = [

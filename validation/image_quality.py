@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 METHODS = {"denoise": ("noisy", "medidiff", "nlmeans", "bm4d"), "slices": ("spline", "medidiff")}
 REALISATIONS = 2
-_VERSION = 1  # of what a file holds
+_VERSION = 2  # of what a file holds
 
 Way = Callable[[Array, int], Array]
 """A fine image without noise and a seed to what a method makes of its measurement."""

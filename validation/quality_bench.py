@@ -27,9 +27,9 @@ from medidiff.metrics.shells import hann
 __all__ = ["OBSERVERS", "Bench", "Sample", "bench", "read_pair", "read_signals"]
 
 OBSERVERS: Mapping[str, tuple[int, int]] = {  # columns of the responses of a sample
-    "Hotelling, differences of Gaussians": (0, 6),
-    "Hotelling, Laguerre-Gauss": (6, 11),
-    "non-prewhitening with eye filter": (11, 12),
+    "Hotelling, differences of Gaussians": (0, 7),
+    "Hotelling, Laguerre-Gauss": (7, 12),
+    "non-prewhitening with eye filter": (12, 13),
 }
 _LAGUERRE_WIDTH = 1.5  # of the signal's diameter
 _ROOM_MM = 6.0  # added to the diameter when places are sought
@@ -80,8 +80,8 @@ class Sample:
         realisation: of the noise.
         diameter_mm: of the ball of its volume.
         sigmas: contrast over the noise level.
-        present: (12,) responses of the observers' channels.
-        absent: (12,) the same without the signal.
+        present: (13,) responses of the observers' channels.
+        absent: (13,) the same without the signal.
         recovered: share of the contrast that is found, by least squares.
     """
 
@@ -134,7 +134,7 @@ def bench(number: int, truth: Truth, *, sizes_mm: Sequence[float], each: int, la
 
 
 def _half(spacing: Sequence[float]) -> tuple[int, int, int]:
-    first, second, third = (math.ceil(_BOX_MM / step) for step in spacing)
+    first, second, third = (math.ceil(_BOX_MM / step - 0.01) for step in spacing)  # 0.99999 mm is 1 mm
     return first, second, third
 
 
@@ -168,7 +168,7 @@ def _edges(truth: Truth) -> dict[str, NDArray[np.float64]]:
 
 
 def known(size_mm: float, spacing: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A signal of one size in the box that observers see, (I, J, K), and their channels, (12, I, J, K)."""
+    """A signal of one size in the box that observers see, (I, J, K), and their channels, (13, I, J, K)."""
     centre = _half(spacing)
     box = (2 * centre[0] + 1, 2 * centre[1] + 1, 2 * centre[2] + 1)
     signal = share(box, spacing, Lesion(centre, size_mm, -1.0, "white", _SHAPE_SEED), irregularity=0).astype(np.float64)
@@ -192,13 +192,14 @@ def read_signals(
         images: the result with the signals, and that without.
     """
     found = []
+    scale = math.sqrt(float(np.prod(bench.spacing_mm)))  # a signal is then seen alike whatever the voxels
     shapes = {size: known(size, bench.spacing_mm) for size in {one.diameter_mm for one in bench.signals[layout]}}
     first = sum(len(others) for others in bench.signals[:layout])
     for place, one in enumerate(bench.signals[layout], start=first):
         i, j, k = (slice(c - h, c + h + 1) for c, h in zip(one.centre, _half(bench.spacing_mm), strict=True))
         filled, channels = shapes[one.diameter_mm]
         with_it, without = (image[i, j, k].astype(np.float64) for image in images)
-        seen = responses(channels, np.stack([with_it, without]))
+        seen = responses(channels, np.stack([with_it, without])) * scale
         found.append(
             Sample(
                 scan=scan,

@@ -60,7 +60,7 @@ def difference_of_gaussians(
     lowest: float = 0.015,
     ratio: float = 1.6,
     passband: float = 1.67,
-    count: int = 6,
+    count: int = 7,
 ) -> _Array:
     """Channels that pass bands of spatial frequency, centred in a box.
 
