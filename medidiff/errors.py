@@ -9,9 +9,9 @@
     └── PriorError         a trained prior is missing, broken or does not fit        exit code 6
 
 Everything that a user can mend is one of these and becomes one line at the command line; anything else is a bug and
-keeps its traceback (exit code 1). ``E-NOIMAGES``, ``E-NOTHING`` and ``E-PACS-NONE`` end with 8 instead
-(`medidiff.catalogue.exit_code`). No message ever carries patient data: attributes are named, identifying values are
-not shown. A message is one line without control characters, whatever a file is called.
+keeps its traceback (exit code 1). ``E-NOIMAGES``, ``E-NOTHING`` and ``E-PACS-NONE`` end with 8 and ``E-SCOPE`` with 2
+instead (`medidiff.catalogue.exit_code`). No message ever carries patient data: attributes are named, identifying values
+are not shown. A message is one line without control characters, whatever a file is called.
 """
 
 from __future__ import annotations

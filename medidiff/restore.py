@@ -8,7 +8,7 @@ asking.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from medidiff.prepare import (
 from medidiff.prepare.level import estimate_level
 from medidiff.prior import Prior, fitting_prior
 from medidiff.settings import Settings
-from medidiff.trust import Answer, Made, Posterior, Seen, Streamed, expected_error, signs_of
+from medidiff.trust import Answer, Made, Posterior, Scope, Seen, Streamed, expected_error, scope_of, signs_of
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
@@ -105,7 +105,8 @@ def restore(
     Padding has no effect on the answer and keeps the scan's values in it; what a repair has filled in stays marked.
 
     Raises:
-        InputError: more than one channel, no tissue, voxels that are not finite, or a modality the prior is not for.
+        InputError: more than one channel, no tissue, voxels that are not finite, or a modality the prior is not for;
+            ``E-SCOPE``, with `Settings.strict`, a scan that is not of the kind that the prior is for.
         PriorError: no such prior, or an answer that is not finite.
     """
     settings = settings.for_scan(volume)
@@ -119,6 +120,7 @@ def restore(
     device = settings.place()
     y = torch.from_numpy(scale.apply(measured))[None].to(device)
     fitting, decisions = fitting_prior(volume, settings.prior)
+    scope = _judged(volume, fitting, decisions, strict=settings.strict)
     prior = on_device(fitting, device)
     level = _noise_level(volume, y, scale, settings, decisions)
     told = _practised(level, scale, prior, decisions)
@@ -146,6 +148,7 @@ def restore(
         prior=prior,
         level=level * scale.gain,
         decisions=decisions,
+        scope=scope.record(),
         slices=slices,
     )
     quantiles = {share: answer(drawn.quantile(share)) for share in settings.quantiles}
@@ -201,6 +204,16 @@ def made_of(record: Provenance) -> Made:
     how = {name: record.settings[name] for name in ("draws", "steps", "noise", "noise_varies")}
     task: Any = record.task
     return Made(task=task, prior=record.prior["name"], prior_sha256=record.prior["sha256"], **how)
+
+
+def _judged(volume: Volume, prior: Prior, decisions: list[str], *, strict: bool) -> Scope:
+    """Whether the scan is of the kind that the prior is for; with `strict` a scan that is not is refused."""
+    scope = scope_of(volume, prior.card)
+    if scope.outside and strict:
+        mend = "Look at the scan and its header; without --strict it is restored, and the result is marked."
+        raise InputError("E-SCOPE", "; ".join(scope.reasons), wanted=f"a scan that '{scope.prior}' is for", mend=mend)
+    decisions.append(scope.sentence)
+    return scope
 
 
 def _told(
@@ -323,6 +336,7 @@ def _provenance(
     prior: Prior | None,
     level: float,
     decisions: list[str],
+    scope: Mapping[str, Any] | None = None,
     slices: Slices | None = None,
 ) -> Provenance:
     return Provenance(
@@ -343,4 +357,5 @@ def _provenance(
         seed=settings.seed,
         environment=environment(settings),
         decisions=tuple(decisions),
+        scope=scope or {},
     )

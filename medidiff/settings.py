@@ -49,7 +49,7 @@ def compute_device(name: str) -> torch.device:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to restore. All fields but `device`, `tile` and `progress` have an effect on the result.
+    """How to restore. All but `device`, `tile`, `strict` and `progress` have an effect on the result.
 
     Args:
         prior: a bundled prior's name, a path, or a loaded `Prior`; None for the bundled one of the scan's modality.
@@ -66,6 +66,7 @@ class Settings:
         seed: what the draws' randomness comes from, at least 0.
         device: ``"auto"`` takes a CUDA GPU when there is one, else the CPU.
         tile: side of a cube of as many voxels as the network is shown at once; bounds memory (320: about 3 GB).
+        strict: whether a scan that is not of the kind that the prior is for is refused; it is marked otherwise.
         progress: called with the number of evaluations done and to do.
 
     Raises:
@@ -83,6 +84,7 @@ class Settings:
     seed: int = 0
     device: str = "auto"
     tile: int = 320
+    strict: bool = False
     progress: Progress | None = None
 
     def __post_init__(self) -> None:

@@ -118,6 +118,8 @@ class Provenance:
         seed: the number all randomness was drawn from.
         environment: versions and device, e.g. ``{"torch": "2.13.0", "device": "cpu"}``.
         decisions: what the software chose by itself, as sentences.
+        scope: whether the scan was of the kind that the prior is for, as `medidiff.trust.Scope.record` has it; empty
+            where that was not asked.
         synthetic: whether the result is an invented scan.
         research_use_only: always true; written out so that every reader meets it.
     """
@@ -130,6 +132,7 @@ class Provenance:
     seed: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
     decisions: tuple[str, ...] = ()
+    scope: Mapping[str, Any] = field(default_factory=dict)
     synthetic: bool = False
     research_use_only: bool = True
 
@@ -139,8 +142,10 @@ class Provenance:
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:
-        """The record that `to_json` wrote."""
+        """The record that `to_json` wrote; one from before scopes were judged has none."""
         fields = json.loads(text)
+        if isinstance(fields, dict):
+            fields.setdefault("scope", {})
         known = {f.name for f in dataclasses.fields(cls)}
         if not isinstance(fields, dict) or set(fields) != known:
             raise InputError("E-PROVENANCE", "a record with other fields", wanted=", ".join(sorted(known)))

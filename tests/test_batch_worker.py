@@ -375,7 +375,7 @@ def test_nothing_is_listed_once_all_is_mended(batch):
 
 def test_figures_wait_until_a_store_has_taken_them(batch):
     work(batch)
-    assert cohort(batch) == {"mean_size": 9.0}
+    assert cohort(batch).means == {"mean_size": 9.0}
     put(batch, 7, Waiting("batch-denoise", {"a": 1}, {"done": 5.0}))
     ((place, told),) = waiting(batch)
     assert told.metrics == {"done": 5.0}

@@ -12,8 +12,10 @@ from typing import Any
 from medidiff.batch.job import Batch
 from medidiff.io.files.atomic import output_errors, write_file
 
-__all__ = ["Waiting", "cohort", "put", "sent", "waiting"]
+__all__ = ["OUT_OF_SCOPE", "Cohort", "Waiting", "cohort", "put", "sent", "waiting"]
 
+OUT_OF_SCOPE = "out_of_scope"
+"""Metric of a case, 1 where the scan was not of the kind that the prior is for."""
 _SENT = ".sent.json"
 
 
@@ -61,13 +63,30 @@ def sent(place: Path) -> None:
         place.replace(place.with_suffix(_SENT))
 
 
-def cohort(batch: Batch) -> dict[str, float]:
-    """Mean of each metric over all finished cases that have it."""
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """What the records of all finished cases say together.
+
+    Args:
+        means: of each metric, over the cases that have it.
+        out_of_scope: names of the cases whose scan was not of the kind that the prior is for.
+    """
+
+    means: Mapping[str, float]
+    out_of_scope: tuple[str, ...]
+
+
+def cohort(batch: Batch) -> Cohort:
+    """Look at every record."""
+    marked: list[str] = []
     sums: dict[str, tuple[int, float]] = {}
     for done, _ in batch.records.names():
         for name in sorted(done):
             record = batch.records.done(name)
+            if record is not None and record.metrics.get(OUT_OF_SCOPE):
+                marked.append(name)
             for key, value in () if record is None else record.metrics.items():
                 count, total = sums.get(key, (0, 0.0))
                 sums[key] = count + 1, total + value
-    return {f"mean_{key}": total / count for key, (count, total) in sorted(sums.items())}
+    means = {f"mean_{key}": total / count for key, (count, total) in sorted(sums.items())}
+    return Cohort(means, tuple(sorted(marked)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,7 +112,9 @@ class Pace:
         return counts | {"seconds_per_case": typical, "cases_per_hour": round(self.per_hour, 2)}
 
 
-def write_report(batch: Batch, status: Status, pace: Pace, *, about: Mapping[str, Any]) -> dict[str, Any]:
+def write_report(
+    batch: Batch, status: Status, pace: Pace, *, about: Mapping[str, Any], out_of_scope: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write ``report.json``, ``report.txt`` and ``refused.csv`` into the batch's folder.
 
     Args:
@@ -120,6 +122,7 @@ def write_report(batch: Batch, status: Status, pace: Pace, *, about: Mapping[str
         status: at the end.
         pace: of the run.
         about: what else there is to say, such as the engine; JSON values.
+        out_of_scope: names of the finished cases whose scan was not of the kind that the prior is for.
 
     Returns:
         The report.
@@ -127,15 +130,16 @@ def write_report(batch: Batch, status: Status, pace: Pace, *, about: Mapping[str
     Raises:
         OutputError: the system refuses.
     """
-    report = status.record() | {"run": pace.record()} | dict(about)
+    report = status.record() | {"out_of_scope": len(out_of_scope), "run": pace.record()} | dict(about)
     refused = refused_cases(batch)
     write_quarantine(batch, refused)
     listed = [{"case": r.case, "code": r.code, "message": r.message, "mend": r.mend} for r in refused]
-    text = json.dumps(report | {"refusals": listed}, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(report | {"refusals": listed, "marked": list(out_of_scope)}, indent=2, allow_nan=False) + "\n"
     write_file(batch.folder / "report.json", lambda name: name.write_text(text, encoding="utf-8"))
     lines = [f"{key}: {value}" for key, value in report.items() if not isinstance(value, dict)]
     lines += [f"{code}: {count} refused" for code, count in status.refused.items()]
     lines += [f"{each['case']}: {each['message']}" for each in listed]
+    lines += [f"{name}: done, but out of scope of the prior" for name in out_of_scope]
     words = "\n".join(lines) + "\n"
     write_file(batch.folder / "report.txt", lambda name: name.write_text(words, encoding="utf-8"))
     return report

@@ -39,15 +39,18 @@ class Entry:
     @property
     def exit_codes(self) -> tuple[int, ...]:
         """Of the command line."""
-        return (_NOTHING_USABLE,) if self.code in _NOTHING else tuple(kind.exit_code for kind in self.errors)
+        return (_OWN[self.code],) if self.code in _OWN else tuple(kind.exit_code for kind in self.errors)
 
 
 def _table(errors: tuple[type[MedidiffError], ...], rows: Mapping[str, tuple[str, str]]) -> tuple[Entry, ...]:
     return tuple(Entry(code, meaning, mend, errors) for code, (meaning, mend) in rows.items())
 
 
-_NOTHING = ("E-NOIMAGES", "E-NOTHING", "E-PACS-NONE")  # the input can be read, but there is nothing in it to work on
-_NOTHING_USABLE = 8
+_NOTHING_USABLE = 8  # the input can be read, but there is nothing in it to work on
+_ASKED_FOR = 2  # the scan is good, but the command line is not for it
+_OWN = dict.fromkeys(("E-NOIMAGES", "E-NOTHING", "E-PACS-NONE"), _NOTHING_USABLE) | dict.fromkeys(
+    ("E-SCOPE",), _ASKED_FOR
+)
 
 _ALL = (
     *_table((MedidiffError,), BUG),
@@ -77,7 +80,7 @@ with the attributes `code`, `found`, `wanted`, `mend`, `file` and `attribute`. [
 
 def exit_code(error: MedidiffError) -> int:
     """With what number a command ends that meets this error."""
-    return _NOTHING_USABLE if error.code in _NOTHING else error.exit_code
+    return _OWN.get(error.code, error.exit_code)
 
 
 def page() -> str:

@@ -237,6 +237,10 @@ INPUT: Rows = {
         "The file is no record of a run.",
         "Give the .record.jsonl file that lies beside a result, or in its folder.",
     ),
+    "E-SCOPE": (
+        "With --strict: the scan is not of the kind that the prior was trained and validated on.",
+        "Look at the scan and its header, or name a prior that is for it; without --strict the result is marked.",
+    ),
     "E-SCALE": (
         "The values in the tissue are not above 0, so brightness has no scale.",
         "Check that the right scan was given; shift its values first if they are meant to be negative.",

@@ -147,6 +147,10 @@ PRIOR: Rows = {
     ),
     "E-PRIOR": ("There is no such prior.", "Name a bundled prior, or the card of one of your own."),
     "E-REPLAY-PRIOR": ("The run was made with another prior.", "Name the prior that was used with --prior."),
+    "E-SCOPE-REF": (
+        "The file that says which scans a prior is for is missing or damaged.",
+        "Install medidiff again, or make the file again with pipelines/scope.py.",
+    ),
     "E-START": (
         "A training run cannot begin with this prior.",
         "Take a prior with the same channels and at most as many blocks.",

@@ -32,7 +32,8 @@ __all__ = ["main"]
 _BUG, _PARTIAL, _INTERRUPTED, _UNREAD, _TERMINATED = 1, 7, 130, 141, 143
 _EPILOG = """\
 exit codes:
-  0 done   1 a bug (traceback)   2 broken settings or command line   4 the input cannot be read (or is not there)
+  0 done   1 a bug (traceback)   2 broken settings or command line, or --strict refuses a scan
+  3 done, but the scan is out of scope of the prior: the result is marked   4 the input cannot be read (or is not there)
   5 the output cannot be written   6 the prior is missing, broken or does not fit   7 partly done: some scans refused
   8 nothing usable in the input   130 interrupted (Ctrl-C)   141 nobody reads stdout   143 terminated
 """
@@ -100,7 +101,7 @@ def _run(verb: Any) -> int:
     except BaseException:
         session.finish(_BUG, "a bug")
         raise
-    session.finish(code, "partial" if code else "done")
+    session.finish(code, "partial" if code == _PARTIAL else "done")
     return code
 
 
@@ -109,7 +110,7 @@ def _stages(verb: Any, session: Session) -> int:
 
     code = 0
     for stage in verb.stages:
-        code = import_module(stage).run(verb, session) or 0
+        code = import_module(stage).run(verb, session) or code
     with printing():
         sys.stdout.flush()
     return code

@@ -12,7 +12,7 @@ from medidiff.batch.cases import Case
 from medidiff.batch.engines import Resources, Running
 from medidiff.batch.job import FOLDER, Batch, Job, Listing
 from medidiff.batch.journal import Tail
-from medidiff.batch.metrics import Waiting, cohort, put
+from medidiff.batch.metrics import Cohort, Waiting, cohort, put
 from medidiff.batch.quarantine import QUARANTINE
 from medidiff.batch.sources import cases_of
 from medidiff.batch.status import Pace, Status, status_of, write_report
@@ -236,8 +236,9 @@ def _end(
     status = status_of(batch, numbers)
     about = {"engine": verb.engine, "workers": choice.workers, "threads": choice.threads, "choice": choice.reason}
     session.account.decisions([choice.reason])
-    report = write_report(batch, status, pace, about=about)
-    put(batch, since, _figures(batch, status, pace))
+    found = cohort(batch)
+    report = write_report(batch, status, pace, about=about, out_of_scope=found.out_of_scope)
+    put(batch, since, _figures(batch, status, pace, found))
     if verb.tracking is not None:
         try:
             sync(batch, verb.tracking)
@@ -255,14 +256,14 @@ def _end(
     return _PARTIAL
 
 
-def _figures(batch: Batch, status: Status, pace: Pace) -> Waiting:
+def _figures(batch: Batch, status: Status, pace: Pace, found: Cohort) -> Waiting:
     job = batch.job
     options = {name: value for name, value in job.options.items() if name != "prior" and value is not None}
     params = {"task": job.task, "seed": job.seed, "priors": dict(job.priors), "options": options}
     counts = {"cases": status.cases, "done": status.done, "refused": sum(status.refused.values()), "left": status.left}
     numbers = {name: value for name, value in pace.record().items() if value is not None}
     codes = {f"refused_{code.lower()}": count for code, count in status.refused.items() if code != "?"}
-    return Waiting(f"batch-{job.task}", params, counts | numbers | codes | cohort(batch))
+    return Waiting(f"batch-{job.task}", params, counts | numbers | codes | dict(found.means))
 
 
 def _show_plan(verb: Batching, job: Job, screen: Screen) -> None:

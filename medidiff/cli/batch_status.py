@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medidiff.batch.job import Batch
-from medidiff.batch.metrics import sent, waiting
+from medidiff.batch.metrics import cohort, sent, waiting
 from medidiff.batch.quarantine import refused_cases
 from medidiff.batch.status import status_of
 from medidiff.cli.batch_verbs import BatchStatus, BatchSync
@@ -17,6 +17,7 @@ from medidiff.errors import MedidiffError, SettingsError
 
 __all__ = ["run", "show", "sync"]
 
+MARK = "OUT OF SCOPE"
 _PATIENCE_SECONDS = 120.0  # for a store
 
 
@@ -35,7 +36,16 @@ def run(verb: BatchStatus | BatchSync, session: Session) -> None:
     if verb.refused:
         listed = refused_cases(batch)
         status["refusals"] = [{"case": r.case, "code": r.code, "message": r.message, "mend": r.mend} for r in listed]
+    if verb.scope:
+        status |= _marked(batch)
     show(status, Screen(verb.json))
+
+
+def _marked(batch: Batch) -> dict[str, Any]:
+    """The finished cases whose scan was not of the kind that the prior is for, each with the reason."""
+    records = (batch.records.done(name) for name in cohort(batch).out_of_scope)
+    told = {r.case: next((d for d in r.decisions if d.startswith(MARK)), "") for r in records if r is not None}
+    return {"out_of_scope": len(told), "marked": told}
 
 
 def show(status: Mapping[str, Any], screen: Screen) -> None:
@@ -45,7 +55,11 @@ def show(status: Mapping[str, Any], screen: Screen) -> None:
         return
     rows = [[name, str(status[name])] for name in ("cases", "done", "refused", "left", "held")]
     rows += [[f"refused: {code}", str(count)] for code, count in status["codes"].items()]
+    if "out_of_scope" in status:
+        rows.append(["done, but out of scope", str(status["out_of_scope"])])
     screen.table(f"batch {status['task']}", ("", "cases"), rows)
+    if status.get("marked"):
+        screen.lines(status["marked"])
     if status.get("refusals"):
         screen.lines({each["case"]: each["message"] for each in status["refusals"]})
     run = status.get("run")

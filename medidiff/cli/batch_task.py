@@ -13,6 +13,7 @@ import numpy as np
 
 from medidiff.batch.cases import Case
 from medidiff.batch.job import Job
+from medidiff.batch.metrics import OUT_OF_SCOPE
 from medidiff.batch.worker import Outcome
 from medidiff.cli.describe import shown
 from medidiff.cli.engine_options import EngineOptions
@@ -161,7 +162,7 @@ def _make_room(place: Path) -> None:
 
 
 def _metrics(reading: Reading, posterior: Posterior) -> Mapping[str, float]:
-    """Numbers about one case: the noise level that was told, and what was removed where the grid is the same."""
+    """Numbers about one case: the noise level that was told, what was removed where the grid is the same, its scope."""
     before, after = reading.volume, posterior.mean
     found = {"noise_level": float(posterior.provenance.settings["noise_level"]), "voxels": float(after.data[0].size)}
     if before.geometry == after.geometry:
@@ -169,6 +170,8 @@ def _metrics(reading: Reading, posterior: Posterior) -> Mapping[str, float]:
         if before.filled is not None:
             removed = removed[:, ~before.filled]
         found["removed_rms"] = float(np.sqrt(np.mean(np.square(removed))))
+    if (score := posterior.provenance.scope.get("score")) is not None:
+        found |= {"scope_score": float(score), OUT_OF_SCOPE: float(posterior.out_of_scope)}
     return found
 
 

@@ -102,6 +102,10 @@ class BatchStatus:
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.batch_status",)
     batch: Folder
     refused: Annotated[bool, Option("list the refused cases too, each with its reason and what mends it")] = False
+    scope: Annotated[
+        bool,
+        Option("list the cases too that are marked as out of scope, each with the reason; reads every record"),
+    ] = False
     json: Json = False
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from medidiff.batch.cases import Case as BatchCase
 from medidiff.batch.job import Batch
 from medidiff.batch.journal import seconds_of
+from medidiff.batch.metrics import OUT_OF_SCOPE
 from medidiff.batch.records import Done
 from medidiff.cli.screen import Screen
 from medidiff.errors import MedidiffError
@@ -58,7 +59,8 @@ def batch_cases(folder: Path, *, seen_from: Path, reports: Path | None, screen: 
 def _row(batch: Batch, case: BatchCase, seconds: float | None) -> Case:
     task, done = batch.job.task, batch.records.done(case.name)
     if done is not None:
-        return Case(case.name, "done", task, level=done.metrics.get("noise_level"), seconds=seconds)
+        flags = ("scope",) if done.metrics.get(OUT_OF_SCOPE) else None
+        return Case(case.name, "done", task, level=done.metrics.get("noise_level"), seconds=seconds, flags=flags)
     refused = batch.records.refused(case.name)
     if refused is not None:
         why = refused.message.removeprefix(f"{refused.code}: ")

@@ -27,13 +27,17 @@ from medidiff.volume import Geometry, Volume
 
 __all__ = ["Prepared", "prepared", "restored", "run", "settings_of", "verb_name", "written"]
 
+_OUT_OF_SCOPE = 3
 _FINER = 1.0001  # a target spacing this little above the scan's is the scan's
 _WORDS = {"denoise": "denoised", "superresolve": "super-resolved"}
 _KINDS = {"spread": "standard deviation", "lower": "lower bound", "upper": "upper bound", "draw": "one draw"}
 
 
-def run(verb: Restoring, session: Session) -> None:
+def run(verb: Restoring, session: Session) -> int:
     """Restore one scan.
+
+    Returns:
+        0, or 3 when the scan is not of the kind that the prior is for.
 
     Raises:
         SettingsError: an option out of range.
@@ -48,7 +52,7 @@ def run(verb: Restoring, session: Session) -> None:
     session.prior(card.name, card.weights_sha256)
     if verb.dry_run:
         _show_plan(verb, plan, screen=screen)
-        return
+        return 0
     started = time.monotonic()
     with screen.progress(verb_name(verb)) as report:
         told = [*session.account.told(plan.reading.decisions), *plan.chosen]
@@ -62,6 +66,7 @@ def run(verb: Restoring, session: Session) -> None:
         files["report"] = page
     claim = None if (calibration := _calibration(verb)) is None else posterior.claim(calibration)
     _show_result(posterior, files, claim=claim, seconds=time.monotonic() - started, screen=screen)
+    return _OUT_OF_SCOPE if posterior.out_of_scope else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,7 @@ def settings_of(verb: RestoringOptions, *, draws: int, needs_draws: bool, share:
     Raises:
         SettingsError: an option out of range.
     """
-    names = ("noise", "noise_level", "noise_varies", "steps", "seed", "device")
+    names = ("noise", "noise_level", "noise_varies", "steps", "seed", "strict", "device")
     settings = {name: getattr(verb, name) for name in names} | {"draws": draws}
     Settings(**settings)
     if needs_draws and draws == 0:

@@ -37,6 +37,9 @@ class RestoringOptions(Repairs):
         str | None,
         Option("a bundled prior's name, or the path of a prior's card (.json); when left out that of the modality"),
     ] = None
+    strict: Annotated[
+        bool, Option("refuse a scan that is not of the kind that the prior is for, rather than mark its result")
+    ] = False
     device: Device = "auto"
 
 

@@ -186,6 +186,9 @@ def write_record(path: Path, volume: Volume, *, provenance: Provenance, descript
         "AffineRAS": volume.geometry.affine.tolist(),
         "Provenance": dataclasses.asdict(provenance),
     }
+    if provenance.scope:
+        told = ("verdict", "prior", "reasons")
+        fields["Scope"] = {name: provenance.scope[name] for name in told if name in provenance.scope}
     if volume.thickness_mm is not None:
         fields["SliceThickness"] = volume.thickness_mm
     if provenance.inputs and not provenance.synthetic:

@@ -15,7 +15,7 @@ from medidiff.physics.profile import ProfileName, Slices
 from medidiff.physics.seeing import seen_through
 from medidiff.prepare import with_filler_marked
 from medidiff.qc.charts import brightness_chart, spectrum_chart
-from medidiff.qc.checks import Check, checks
+from medidiff.qc.checks import Check, checks, scope_checks
 from medidiff.qc.measures import Measures, NoiseKind, Pair, measure
 from medidiff.qc.page import render
 from medidiff.qc.pictures import Layer, Sheet, sheets
@@ -82,7 +82,7 @@ def case_report(
     kind: NoiseKind = "gaussian" if told.get("noise") == "gaussian" or before.modality in ("CT", "PT") else "rician"
     found = measure(pair, kind=kind, operator=_operator(pair, told), spread=deviation)
     level = _number(told.get("noise_level"))
-    results = checks(found, superresolved=pair.interpolated, told=level)
+    results = (*checks(found, superresolved=pair.interpolated, told=level), *scope_checks(provenance))
     layers = _layers(pair, deviation, window)
     shown = sheets(layers, pair.field, pair.geometry, radiological=radiological)
     units, noise = before.units or "a.u.", level or found.noise_before

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medidiff.qc.measures import Measures
+from medidiff.volume import Provenance
 
-__all__ = ["FEWEST_VOXELS", "Check", "checks", "sharpness"]
+__all__ = ["FEWEST_VOXELS", "Check", "checks", "scope_checks", "sharpness"]
 
 State = Literal["ok", "look", "unread"]
 
@@ -28,6 +29,7 @@ _OUTSIDE = 1e-3  # share of the tissue
 _TOLD = 0.25  # relative
 _SHARP = 1.1  # dB; of four validation scans at 2 to 15 % noise the answers lie within -0.7 to 0.1 (docs/qc.md)
 _ABOVE_NOISE = (2.0, 20.0)  # power of detail over that of the noise where sharpness is read
+_NO_OTHER = "The prior knows such scans only; what it makes of others is not to be relied on."
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,18 @@ def checks(measures: Measures, *, superresolved: bool = False, told: float | Non
     if not superresolved:
         found = [_removed(measures, level), _correlated(measures), _sharp(measures, level), *found]
     return (*found, _brightness(measures), _left(measures), _level(measures, told))
+
+
+def scope_checks(provenance: Provenance | None) -> tuple[Check, ...]:
+    """Whether the scan was of the kind that the prior is for, as its record says; nothing where it does not say."""
+    told = {} if provenance is None else provenance.scope
+    if not told:
+        return ()
+    score, limit = told.get("score"), "at most 1"
+    state: State = "unread" if score is None else "look" if told.get("verdict") == "outside" else "ok"
+    shown = "not judged" if score is None else f"{score:.3g}"
+    meaning = ". ".join(f"The scan {reason}" for reason in told.get("reasons", ()))
+    return (Check("scope", "Of the kind that the prior is for", shown, limit, state, meaning or _NO_OTHER),)
 
 
 def _removed(m: Measures, level: float | None) -> Check:

@@ -7,6 +7,7 @@ from medidiff.trust.conformal import needed
 from medidiff.trust.intervals import Answer, Claim, Interval, RegionInterval
 from medidiff.trust.posterior import Posterior
 from medidiff.trust.report import Examined, examined, tissue
+from medidiff.trust.scope import Scope, scope_of
 from medidiff.trust.signs import signs_of
 from medidiff.trust.streaming import Streamed
 from medidiff.trust.tally import Tally, expected_error, tally
@@ -22,12 +23,14 @@ __all__ = [
     "Made",
     "Posterior",
     "RegionInterval",
+    "Scope",
     "Seen",
     "Streamed",
     "Tally",
     "examined",
     "expected_error",
     "needed",
+    "scope_of",
     "signs_of",
     "tally",
     "tissue",

@@ -39,6 +39,11 @@ class Posterior(Shown):
     quantiles: Mapping[float, Volume] = field(default_factory=dict)
     answer: Answer | None = None
 
+    @property
+    def out_of_scope(self) -> bool:
+        """Whether the scan was not of the kind that the prior is for; the decisions of the provenance say why."""
+        return self.provenance.scope.get("verdict") == "outside"
+
     def interval(self, share: float | None = None, *, calibrated: Calibration | None = None) -> Interval:
         """Lower and upper bound at each voxel; ``lower, upper = posterior.interval()`` works.
 

@@ -24,7 +24,11 @@ def add_derivation(image: Dataset, provenance: Provenance, *, regridded: bool) -
     codes = [code("113085", "DCM", "Spatial resampling")] if regridded else []
     if provenance.prior:
         codes.append(code("RESTORE", "99MEDIDIFF", "Restoration by a learned prior"))
-    image.DerivationDescription = f"medidiff {provenance.version} {provenance.task}; research use only"[:1024]
+    about = f"medidiff {provenance.version} {provenance.task}; research use only"
+    if provenance.scope.get("verdict") == "outside":
+        reasons = "; ".join(provenance.scope.get("reasons", ()))
+        about += f"; OUT OF SCOPE of the prior {provenance.scope.get('prior', '')}: {reasons}"
+    image.DerivationDescription = about[:1024]
     image.DerivationCodeSequence = codes or [code("CONVERT", "99MEDIDIFF", "Conversion of the file format")]
 
 

@@ -1,0 +1,226 @@
+"""Where a brain lies in a scan, and which way up: the mean brain is looked for in all 24 ways to lie along the axes.
+
+Each way is tried at every shift at once, by the normalised cross-correlation of the mean brain and what surrounds it
+with what the field of view shows of it (Padfield, IEEE Trans. Image Process. 21:2670, 2012, eq. 17 to 21), and the best
+of each is refined with its tilt and size by Gauss-Newton. Neither a skull nor a tilted or cut field of view matters
+much. A mirror image is found as well as a brain, since the mean brain is symmetrical.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+
+from medidiff.trust.coarse import Array, Field
+
+__all__ = ["GRID", "SIDE_MM", "Pose", "Template", "find_pose"]
+
+GRID = (40, 48, 40)
+SIDE_MM = 4.0
+_UNIT_MM = 50.0  # of coordinates, so that angles, zooms and shifts are numbers of one size
+_LEAST_SEEN = 0.65  # of the mean brain that a field of view must show
+_STEPS = 8
+_ZOOM = (0.86, 1.16)  # adults lie within 0.90 to 1.12; a wider range lets the mean brain take a skull for itself
+_TILT = 0.6  # radians from an axis
+_DAMPING = 0.02
+_BEST = 5  # ways that are refined, beside that of the header
+
+Matrix = NDArray[np.float64]
+_TURNS = [
+    turn
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+    if round(np.linalg.det(turn := np.eye(3)[list(order)] * np.asarray(signs)[:, None])) == 1
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """The mean brain, symmetrical, on a grid of cubes of 4 mm, first axis to the right, then front and head.
+
+    Args:
+        image: (I, J, K) mean rank of brightness in the brain, from 0.5 (darkest in T1w) to 1.5; 0 outside.
+        mask: (I, J, K) share of brains that have tissue there.
+        sides: (I, J, K) weights by which a brain's left differs from its right, the mirror image's negative; None where
+            nobody has measured them.
+    """
+
+    image: Array
+    mask: Array
+    sides: Array | None = None
+
+    @cached_property
+    def coarse(self) -> tuple[Array, Array]:
+        """Image, and where it is compared, in cubes of 8 mm."""
+        image, mask = (_halved(values) for values in (self.image, self.mask))
+        return image, ndimage.binary_dilation(mask > 0.5).astype(np.float32)
+
+    @cached_property
+    def points(self) -> tuple[NDArray[np.float64], Array, Array]:
+        """Places (N, 3) in mm from the middle, the image (N,) and its slope (N, 3), where it is compared at 8 mm."""
+        image, near = self.coarse
+        places = _places(image.shape, 2 * SIDE_MM)
+        slope = np.stack(np.gradient(ndimage.gaussian_filter(image, 0.5), 2 * SIDE_MM), axis=-1)
+        where = near > 0
+        return places[where], image[where], slope[where].astype(np.float32)
+
+    @cached_property
+    def all_places(self) -> NDArray[np.float64]:
+        """(I, J, K, 3) places in mm from the middle."""
+        return _places(self.image.shape, SIDE_MM)
+
+    @cached_property
+    def inside(self) -> tuple[NDArray[np.float64], Array]:
+        """Places (N, 3) in mm from the middle and the image (N,), in the brain, at 4 mm."""
+        where = self.mask > 0.9
+        return self.all_places[where], self.image[where]
+
+
+def _halved(values: Array) -> Array:
+    i, j, k = (n // 2 for n in values.shape)
+    return np.asarray(values.reshape(i, 2, j, 2, k, 2).mean(axis=(1, 3, 5)), dtype=np.float32)
+
+
+def _places(shape: tuple[int, ...], side_mm: float) -> NDArray[np.float64]:
+    axes = [(np.arange(n) - (n - 1) / 2) * side_mm for n in shape]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pose:
+    """Where the mean brain fits best.
+
+    Args:
+        match: correlation with the mean brain, lying as the header says.
+        other: the best in any other of the 24 ways.
+        matrix: (4, 4) from the mean brain's places in mm to the world, as the header says.
+    """
+
+    match: float
+    other: float
+    matrix: Matrix
+
+
+def find_pose(field: Field, template: Template) -> Pose | None:
+    """Look for a brain; None where the field of view shows too little of one to tell.
+
+    Args:
+        field: the scan, in cubes of 8 mm.
+        template: the mean brain.
+    """
+    starts = _starts(field, template)
+    if starts is None:
+        return None
+    asked = next(number for number, turn in enumerate(_TURNS) if np.array_equal(turn, np.eye(3)))
+    best = sorted(range(len(starts)), key=lambda number: -starts[number][0])[:_BEST]
+    found = {number: _refined(field, template, starts[number][1]) for number in {asked, *best}}
+    others = [match for number, (match, _) in found.items() if number != asked]
+    others += [match for number, (match, _) in enumerate(starts) if number not in found]
+    match, matrix = found[asked]
+    return Pose(match, max(others), matrix)
+
+
+def _starts(field: Field, template: Template) -> list[tuple[float, Matrix]] | None:
+    """Best correlation and place of each way to lie, at whole cubes."""
+    image, near = template.coarse
+    side = max(image.shape)
+    cube = [((side - n) // 2, side - n - (side - n) // 2) for n in image.shape]
+    image, near = np.pad(image, cube), np.pad(near, cube)
+    shape = [fft.next_fast_len(n + side - 1, real=True) for n in field.image.shape]
+    seen = field.seen
+    shown = field.image * seen
+    # Of the scan: whether it is seen, its brightness and its square; the same of the template where it is compared.
+    scan = fft.rfftn(np.stack([seen, shown, shown * shown]), shape, axes=(1, 2, 3))
+    found = []
+    for turn in _TURNS:
+        mean, where = (_turned(values, turn) for values in (image, near))
+        wanted = np.conj(fft.rfftn(np.stack([where, where * mean, where * mean * mean]), shape, axes=(1, 2, 3)))
+        pairs = [scan[0] * wanted[0], scan[0] * wanted[1], scan[0] * wanted[2]]
+        pairs += [scan[1] * wanted[0], scan[1] * wanted[1], scan[2] * wanted[0]]
+        sums = fft.irfftn(np.stack(pairs), shape, axes=(1, 2, 3))
+        count = np.maximum(sums[0], 1e-3)
+        _, t, tt, s, st, ss = sums / count
+        spread = np.sqrt(np.maximum(ss - s * s, 1e-4) * np.maximum(tt - t * t, 1e-4))
+        match = np.where(sums[0] >= _LEAST_SEEN * near.sum(), (st - s * t) / spread, -1.0)
+        place = np.array(np.unravel_index(int(match.argmax()), match.shape))
+        value = float(match[tuple(place)])
+        if value <= -1:
+            return None
+        shift = np.where(place >= field.image.shape, place - np.asarray(shape), place)
+        matrix = np.eye(4)
+        matrix[:3, :3] = turn.T
+        matrix[:3, 3] = field.origin_mm + field.side_mm * (shift + (side - 1) / 2)
+        found.append((value, matrix))
+    return found
+
+
+def _turned(values: Array, turn: NDArray[np.float64]) -> Array:
+    """Values on a cube of voxels, turned; what was at x from the middle is then at ``turn.T @ x``."""
+    order = np.abs(turn).argmax(axis=0)
+    signs = turn.sum(axis=0)
+    return values.transpose(order)[tuple(slice(None, None, int(sign)) for sign in signs)]
+
+
+def _refined(field: Field, template: Template, start: Matrix) -> tuple[float, Matrix]:
+    """Gauss-Newton from a start over shift, tilt and three zooms, in the inverse compositional form."""
+    places, wanted, slope = template.points
+    x = places / _UNIT_MM
+    tilts = [slope[:, c] * x[:, b] - slope[:, b] * x[:, c] for b, c in ((1, 2), (2, 0), (0, 1))]
+    change = np.concatenate([slope, np.stack(tilts, axis=1), slope * x], axis=1)
+    matrix = start
+    best = _match(field, places, wanted, start), start
+    for _ in range(_STEPS):
+        image, seen = field.at(places @ matrix[:3, :3].T + matrix[:3, 3])
+        off = _explained(image, wanted, seen) - wanted
+        weighted = change * seen[:, None]
+        normal = weighted.T @ change
+        step = np.linalg.solve(normal + _DAMPING * np.diag(np.diag(normal)) + 1e-6 * np.eye(9), weighted.T @ off)
+        matrix = _bounded(matrix @ np.linalg.inv(_moved(step)), start)
+        best = max(best, (_match(field, places, wanted, matrix), matrix), key=lambda each: each[0])
+    return best
+
+
+def _explained(image: Array, wanted: Array, seen: Array) -> Array:
+    """The scan's brightness as the straight line of it that is nearest to the template's."""
+    total = max(float(seen.sum()), 1e-3)
+    a, b = float((seen * image).sum()) / total, float((seen * wanted).sum()) / total
+    spread = float((seen * (image - a) ** 2).sum())
+    slope = float((seen * (image - a) * (wanted - b)).sum()) / max(spread, 1e-6)
+    return np.asarray(b + slope * (image - a), dtype=np.float32)
+
+
+def _match(field: Field, places: NDArray[np.float64], wanted: Array, matrix: Matrix) -> float:
+    """Correlation where the field of view reaches; -1 where it shows too little."""
+    image, seen = field.at(places @ matrix[:3, :3].T + matrix[:3, 3])
+    total = float(seen.sum())
+    if total < _LEAST_SEEN * len(places):
+        return -1.0
+    a, b = image - (seen * image).sum() / total, wanted - (seen * wanted).sum() / total
+    spread = float(np.sqrt(max((seen * a * a).sum() * (seen * b * b).sum(), 1e-12)))
+    return float((seen * a * b).sum()) / spread
+
+
+def _moved(step: NDArray[np.float64]) -> Matrix:
+    """(4, 4) map of a step: a shift in mm, then tilts and zooms in units."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = step[:3]
+    a, b, c, i, j, k = step[3:] / _UNIT_MM
+    matrix[:3, :3] += np.array([[i, -c, b], [c, j, -a], [-b, a, k]])
+    return matrix
+
+
+def _bounded(matrix: Matrix, start: Matrix) -> Matrix:
+    """The map with zooms of heads, and no farther turned than half way to the next of the 24."""
+    left, zooms, right = np.linalg.svd(matrix[:3, :3])
+    turn = left @ right
+    angle = np.arccos(np.clip((np.trace(turn @ start[:3, :3].T) - 1) / 2, -1, 1))
+    if angle > _TILT:
+        return start
+    matrix = matrix.copy()
+    matrix[:3, :3] = left @ np.diag(np.clip(zooms, *_ZOOM)) @ right
+    return matrix

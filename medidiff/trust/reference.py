@@ -1,0 +1,250 @@
+"""What the scans that a prior is for look like: the middle and the limits of each sign, and the mean brain."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors.numpy import save
+
+from medidiff.errors import PriorError
+from medidiff.io.files.atomic import make_folder, write_file
+from medidiff.prior import Card
+from medidiff.prior.weights import read_weights
+from medidiff.trust.pose import GRID, Template
+
+__all__ = ["RULES", "Limits", "Reference", "Rule", "reference_for"]
+
+_HERE = Path(__file__).parent
+_SUFFIX = ".scope.json"
+_MEND = "Install medidiff again, or make it again with pipelines/scope.py."
+_WIDEST = 2.0  # how far beyond the oddest person a limit may lie, in that person's distance from the middle
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a sign's limits follow from scans of the kind.
+
+    Args:
+        sides: ``"low"``, ``"high"`` or ``"both"``: which way is odd.
+        slack: by how much a limit lies further out than these scans ask for.
+        least: value that the low limit is never above; None for none.
+        most: value that the high limit is never below; None for none.
+        fixed: whether the limit is that value, whatever scans of the kind show.
+    """
+
+    sides: str
+    slack: float
+    least: float | None = None
+    most: float | None = None
+    fixed: bool = False
+
+
+RULES: Mapping[str, Rule] = {
+    "tissue": Rule("both", 0.15, least=math.log10(2.0)),
+    "whole": Rule("low", 0.1),
+    "quiet": Rule("low", 0.1),
+    "corner": Rule("both", 0.1),
+    "loud": Rule("high", 0.2),
+    "top": Rule("high", 0.3),
+    "eight": Rule("high", 0.5),
+    "air": Rule("high", 0.1),
+    "jump": Rule("high", 0.05),
+    "twice": Rule("high", 0.05),
+    "blocky": Rule("high", 0.03),
+    "match": Rule("low", 0.05, least=0.6),
+    "upright": Rule("low", 0.0, least=0.0),
+    "side": Rule("low", 0.0, least=-0.75, fixed=True),
+    "grey": Rule("high", 0.03),
+    "fluid": Rule("high", 0.15),
+    "shading": Rule("high", 0.1),
+    "ghost": Rule("high", 0.05),
+}
+"""Of every sign."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one sign.
+
+    Args:
+        middle: median over the scans of the kind.
+        low: what lies below is odd; None for no such limit.
+        high: what lies above is odd; None for no such limit.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    middle: float
+    low: float | None = None
+    high: float | None = None
+
+    def distance(self, value: float) -> float:
+        """How far out a value lies: 0 in the middle, 1 at a limit."""
+        if value > self.middle:
+            return 0.0 if self.high is None else (value - self.middle) / max(self.high - self.middle, 1e-6)
+        return 0.0 if self.low is None else (self.middle - value) / max(self.middle - self.low, 1e-6)
+
+    @classmethod
+    def fitted(cls, rule: Rule, values: Mapping[str, Sequence[float]]) -> Limits:
+        """From the values of scans of the kind.
+
+        A limit lies as far beyond the oddest person as that one lies beyond the second oddest, as a share of their
+        distances from the middle, and the rule's slack further.
+
+        Args:
+            rule: of the sign.
+            values: by person.
+        """
+        middle = float(np.median([value for each in values.values() for value in each]))
+        low, high = (
+            _beyond(sorted((max(sign * (value - middle) for value in each) for each in values.values()), reverse=True))
+            for sign in (-1, 1)
+        )
+        if rule.fixed:
+            return cls(middle, rule.least, rule.most)
+        floor = min(middle - low - rule.slack, math.inf if rule.least is None else rule.least)
+        ceiling = max(middle + high + rule.slack, -math.inf if rule.most is None else rule.most)
+        return cls(middle, floor if rule.sides != "high" else None, ceiling if rule.sides != "low" else None)
+
+
+def _beyond(distances: Sequence[float]) -> float:
+    """The largest distance, enlarged by what it exceeds the second largest by."""
+    first = max(distances[0], 0.0)
+    second = max(distances[1], 0.0) if len(distances) > 1 else 0.0
+    return first * min(first / second, _WIDEST) if second > 0 else first
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """The file."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    prior: str
+    summary: str
+    licence: str
+    sources: tuple[str, ...]
+    people: Annotated[int, Field(ge=1)]
+    scans: Annotated[int, Field(ge=1)]
+    notes: tuple[str, ...]
+    limits: Mapping[str, Limits]
+    scores: Annotated[tuple[float, ...], Field(min_length=1)]
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What a prior is for.
+
+    Args:
+        prior: its name.
+        limits: of each sign.
+        scores: how far out scans of the kind lie that had no part in the limits.
+        template: the mean brain.
+    """
+
+    prior: str
+    limits: Mapping[str, Limits]
+    scores: tuple[float, ...]
+    template: Template
+
+    def distances(self, signs: Mapping[str, float | None]) -> dict[str, float]:
+        """How far out each sign lies that could be read."""
+        read = {name: value for name, value in signs.items() if value is not None and name in self.limits}
+        return {name: self.limits[name].distance(value) for name, value in read.items()}
+
+    def p_value(self, score: float) -> float:
+        """Share of scans of the kind that lie as far out, the scan itself counted among them."""
+        return (1 + sum(other >= score for other in self.scores)) / (1 + len(self.scores))
+
+    @classmethod
+    def load(cls, path: Path) -> Reference:
+        """From its JSON file, with the safetensors file of the same name beside it.
+
+        Raises:
+            PriorError: ``E-SCOPE-REF``, a broken file; ``E-WEIGHTS``, the other is not the one that it names.
+        """
+        try:
+            about = TypeAdapter(_Card).validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise PriorError("E-SCOPE-REF", "no such file, or a broken one", mend=_MEND, file=path.name) from error
+        tensors = read_weights(path.with_suffix(".safetensors"), sha256=about.sha256)
+        arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
+        if {name: array.shape for name, array in arrays.items()} != dict.fromkeys(("image", "mask", "sides"), GRID):
+            raise PriorError("E-SCOPE-REF", "other arrays than a mean brain's", mend=_MEND, file=path.name)
+        return cls(about.prior, about.limits, about.scores, Template(**arrays))
+
+    def save(self, path: Path, about: Mapping[str, Any]) -> Path:
+        """Write the JSON file and the mean brain.
+
+        Args:
+            path: of the JSON file.
+            about: summary, licence, sources, people, scans and notes.
+        """
+        names = ("image", "mask", "sides")
+        data = bytes(save({name: np.asarray(getattr(self.template, name), dtype=np.float16) for name in names}))
+        card = _Card(
+            prior=self.prior,
+            limits=self.limits,
+            scores=self.scores,
+            sha256=hashlib.sha256(data).hexdigest(),
+            **about,
+        )
+        text = json.dumps(dataclasses.asdict(card), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        make_folder(path.parent)
+        write_file(path.with_suffix(".safetensors"), lambda partial: partial.write_bytes(data))
+        write_file(path, lambda partial: partial.write_bytes(text.encode()))
+        return path
+
+    @classmethod
+    def fitted(
+        cls, prior: str, signs: Mapping[str, Sequence[Mapping[str, float | None]]], template: Template
+    ) -> Reference:
+        """From the signs of scans of the kind, without scores.
+
+        Args:
+            prior: its name.
+            signs: by person; those of each of a person's scans.
+            template: the mean brain.
+        """
+        limits = {}
+        for name, rule in RULES.items():
+            values = {
+                person: read
+                for person, each in signs.items()
+                if (read := [v for s in each if (v := s.get(name)) is not None])
+            }
+            if values:
+                limits[name] = Limits.fitted(rule, values)
+        return cls(prior, limits, (), template)
+
+
+def _read(name: str, scans: Sequence[Mapping[str, float | None]]) -> list[float]:
+    return [value for signs in scans if (value := signs.get(name)) is not None]
+
+
+def reference_for(card: Card) -> Reference | None:
+    """What comes with medidiff for a prior; None where nothing does.
+
+    A prior that was adapted, or trained on something else under the same name, is not for the same scans.
+
+    Raises:
+        PriorError: as `Reference.load`.
+    """
+    path = _HERE / f"{card.name}{_SUFFIX}"
+    if card.name != path.name.removesuffix(_SUFFIX) or "degradation" not in card.recipe or not path.is_file():
+        return None
+    return _shipped(path)
+
+
+@cache
+def _shipped(path: Path) -> Reference:
+    return Reference.load(path)

@@ -1,0 +1,304 @@
+"""What is measured of a scan before it is restored: its grain, grey levels, planes and anatomy, each as one number.
+
+Every number is a ratio, so that neither units nor gain matter, and is None where a scan does not show enough for it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medidiff.anatomy import foreground
+from medidiff.trust.coarse import Array, Coarse, Field, coarse, field_of
+from medidiff.trust.pose import SIDE_MM, Pose, Template, find_pose
+from medidiff.volume import Volume
+
+__all__ = ["asymmetry", "traits_of"]
+
+_MOST_VOXELS = 1_500_000  # that are looked at one by one
+_FEWEST_ML = 16.0  # of tissue: less is no part of a head
+_FEWEST_VOXELS = 2000  # of flat tissue
+_CEILING = 1.3  # medians of the tissue
+_INNER_VOXELS = 2
+_BRIGHT = 0.45  # of the brightness called 100 %: what is darker is air, bone or fluid
+_FLAT_SHARE = 0.3
+_QUIET_SHARE = 0.05
+_WINDOW = 5  # voxels
+_INVERTED = 1.5  # brightness of the border over that of the middle
+_TOUCHED = 0.05  # of a face of the field of view
+_MEDIAN_OF_NORMAL = 0.6744897501960817
+_LARGE_PLANE = 0.3  # of the largest plane's tissue
+_NEIGHBOURS = 4
+_BLOCK = 8  # voxels of a JPEG block
+_SLOW = 6.0  # cubes of 4 mm, standard deviation
+_FEWEST_AIR = 1000  # cubes of 4 mm
+_WHITE, _GREY, _FLUID = 1.3, (0.75, 1.0), 0.62  # ranks of brightness in the mean brain
+
+
+def traits_of(volume: Volume, template: Template) -> dict[str, float | None]:
+    """All signs of a scan.
+
+    Args:
+        volume: (1, I, J, K) finite.
+        template: the mean brain.
+
+    Raises:
+        InputError: more than one channel, or voxels that are not finite.
+    """
+    blocks = coarse(volume)
+    amount = math.log10(max(blocks.tissue_ml, 1e-3))
+    found: dict[str, float | None] = {"tissue": amount, "whole": None if _cut(blocks.tissue) else amount}
+    found |= _levels(blocks)
+    if blocks.tissue_ml < _FEWEST_ML:
+        return found
+    found |= _grain(blocks) | _planes(blocks) | _grid(blocks)
+    field = field_of(blocks, SIDE_MM, ceiling=_CEILING)
+    pose = find_pose(field.halved(), template)
+    return found | _anatomy(blocks, field, pose, template)
+
+
+def _cut(tissue: NDArray[np.bool_]) -> bool:
+    """Whether the tissue goes on beyond three or more faces of the field of view."""
+    faces = [tissue.take(side, axis) for axis in range(3) for side in (0, -1)]
+    return sum(bool(face.mean() > _TOUCHED) for face in faces) > 2
+
+
+# --------------------------------------------------------------------------------------------------------------- grain
+
+
+def _grain(blocks: Coarse) -> dict[str, float | None]:
+    """Noise in the two finest directions, where the scan is flat: at one voxel (corner of k-space) and at two."""
+    box = blocks.box(_MOST_VOXELS)
+    image = blocks.image[box] / np.float32(blocks.bright)
+    spacing = np.asarray(blocks.geometry.spacing_mm) / blocks.steps
+    axes = [int(axis) for axis in np.argsort(spacing, kind="stable")[:2]]
+    if min(image.shape[axis] for axis in axes) < 4 * _WINDOW:
+        return {"quiet": None, "corner": None, "loud": None}
+    smooth = ndimage.gaussian_filter(image, 1.5, truncate=2.5)
+    inside = _shrunk(smooth > _BRIGHT)
+    slope = sum((np.gradient(smooth, axis=axis) ** 2 for axis in axes), np.zeros_like(smooth))
+    if inside.sum() < _FEWEST_VOXELS / _FLAT_SHARE:
+        return {"quiet": None, "corner": None, "loud": None}
+    flat = inside & (slope <= np.quantile(slope[inside], _FLAT_SHARE))
+    fine, middle = (_second(_second(image, axes[0], lag), axes[1], lag) for lag in (1, 2))
+    at_one, at_two = (float(np.median(np.abs(each[flat]))) / _MEDIAN_OF_NORMAL for each in (fine, middle))
+    power = ndimage.uniform_filter(middle * middle, _WINDOW)
+    quiet = math.sqrt(max(float(np.quantile(power[inside], _QUIET_SHARE)), 0.0))
+    # A slice as thick as n such voxels has averaged over n of them, and is quieter by the root of n for that.
+    thickness = max(1.0, float(spacing.max() / math.sqrt(spacing[axes[0]] * spacing[axes[1]])))
+    quiet *= math.sqrt(thickness)
+    return {
+        "quiet": math.log10(max(quiet, 1e-5)),
+        "corner": math.log10(max(at_one, 1e-6) / max(at_two, 1e-6)),
+        "loud": math.log10(max(at_one, 1e-5)),
+    }
+
+
+def _shrunk(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(ndimage.minimum_filter(mask.view(np.uint8), 2 * _INNER_VOXELS + 1, mode="constant") > 0)
+
+
+def _second(image: Array, axis: int, lag: int) -> Array:
+    """Second difference over so many voxels, scaled so that white noise keeps its level; 0 at the ends."""
+    along = np.moveaxis(image, axis, 0)
+    out = np.zeros_like(along)
+    out[lag:-lag] = (along[: -2 * lag] - 2 * along[lag:-lag] + along[2 * lag :]) / np.float32(math.sqrt(6))
+    return np.moveaxis(out, 0, axis)
+
+
+# --------------------------------------------------------------------------------------------------------- grey levels
+
+
+def _levels(blocks: Coarse) -> dict[str, float | None]:
+    """How the brightness is spread: what sticks at the top, whether 256 levels are filled, and how bright air is."""
+    data, tissue = blocks.data, blocks.tissue
+    if not tissue.any():
+        return {"top": None, "eight": None, "air": None}
+    image = blocks.image[blocks.box(_MOST_VOXELS)]
+    bright = image[image > _BRIGHT * blocks.bright]
+    top = (np.count_nonzero(bright == bright.max()) - 1) / bright.size if bright.size else 0.0  # one is always highest
+    faces = np.concatenate([data.take(side, axis).ravel() for axis in range(3) for side in (0, -1)])
+    edge = float(np.quantile(faces, 0.25))
+    air: float | None = edge / max(float(np.median(data[tissue])), 1e-6)
+    inner = data[tuple(slice(n // 4, n - n // 4) for n in data.shape)]
+    if _cut(tissue) and edge < _INVERTED * max(float(np.median(inner)), 1e-6):
+        air = None  # a part of a head shows no air
+    return {"top": math.log10(max(top, 1e-5)), "eight": float(_fills_a_byte(blocks.image)), "air": air}
+
+
+def _fills_a_byte(image: Array) -> bool:
+    """Whether the values are 0 to 255 steps of one size, and reach both ends."""
+    low, high = float(image.min()), float(image.max())
+    if high <= low:
+        return False
+    steps = (image.reshape(-1)[:: max(1, image.size // 500_000)] - low) * (255 / (high - low))
+    whole = np.rint(steps)
+    return bool(np.abs(steps - whole).max() < 1e-3 and np.unique(np.diff(np.unique(whole))).min() < 2)
+
+
+# -------------------------------------------------------------------------------------------------------------- planes
+
+
+def _planes(blocks: Coarse) -> dict[str, float | None]:
+    """How unlike its neighbours a plane is, along the axis where that is worst: jumps, and planes that stand twice."""
+    box = blocks.box(_MOST_VOXELS)
+    image = blocks.image[box] / np.float32(blocks.bright)
+    jumps: list[float] = []
+    twice: list[float] = []
+    for axis in range(3):
+        steps = [1 if other == axis else step for other, step in enumerate(blocks.steps)]
+        planes = np.moveaxis(_means(image, steps), axis, 0)
+        planes = planes.reshape(len(planes), -1)
+        fine = np.moveaxis(image, axis, 0)
+        change, repeated = _between(planes), _repeated(fine)
+        if len(change) > 2 * _NEIGHBOURS:
+            jumps.append(_worst(change))
+            twice.append(repeated)
+    if not jumps:
+        return {"jump": None, "twice": None}
+    return {"jump": math.log10(max(jumps)), "twice": max(twice)}
+
+
+def _means(image: Array, steps: list[int]) -> Array:
+    for axis, step in enumerate(steps):
+        if step > 1 and image.shape[axis] >= step:
+            along = np.moveaxis(image, axis, 0)
+            count = len(along) // step
+            total = along[: count * step : step].copy()
+            for offset in range(1, step):
+                total += along[offset : count * step : step]
+            image = np.moveaxis(total / np.float32(step), 0, axis)
+    return image
+
+
+def _between(planes: Array) -> NDArray[np.float64]:
+    """(N - 1,) root mean square change from plane to plane, where either shows tissue; NaN where little is shown."""
+    tissue = planes > 0.3
+    count = tissue.sum(axis=1)
+    gain = np.where(count > 0, (planes * tissue).sum(axis=1) / np.maximum(count, 1), 1.0)
+    even = planes / np.maximum(gain, 1e-3)[:, None]
+    either = tissue[1:] | tissue[:-1]
+    shared = either.sum(axis=1)
+    power = (np.square(even[1:] - even[:-1]) * either).sum(axis=1) / np.maximum(shared, 1)
+    large = np.maximum(count[1:], count[:-1]) >= _LARGE_PLANE * count.max()
+    return np.where(large & (shared > 20), np.sqrt(power), np.nan)
+
+
+def _worst(change: NDArray[np.float64]) -> float:
+    """Largest change from plane to plane, over the median of its neighbourhood."""
+    worst = 1.0
+    for number in np.flatnonzero(np.isfinite(change)):
+        near = change[max(0, number - _NEIGHBOURS) : number + _NEIGHBOURS + 1]
+        near = near[np.isfinite(near)]
+        if len(near) >= _NEIGHBOURS + 1:
+            worst = max(worst, float(change[number] / max(float(np.median(near)), 1e-4)))
+    return worst
+
+
+def _repeated(fine: Array) -> float:
+    """Share of neighbouring planes with tissue that are the same, voxel by voxel."""
+    shown = (fine > 0.3).mean(axis=(1, 2))
+    large = np.minimum(shown[1:], shown[:-1]) > _LARGE_PLANE * shown.max()
+    if not large.any():
+        return 0.0
+    change = np.abs(fine[1:] - fine[:-1]).mean(axis=(1, 2))[large]
+    return float((change < 0.1 * np.median(change)).mean()) if np.median(change) > 0 else 1.0
+
+
+def _grid(blocks: Coarse) -> dict[str, float | None]:
+    """How much larger steps are at every eighth plane than at the others: blocks of a lossy code."""
+    image = blocks.image[blocks.box(_MOST_VOXELS)] / np.float32(blocks.bright)
+    worst = None
+    for axis in range(3):
+        along = np.moveaxis(image, axis, 0)
+        if len(along) < 5 * _BLOCK:
+            continue
+        # A step that neither neighbour continues: across it, less half of what goes on before and after.
+        step = np.abs(along[2:-1] - along[1:-2] - (along[1:-2] - along[:-3] + along[3:] - along[2:-1]) / 2)
+        tissue = along[1:-2] > 0.3
+        count = tissue.sum(axis=(1, 2))
+        sizes = (np.minimum(step, 0.2) * tissue).sum(axis=(1, 2)) / np.maximum(count, 1)
+        sizes[count < _LARGE_PLANE * count.max()] = np.nan
+        each = [sizes[phase::_BLOCK] for phase in range(_BLOCK)]
+        if min(np.isfinite(part).sum() for part in each) < 3:
+            continue
+        phases = np.array([float(np.nanmedian(part)) for part in each])
+        ratio = float(phases.max() / max(float(np.median(phases)), 1e-6))
+        worst = max(ratio, worst or 0.0)
+    return {"blocky": None if worst is None else math.log10(worst)}
+
+
+# ------------------------------------------------------------------------------------------------------------- anatomy
+
+
+def _anatomy(blocks: Coarse, field: Field, pose: Pose | None, template: Template) -> dict[str, float | None]:
+    names = ("match", "upright", "side", "grey", "fluid", "shading", "ghost")
+    if pose is None:
+        return dict.fromkeys(names)
+    found: dict[str, Any] = {"match": pose.match, "upright": pose.match - pose.other, "ghost": _ghost(field)}
+    places, wanted = template.inside
+    world = places @ pose.matrix[:3, :3].T + pose.matrix[:3, 3]
+    index = blocks.geometry.index(world).T
+    image = ndimage.map_coordinates(blocks.data, index, order=1, mode="constant", cval=np.nan)
+    seen = np.isfinite(image)
+    white, grey, fluid = (
+        seen & which for which in (wanted > _WHITE, (wanted > _GREY[0]) & (wanted < _GREY[1]), wanted < _FLUID)
+    )
+    if min(white.sum(), grey.sum(), fluid.sum()) < 50:
+        return found | dict.fromkeys(("grey", "fluid", "shading"))
+    level = max(float(np.median(image[white])), 1e-6)
+    if template.sides is not None:
+        found["side"] = float((template.sides * _asymmetry(blocks, pose, template)).sum())
+    found["grey"], found["fluid"] = (float(np.median(image[which])) / level for which in (grey, fluid))
+    return found | {"shading": _shading(image[white] / level, places[white])}
+
+
+def asymmetry(volume: Volume, template: Template) -> Array | None:
+    """(I, J, K) how a brain's right differs from its left, of length 1; None where its pose cannot be told.
+
+    Args:
+        volume: (1, I, J, K) finite.
+        template: the mean brain.
+    """
+    blocks = coarse(volume)
+    pose = find_pose(field_of(blocks, SIDE_MM, ceiling=_CEILING).halved(), template)
+    return None if pose is None else _asymmetry(blocks, pose, template)
+
+
+def _asymmetry(blocks: Coarse, pose: Pose, template: Template) -> Array:
+    """Slow changes of brightness, which coils make, are taken out before one side is taken from the other."""
+    world = template.all_places.reshape(-1, 3) @ pose.matrix[:3, :3].T + pose.matrix[:3, 3]
+    index = blocks.geometry.index(world).T
+    image = ndimage.map_coordinates(blocks.data, index, order=1).reshape(template.image.shape)
+    inside = (template.mask > 0.5).astype(np.float32)
+    level = max(float(np.median(image[template.image > _WHITE])), 1e-6)
+    slow = ndimage.gaussian_filter(image / level * inside, _SLOW) / np.maximum(
+        ndimage.gaussian_filter(inside, _SLOW), 1e-3
+    )
+    even = image / level / np.maximum(slow, 0.2)
+    difference = (even - even[::-1]) * inside
+    return np.asarray(difference / max(float(np.linalg.norm(difference)), 1e-6), dtype=np.float32)
+
+
+def _shading(image: Array, places: NDArray[np.float64]) -> float:
+    """Brightest over darkest tenth of a quadratic through the logarithm of what should be of one brightness."""
+    x = places / 50
+    terms = np.stack([np.ones(len(x)), *x.T, *(x.T**2), x[:, 0] * x[:, 1], x[:, 0] * x[:, 2], x[:, 1] * x[:, 2]], 1)
+    fitted = terms @ np.linalg.lstsq(terms, np.log(np.clip(image, 0.1, 4)), rcond=None)[0]
+    low, high = np.quantile(fitted, (0.1, 0.9))
+    return float(high - low)
+
+
+def _ghost(field: Field) -> float | None:
+    """How uneven the air is, in medians of the tissue."""
+    inside = ndimage.binary_erosion(field.seen > 0.5, iterations=2)
+    air = inside & ~ndimage.binary_dilation(foreground(field.image), iterations=3)
+    if air.sum() < _FEWEST_AIR:
+        return None
+    soft = ndimage.uniform_filter(field.image, 3)[air]
+    low, high = np.quantile(soft, (0.1, 0.95))
+    return float(high - low)

@@ -1,0 +1,110 @@
+"""What an odd sign means, in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from medidiff.trust.reference import Limits
+
+__all__ = ["said"]
+
+_Signs = Mapping[str, float | None]
+
+
+def said(name: str, signs: _Signs, limits: Limits) -> str:
+    """A sentence about a sign beyond its limits.
+
+    Args:
+        name: of the sign.
+        signs: of the scan.
+        limits: of the sign.
+    """
+    value = signs[name]
+    assert value is not None  # what cannot be read is not odd
+    return _WORDS[name](value, limits)
+
+
+def _beyond(value: float, limits: Limits) -> float:
+    bound = limits.high if value > limits.middle else limits.low
+    return limits.middle if bound is None else bound
+
+
+def _tissue(value: float, limits: Limits) -> str:
+    amount, bound = 10**value, 10 ** _beyond(value, limits)
+    if value > limits.middle:
+        most = f"no head has over {bound / 1000:.1f} l"
+        return f"shows {amount / 1000:.1f} l of tissue, {most}: wrong voxel size or body part"
+    return f"shows {amount:.2g} ml of tissue, too little to be told from anything"
+
+
+def _corner(value: float, limits: Limits) -> str:
+    if value > limits.middle:
+        return "its noise is strongest at the finest detail: sharpened, or not a scan"
+    return f"its noise is correlated, as if blurred over {_blur_voxels(10**value):.1f} voxels: filtered or interpolated"
+
+
+def _blur_voxels(ratio: float) -> float:
+    """Full width at half maximum of the Gaussian that leaves white noise with this ratio of its grain at one and two.
+
+    White noise blurred with standard deviation s has the autocorrelation exp(-d²/4s²), so a second difference over L
+    voxels along two axes has the variance ((6 - 8 ρ(L) + 2 ρ(2L)) / 6)².
+    """
+    widths = np.linspace(0.05, 4, 400)
+    one, two = (
+        (6 - 8 * np.exp(-((lag / widths) ** 2) / 4) + 2 * np.exp(-((2 * lag / widths) ** 2) / 4)) / 6 for lag in (1, 2)
+    )
+    width = float(np.interp(-ratio, -one / np.maximum(two, 1e-12), widths))
+    return 2 * math.sqrt(2 * math.log(2)) * width
+
+
+_WORDS: Mapping[str, Callable[[float, Limits], str]] = {
+    "tissue": _tissue,
+    "whole": lambda v, b: (
+        f"all of its tissue is {10**v:.0f} ml, a head has at least {10 ** _beyond(v, b):.0f}: "
+        "wrong voxel size or body part"
+    ),
+    "quiet": lambda v, b: (
+        f"looks already denoised, smoothed or averaged: its quietest tissue varies by {100 * 10**v:.2g} % "
+        f"of the brightness, in scans of the kind by at least {100 * 10 ** _beyond(v, b):.2g} %"
+    ),
+    "corner": _corner,
+    "loud": lambda v, b: (
+        f"noise of {100 * 10**v:.0f} % of the brightness, "
+        f"in scans of the kind at most {100 * 10 ** _beyond(v, b):.0f} %"
+    ),
+    "top": lambda v, _: f"looks clipped or windowed: {100 * 10**v:.2g} % of the tissue holds the very highest value",
+    "eight": lambda _v, _: "looks windowed to 8 bit: it fills 256 grey levels exactly",
+    "air": lambda v, _: f"looks inverted: what surrounds the tissue is {100 * v:.0f} % as bright as the tissue",
+    "jump": lambda v, _: (
+        f"looks put together wrongly: a slice differs from the next {10**v:.1f} times as much as those around do"
+    ),
+    "twice": lambda v, _: f"slices stand twice: {100 * v:.0f} % of neighbours are the same",
+    "blocky": lambda v, _: (
+        f"looks compressed with loss: steps at every eighth voxel are {100 * (10**v - 1):.0f} % larger"
+    ),
+    "match": lambda v, b: (
+        f"does not look like a head: it agrees with the mean brain to {v:.2f}, "
+        f"scans of the kind to at least {_beyond(v, b):.2f}"
+    ),
+    "upright": lambda v, _: (
+        f"does not lie as its header says: turned or flipped, the mean brain fits better (by {-v:.2f})"
+    ),
+    "side": lambda v, _: (
+        f"looks mirrored: its left side looks like a right one (by {-v:.2f}; 1 for the mirror image of a typical head)"
+    ),
+    "grey": lambda v, b: (
+        f"not of T1-weighted contrast: grey matter is {100 * v:.0f} % as bright as white, "
+        f"in scans of the kind at most {100 * _beyond(v, b):.0f} %"
+    ),
+    "fluid": lambda v, b: (
+        f"not of T1-weighted contrast: fluid is {100 * v:.0f} % as bright as white matter, "
+        f"in scans of the kind at most {100 * _beyond(v, b):.0f} %"
+    ),
+    "shading": lambda v, _: (
+        f"very uneven brightness: white matter varies by a factor of {math.exp(v):.1f} across the head"
+    ),
+    "ghost": lambda v, _: f"the air round the head is uneven by {100 * v:.0f} % of the tissue: ghosts, or not air",
+}

@@ -1,0 +1,186 @@
+"""Say what a restoring prior is for: `python pipelines/scope.py medidiff/trust/fine-t1.scope.json`.
+
+Reads the training scans as a user would have them: with more noise, in thicker slices, tilted, cut. Limits come from
+the `train` subjects of the committed split. The scores that p-values are read from come from people who had no part in
+the limits: each training subject held against limits made of the others, and the `validation` subjects. The mean brain
+is that of the copy gate, made of the same training subjects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tomllib
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from medidiff import io
+from medidiff.anatomy import foreground, tissue_maximum
+from medidiff.errors import MedidiffError
+from medidiff.gates import Embedding
+from medidiff.trust.pose import Template
+from medidiff.trust.reference import Reference
+from medidiff.trust.traits import asymmetry, traits_of
+from medidiff.volume import Geometry, Volume
+
+SPLIT = Path(__file__).resolve().parent.parent / "validation" / "split.toml"
+SCANS = {  # of the prior's recipe, those of its contrast; folder of the split, and the files below the data folder
+    "t1-ds002748": "t1-ds002748/{subject}/anat/{subject}_T1w.nii.gz",
+    "t1-head": "t1-head/{subject}_T1w.nii.gz",
+    "ms-open/mni": "ms-open/mni/{subject}/T1.nii.gz",
+}
+TIMES = 4
+ABOUT = {
+    "summary": "T1w heads and brains, 0.8 to 1.4 mm in plane, slices up to 6 mm, noise up to 15 %, tilt up to 20°.",
+    "licence": "CC0-1.0 (t1-ds002748), MIT and Apache-2.0 (t1-head), CC-BY (ms-open); numbers and a mean only",
+    "sources": (
+        "t1-ds002748, 26 train subjects (CC0, OpenNeuro ds002748 v1.0.5)",
+        "t1-head, 3 train subjects (MIT and Apache-2.0)",
+        "ms-open/mni, T1 of 1 train subject (CC-BY, Lesjak et al. 2018)",
+    ),
+    "notes": (
+        "26 of the 30 people are of one site; three heads and one resampled scan stand for all others.",
+        "fine-t1 was also shown the T2 and FLAIR of one patient; other contrasts count as out of scope all the same.",
+    ),
+}
+
+Signs = Mapping[str, float | None]
+
+
+def people(data: Path, part: str) -> dict[str, Path]:
+    """One scan a person of a part of the split."""
+    split = tomllib.loads(SPLIT.read_text(encoding="utf-8"))
+    found = {}
+    for folder, pattern in SCANS.items():
+        for subject in split[folder][part]:
+            found[f"{folder}/{subject}"] = data / pattern.format(subject=subject)
+    return found
+
+
+def as_met(volume: Volume, rng: np.random.Generator) -> Volume:
+    """A scan as a user may have it: tilted, cut, in thicker slices, with more noise."""
+    image = np.asarray(volume.data[0], dtype=np.float32)
+    bright = tissue_maximum(image, foreground(image))
+    affine = volume.geometry.affine.copy()
+    affine[:3] = Rotation.from_euler("xyz", rng.uniform(-20, 20, 3), degrees=True).as_matrix() @ affine[:3]
+    axis = int(rng.integers(3))
+    if rng.random() < 0.2:
+        count = image.shape[axis]
+        keep = round(count * rng.uniform(0.65, 1))
+        first = int(rng.integers(0, count - keep + 1))
+        image = np.take(image, range(first, first + keep), axis=axis)
+        affine[:3, 3] += affine[:3, axis] * first
+        axis = int(rng.integers(3))
+    if rng.random() < 0.6:
+        factor = int(rng.integers(2, 7))
+        along = np.moveaxis(image, axis, 0)
+        count = len(along) // factor
+        along = along[: count * factor].reshape(count, factor, *along.shape[1:]).mean(axis=1)
+        image = np.ascontiguousarray(np.moveaxis(along, 0, axis))
+        affine[:3, 3] += affine[:3, axis] * (factor - 1) / 2
+        affine[:3, axis] *= factor
+    level = np.float32(bright * rng.choice((0.0, 0.01, 0.03, 0.06, 0.1, 0.15)))
+    if level > 0:
+        real, other = (level * rng.standard_normal(image.shape, dtype=np.float32) for _ in range(2))
+        image = np.hypot(image + real, other)
+    return Volume(image, Geometry((image.shape[0], image.shape[1], image.shape[2]), affine), "MR")
+
+
+def signs_of_person(path: Path, name: str, template: Template) -> Iterator[Signs]:
+    """The signs of a scan as it is and as it may be met."""
+    volume = io.read(path)
+    yield traits_of(volume, template)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    for _ in range(TIMES):
+        yield traits_of(as_met(volume, rng), template)
+
+
+def gathered(files: Mapping[str, Path], template: Template, kept: Path | None) -> dict[str, list[Signs]]:
+    """The signs of all people; those that a file holds already are not measured again."""
+    known: dict[str, list[Signs]] = {}
+    if kept is not None and kept.is_file():
+        known = {row["person"]: row["signs"] for row in map(json.loads, kept.read_text().splitlines())}
+    for name, path in files.items():
+        if name not in known:
+            known[name] = list(signs_of_person(path, name, template))
+            print(name, file=sys.stderr)
+            if kept is not None:
+                with kept.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps({"person": name, "signs": known[name]}) + "\n")
+    return {name: known[name] for name in files}
+
+
+def calibrated(
+    prior: str, train: Mapping[str, Sequence[Signs]], validation: Mapping[str, Sequence[Signs]], template: Template
+) -> Reference:
+    """Limits from all training people; the scores of each of them by the limits of the others, and of the rest."""
+    reference = Reference.fitted(prior, train, template)
+    scores = [_score(reference, signs) for each in validation.values() for signs in each]
+    for left_out, each in train.items():
+        others = {name: signs for name, signs in train.items() if name != left_out}
+        without = Reference.fitted(prior, others, template)
+        scores += [_score(without, signs) for signs in each]
+    return dataclasses.replace(reference, scores=tuple(round(score, 4) for score in sorted(scores)))
+
+
+def _score(reference: Reference, signs: Signs) -> float:
+    return max(reference.distances(signs).values(), default=0.0)
+
+
+def sided(files: Mapping[str, Path], template: Template) -> Template:
+    """The mean brain with the weights by which left and right differ; 1 is what half of these people lie above."""
+    found = [asymmetry(io.read(path), template) for path in files.values()]
+    each = np.stack([difference for difference in found if difference is not None])
+    without = [float((_weights(np.delete(each, n, axis=0)) * each[n]).sum()) for n in range(len(each))]
+    return dataclasses.replace(template, sides=_weights(each) / np.float32(np.median(without)))
+
+
+def _weights(each: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What people have in common over how they differ, held where they hardly do (a diagonal discriminant)."""
+    spread = each.std(axis=0)
+    return np.asarray(each.mean(axis=0) / (spread + 0.3 * spread[spread > 0].mean()), dtype=np.float32)
+
+
+def made(data: Path, out: Path, kept: Path | None = None) -> Reference:
+    """Measure, fit, calibrate and write."""
+    mean = Embedding.shipped().mean
+    files = people(data, "train")
+    template = sided(files, Template(mean.image, mean.mask))
+    train = gathered(files, template, kept)
+    validation = gathered(people(data, "validation"), template, kept)
+    prior = out.name.removesuffix(".scope.json")
+    reference = calibrated(prior, train, validation, template)
+    scans = sum(len(each) for each in train.values())
+    reference.save(out, {**ABOUT, "people": len(train), "scans": scans})
+    return Reference.load(out)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or the exit code of the refusal."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="NAME.scope.json, of the prior NAME; the mean brain goes beside it")
+    parser.add_argument("--data", type=Path, default=os.environ.get("MEDIDIFF_DATA"), help="folder of the scans")
+    parser.add_argument("--kept", type=Path, help="file that measured signs are added to, and read from the next time")
+    arguments = parser.parse_args(words)
+    if arguments.data is None:
+        parser.error("say where the scans are: --data or MEDIDIFF_DATA")
+    try:
+        reference = made(Path(arguments.data), arguments.out, arguments.kept)
+    except MedidiffError as refusal:
+        print(refusal, file=sys.stderr)
+        return refusal.exit_code
+    beyond = np.mean(np.asarray(reference.scores) > 1)
+    print(f"{len(reference.scores)} scans that had no part in their limits: {100 * beyond:.1f} % beyond them")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,82 @@
+"""What the tests of scope share: a head that needs no data, and ways to spoil it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+import medidiff.trust
+from medidiff.trust.reference import Reference
+from medidiff.volume import Geometry, Volume
+
+SHIPPED = Path(medidiff.trust.__file__).parent / "fine-t1.scope.json"
+SIDE_MM = 2.0
+
+
+def shipped() -> Reference:
+    return Reference.load(SHIPPED)
+
+
+def brain(noise: float = 0.03, *, seed: int = 0) -> Volume:
+    """The mean brain at 2 mm, in units of some scanner, white matter at about 1000, with Rician noise."""
+    image = ndimage.zoom(shipped().template.image, 4.0 / SIDE_MM, order=1, grid_mode=True, mode="nearest")
+    clean = (700 * image).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    real, other = (1000 * noise * rng.standard_normal(clean.shape, dtype=np.float32) for _ in range(2))
+    return Volume(np.hypot(clean + real, other), Geometry.regular(clean.shape, spacing_mm=(SIDE_MM,) * 3), "MR")
+
+
+def _upside_down(image: np.ndarray) -> np.ndarray:
+    return np.flip(image, (1, 2)).copy()
+
+
+def _swapped(image: np.ndarray) -> np.ndarray:
+    out = image.copy()
+    out[..., 20:34], out[..., 44:58] = image[..., 44:58], image[..., 20:34]
+    return out
+
+
+def _blocks(image: np.ndarray) -> np.ndarray:
+    """Every block of 8 x 8 x 8 voxels shifted in brightness, as a lossy code leaves them."""
+    rng = np.random.default_rng(1)
+    steps = rng.normal(0, 60, [-(-n // 8) for n in image.shape])
+    shift = np.kron(steps, np.ones((8, 8, 8)))[tuple(slice(n) for n in image.shape)]
+    return (image + shift * (image > 300)).astype(np.float32)
+
+
+def _windowed(image: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(image / 850, 0, 1) * 255).astype(np.uint8)
+
+
+def _ghosts(image: np.ndarray) -> np.ndarray:
+    return (image + 0.35 * np.roll(image, image.shape[1] // 2, 1)).astype(np.float32)
+
+
+def _shaded(image: np.ndarray) -> np.ndarray:
+    return (image * np.exp(np.linspace(-1.5, 1.5, image.shape[0]))[:, None, None]).astype(np.float32)
+
+
+def _wave(image: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(2)
+    return np.abs(rng.standard_normal(image.shape) * 500).astype(np.float32)
+
+
+FAULTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
+    "upside down": (_upside_down, "upright"),
+    "front to back": (lambda image: np.flip(image, 1).copy(), "upright"),
+    "denoised": (lambda image: ndimage.gaussian_filter(image, 1.2), "quiet"),
+    "swapped slabs": (_swapped, "jump"),
+    "slices twice": (lambda image: image[..., np.arange(image.shape[2]) // 2 * 2], "twice"),
+    "inverted": (lambda image: np.clip(1100 - image, 0, None), "air"),
+    "contrast of T2": (lambda image: np.where(image > 250, 1600 - image, image), "fluid"),
+    "windowed": (_windowed, "eight"),
+    "clipped": (lambda image: np.minimum(image, 700), "top"),
+    "noise": (_wave, "match"),
+    "lossy blocks": (_blocks, "blocky"),
+    "ghosts": (_ghosts, "ghost"),
+    "shading": (_shaded, "shading"),
+}
+"""What is done to the head, and the sign that must lie beyond its limit."""

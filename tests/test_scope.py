@@ -1,0 +1,311 @@
+"""Whether a scan is of the kind that a prior is for: signs, limits and p-values, and that each fault is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from medidiff.errors import InputError, PriorError
+from medidiff.prior import Prior
+from medidiff.trust import scope_of
+from medidiff.trust.coarse import coarse, field_of
+from medidiff.trust.pose import find_pose
+from medidiff.trust.reference import RULES, Limits, Reference, Rule, reference_for
+from medidiff.trust.scope import Scope, scope_within
+from medidiff.trust.traits import asymmetry, traits_of
+from medidiff.trust.words import _blur_voxels, said
+from medidiff.volume import Geometry, Volume
+from tests.scope_heads import FAULTS, SHIPPED, brain, shipped
+from tests.small_prior import CARD
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return shipped()
+
+
+@pytest.fixture(scope="module")
+def head() -> Volume:
+    return brain()
+
+
+@pytest.fixture(scope="module")
+def signs(reference, head) -> dict[str, float | None]:
+    return traits_of(head, reference.template)
+
+
+def tilted(volume: Volume, *degrees: float) -> Volume:
+    affine = volume.geometry.affine.copy()
+    affine[:3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() @ affine[:3]
+    return dataclasses.replace(volume, geometry=Geometry(volume.shape, affine))
+
+
+# --- scans of the kind ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [0.015, 0.09])
+def test_a_head_with_noise_is_within_the_scope(noise, reference):
+    scope = scope_within(brain(noise), reference)
+    assert scope.verdict == "inside"
+    assert scope.reasons == ()
+    assert scope.sentence.startswith("within the scope of the prior 'fine-t1'")
+
+
+def test_a_head_that_is_tilted_as_its_affine_says_is_within_the_scope(head, reference):
+    assert not scope_within(tilted(head, 15, -10, 20), reference).outside
+
+
+def test_a_head_in_thick_slices_is_within_the_scope(head, reference):
+    data = head.data[0][..., :78].reshape(80, 96, 39, 2).mean(-1)
+    grid = Geometry.regular(data.shape, spacing_mm=(2, 2, 4))
+    noisy = np.abs(data + np.random.default_rng(4).normal(0, 20, data.shape))
+    assert not scope_within(Volume(noisy.astype(np.float32), grid, "MR"), reference).outside
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1), (1, 0, 2)])
+def test_signs_do_not_depend_on_the_order_of_the_axes(order, head, signs, reference):
+    affine = head.geometry.affine.copy()
+    affine[:3, :3] = affine[:3, list(order)]
+    data = np.ascontiguousarray(head.data[0].transpose(order))
+    found = traits_of(Volume(data, Geometry(data.shape, affine), "MR"), reference.template)
+    for name in signs.keys() - {"blocky"}:  # which of three equal axes are the two finest is a matter of order
+        assert found[name] == pytest.approx(signs[name], abs=0.03), name
+
+
+def test_an_affine_that_forgets_the_order_of_the_axes_changes_them(head, signs, reference):
+    data = np.ascontiguousarray(head.data[0].transpose(2, 0, 1))
+    found = traits_of(Volume(data, Geometry.regular(data.shape, spacing_mm=(2, 2, 2)), "MR"), reference.template)
+    assert found["upright"] < 0 < signs["upright"]
+
+
+def test_signs_do_not_depend_on_units(head, signs, reference):
+    found = traits_of(head.with_data(head.data * np.float32(0.013)), reference.template)
+    assert found == pytest.approx(signs, abs=1e-3)
+
+
+def test_an_offset_is_no_matter_of_units(head, signs, reference):
+    found = traits_of(head.with_data(head.data + np.float32(900)), reference.template)
+    assert found["air"] > signs["air"] + 0.3
+
+
+# --- scans of another kind ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("change", "sign"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_puts_a_scan_out_of_scope_and_is_named(change, sign, head, reference):
+    scope = scope_within(head.with_data(change(head.data[0])), reference)
+    assert scope.outside
+    assert scope.score > 1
+    assert scope.distances[sign] > 1
+    assert said(sign, scope.signs, reference.limits[sign]) in scope.sentence
+    assert scope.sentence.startswith("OUT OF SCOPE of the prior 'fine-t1'")
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5])
+def test_voxels_of_another_size_are_named(factor, head, reference):
+    grid = Geometry.regular(head.shape, spacing_mm=(2 * factor,) * 3)
+    scope = scope_within(dataclasses.replace(head, geometry=grid), reference)
+    assert scope.outside
+    assert "wrong voxel size or body part" in scope.sentence
+
+
+def test_a_limit_that_knows_no_fault_finds_none(head, reference):
+    """The same fault with limits that are open: what is found comes from them."""
+    upside = head.with_data(np.flip(head.data[0], (1, 2)).copy())
+    open_limits = {name: Limits(limits.middle) for name, limits in reference.limits.items()}
+    assert not scope_within(upside, dataclasses.replace(reference, limits=open_limits)).outside
+
+
+# --- what cannot be read --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (2, 3, 4), (64, 64, 1), (1, 200, 200), (8, 8, 8), (40, 40, 3), (300, 4, 4)], ids=str
+)
+def test_small_and_flat_scans_are_judged_as_far_as_they_go(shape, reference):
+    data = np.abs(np.random.default_rng(0).normal(100, 30, shape)).astype(np.float32)
+    scope = scope_within(Volume(data, Geometry.regular(shape), "MR"), reference)
+    assert scope.verdict in ("inside", "outside")
+    assert scope.signs.get("match") is None
+    json.dumps(scope.record(), allow_nan=False)
+
+
+def test_a_scan_of_one_value_shows_no_tissue(reference):
+    scope = scope_within(Volume(np.zeros((9, 9, 9), np.float32), Geometry.regular((9, 9, 9)), "MR"), reference)
+    assert "too little to be told" in scope.sentence
+
+
+def test_part_of_a_head_is_not_held_against_a_whole_one(head, reference):
+    part = head.data[0][16:56, 24:64, 24:60]
+    scope = scope_within(Volume(part, Geometry.regular(part.shape, spacing_mm=(2, 2, 2)), "MR"), reference)
+    assert scope.signs["match"] is None
+    assert scope.signs["whole"] is None
+    assert not scope.outside
+    assert "too little of a head" in scope.sentence
+
+
+def test_what_is_no_single_finite_channel_is_refused(head, reference):
+    with pytest.raises(InputError, match="E-4D"):
+        scope_within(head.with_data(np.stack([head.data[0]] * 2)), reference)
+    broken = head.data[0].copy()
+    broken[3, 3, 3] = np.nan
+    with pytest.raises(InputError, match="E-NONFINITE"):
+        scope_within(head.with_data(broken), reference)
+
+
+def test_padding_has_no_say(head, reference):
+    corner = np.zeros(head.shape, dtype=bool)
+    corner[:6, :6] = True
+    data = np.where(corner, np.float32(-30000), head.data[0])
+    padded = dataclasses.replace(head.with_data(data), padding=corner)
+    assert not scope_within(padded, reference).outside
+    assert scope_within(head.with_data(data), reference).outside
+
+
+# --- pose -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_pose_is_found(head, reference):
+    moved = tilted(head, 12, -8, 17)
+    pose = find_pose(field_of(coarse(moved), 4.0, ceiling=1.3).halved(), reference.template)
+    assert pose is not None
+    assert pose.match > 0.95
+    turn = Rotation.from_euler("xyz", (12, -8, 17), degrees=True).as_matrix()
+    left, _, right = np.linalg.svd(pose.matrix[:3, :3])
+    off = Rotation.from_matrix(left @ right @ turn.T).magnitude()
+    assert np.degrees(off) < 4
+
+
+def test_a_mirror_image_is_asymmetrical_the_other_way(head, reference):
+    """The mean brain is symmetrical, so one with a heavier right half is made first."""
+    data = head.data[0].copy()
+    data[50:60, 30:60, 30:50] *= 1.25
+    one, other = (asymmetry(head.with_data(each), reference.template) for each in (data, data[::-1].copy()))
+    assert float((one * other).sum()) < -0.7
+    assert float((one * one).sum()) == pytest.approx(1, abs=1e-3)
+    sided = dataclasses.replace(reference.template, sides=one)
+    found = [traits_of(head.with_data(each), sided)["side"] for each in (data, data[::-1].copy())]
+    assert found[0] > 0.9 > -0.7 > found[1]
+
+
+def test_the_width_of_a_blur_is_told():
+    rng = np.random.default_rng(5)
+    for sigma in (0.7, 1.0, 1.4):
+        noise = ndimage.gaussian_filter(rng.standard_normal((400, 400)), sigma, mode="wrap")
+        rms = []
+        for lag in (1, 2):
+            part = noise
+            for axis in (0, 1):
+                part = np.roll(part, lag, axis) - 2 * part + np.roll(part, -lag, axis)
+            rms.append(part.std())
+        assert _blur_voxels(rms[0] / rms[1]) == pytest.approx(2.355 * sigma, rel=0.15)
+    assert _blur_voxels(1.0) < 0.8
+
+
+# --- limits and p-values --------------------------------------------------------------------------------------------
+
+
+def test_distances_are_measured_from_the_middle_to_the_limits():
+    limits = Limits(2.0, low=1.0, high=6.0)
+    assert [limits.distance(value) for value in (2.0, 1.0, 6.0, 0.0, 10.0)] == [0, 1, 1, 2, 2]
+    assert Limits(2.0, high=6.0).distance(-50.0) == 0
+
+
+def test_a_limit_lies_beyond_everybody_and_as_far_as_the_oddest_stands_out():
+    people = {str(n): [float(value)] for n, value in enumerate([0, 0, 0, 0, 0, 2, 3])}
+    limits = Limits.fitted(Rule("high", 0.1), people)
+    assert limits.high == pytest.approx(4.6)  # 3 is 1.5 times 2, and the slack
+    assert limits.low is None
+    alike = Limits.fitted(Rule("both", 0.1), {str(n): [0.0] for n in range(5)})
+    assert (alike.low, alike.high) == (-0.1, 0.1)
+
+
+def test_limits_of_one_person_more_never_exclude_that_person():
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        people = {str(n): list(rng.standard_t(2, 4)) for n in range(9)}
+        limits = Limits.fitted(Rule("both", 0.0), people)
+        worst = max(limits.distance(value) for values in people.values() for value in values)
+        assert worst <= 1 + 1e-9
+
+
+def test_p_values_of_scans_of_the_kind_are_never_too_small():
+    """P(p <= a) <= a for exchangeable scores; a rule that does not count the scan itself breaks it."""
+    rng = np.random.default_rng(8)
+    honest, greedy = [], []
+    for _ in range(4000):
+        *known, new = (float(score) for score in rng.gamma(2.0, 1.0, 20))
+        reference = Reference("x", {}, tuple(known), None)
+        honest.append(reference.p_value(new))
+        greedy.append(sum(other >= new for other in known) / len(known))
+    for share in (0.05, 0.1, 0.3):
+        assert np.mean(np.asarray(honest) <= share) <= share + 0.01
+    assert np.mean(np.asarray(greedy) <= 0.0) > 0.03  # "impossible" for one in twenty
+
+
+def test_every_sign_has_a_rule_limits_and_words(reference, signs):
+    assert signs.keys() == RULES.keys() == reference.limits.keys()
+    for name, limits in reference.limits.items():
+        for bound, way in itertools.product((limits.low, limits.high), (1.5,)):
+            if bound is not None:
+                value = limits.middle + way * (bound - limits.middle)
+                assert len(said(name, {name: value}, limits)) > 20
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+def test_a_reference_survives_its_file(reference, tmp_path):
+    about = {"summary": "s", "licence": "CC0", "sources": ("a",), "people": 3, "scans": 9, "notes": ()}
+    again = Reference.load(reference.save(tmp_path / "x.scope.json", about))
+    assert (again.prior, again.limits, again.scores) == (reference.prior, reference.limits, reference.scores)
+    for name in ("image", "mask", "sides"):
+        assert np.array_equal(getattr(again.template, name), getattr(reference.template, name))
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    place = tmp_path / SHIPPED.name
+    with pytest.raises(PriorError, match="E-SCOPE-REF"):
+        Reference.load(place)
+    text = SHIPPED.read_text()
+    place.write_text(text.replace('"middle"', '"muddle"', 1))
+    with pytest.raises(PriorError, match="E-SCOPE-REF"):
+        Reference.load(place)
+    place.write_text(text)
+    arrays = SHIPPED.with_suffix(".safetensors").read_bytes()
+    place.with_suffix(".safetensors").write_bytes(arrays[:-1] + bytes([arrays[-1] ^ 1]))
+    with pytest.raises(PriorError, match="E-WEIGHTS"):
+        Reference.load(place)
+
+
+def test_arrays_of_another_shape_are_refused(reference, tmp_path):
+    small = dataclasses.replace(reference.template, image=np.zeros((4, 4, 4), np.float32))
+    about = {"summary": "s", "licence": "CC0", "sources": (), "people": 3, "scans": 9, "notes": ()}
+    path = dataclasses.replace(reference, template=small).save(tmp_path / "x.scope.json", about)
+    with pytest.raises(PriorError, match="E-SCOPE-REF"):
+        Reference.load(path)
+
+
+def test_only_the_prior_that_it_was_made_for_has_it(head):
+    card = Prior.card_of("fine-t1")
+    assert reference_for(card) is not None
+    assert scope_of(head, card).verdict == "inside"
+    adapted = dataclasses.replace(card, recipe={"start": dict(card.recipe)})
+    for other in (adapted, CARD, dataclasses.replace(CARD, name="../trust/fine-t1")):
+        assert scope_of(head, other) == Scope("unjudged", other.name)
+        assert "not judged" in scope_of(head, other).sentence
+
+
+def test_the_shipped_reference_says_what_it_is_made_of():
+    told = json.loads(SHIPPED.read_text())
+    assert told["prior"] == "fine-t1"
+    assert told["people"] >= 30
+    assert len(told["scores"]) > told["people"]
+    assert not any("sub-" in text for text in json.dumps(told).split('"'))
+    assert np.mean(np.asarray(told["scores"]) > 1) < 0.05

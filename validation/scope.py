@@ -1,0 +1,265 @@
+"""Measure whether scans that a prior is not for are told from those it is for: `python validation/scope.py --help`.
+
+``score`` reads scans of people whom neither the prior nor its reference has seen, makes cases of them (scope_cases.py
+and scope_far.py), and adds a line for each to ``scope.jsonl``; what stands there is not done again. ``report`` makes
+the table of it:
+
+* *caught*: share of a case's scans that are marked, as the package does it (score above 1).
+* *at 5 %*: the same with the limit at which 5 % of the scans of the right kind are marked.
+* *AUROC*: probability that a scan of the case scores higher than one of the right kind.
+
+Intervals are percentiles (2.5 and 97.5) of 1,000 bootstrap draws of people. Everything runs on one core; ``--people``
+limits the people of the first set, ``--only`` the cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import tomllib
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scope_cases import IN_SCOPE, Case, Rng
+from scope_far import FAR, NEAR
+
+from medidiff import io
+from medidiff.errors import MedidiffError
+from medidiff.prior import Prior
+from medidiff.trust import scope_of
+from medidiff.volume import Geometry, Volume
+
+HERE = Path(__file__).resolve().parent
+Row = Mapping[str, Any]
+_DRAWS = 1000
+_FALSE_ALARMS = 0.05
+
+
+# ------------------------------------------------------------------------------------------------------------ the scans
+
+
+def people(data: Path, part: str, most: int | None) -> dict[str, Path]:
+    """T1w scans by person, named by set and place in the split."""
+    split = tomllib.loads((HERE / "split.toml").read_text(encoding="utf-8"))
+    places = {
+        "brain": ("t1-ds002748", "t1-ds002748/{0}/anat/{0}_T1w.nii.gz"),
+        "head": ("t1-head", "t1-head/{0}_T1w.nii.gz"),
+        "resampled": ("ms-open/mni", "ms-open/mni/{0}/T1.nii.gz"),
+    }
+    found = {}
+    for kind, (folder, pattern) in places.items():
+        for number, subject in enumerate(split[folder][part][: most if kind == "brain" else None], 1):
+            found[f"{kind} {number}"] = data / pattern.format(subject)
+    return found
+
+
+def others(data: Path, part: str) -> Iterator[tuple[str, str, str, Volume]]:
+    """Kind, case, person and scan: real scans that are taken as they are."""
+    if part != "test":
+        return
+    for number, patient in enumerate(("patient01", "patient03"), 1):
+        for file in sorted((data / "ms-open" / "thick" / patient).glob("*.nii.gz")):
+            contrast = file.name.removesuffix(".nii.gz").split("_")[1]
+            case = "clinical slices of 3 mm" if contrast == "T1W" else f"contrast: {contrast}, clinical"
+            kind = "in scope" if contrast == "T1W" else "far"
+            yield kind, case, f"clinical {number}", io.read(file)
+    for contrast in ("T2", "FLAIR"):
+        file = data / "ms-open" / "mni" / "patient19" / f"{contrast}.nii.gz"
+        yield "far", f"contrast: {contrast}, 1 mm", "resampled 1", io.read(file)
+    chest = io.read(data / "ct-lung" / "LungFCP-01-0001_ct.nii.gz")
+    for number in range(3):
+        planes = slice(21 * number, 21 * number + 22)
+        affine = chest.geometry.affine.copy()
+        affine[:3, 3] = chest.geometry.world((0, 0, planes.start))
+        part_of = np.maximum(chest.data[0, :, :, planes].astype(np.float32) + 1024, 0)
+        grid = Geometry((part_of.shape[0], part_of.shape[1], part_of.shape[2]), affine)
+        yield "far", "CT of a chest, said to be MR", f"chest {number + 1}", Volume(part_of, grid, "MR")
+    yield "far", "average of 152 heads", "average 1", _average()
+
+
+def _average() -> Volume:
+    from nilearn.datasets import load_mni152_template
+
+    template = load_mni152_template(resolution=1)
+    return Volume(np.asarray(template.dataobj, dtype=np.float32), Geometry(template.shape, template.affine), "MR")
+
+
+def cases(data: Path, part: str, most: int | None) -> Iterator[tuple[str, str, str, Path | Volume, Case]]:
+    """Kind, case, person, scan or its file, and what is done to it; all people's first case comes first."""
+    named = people(data, part, most)
+    for kind, each in (("in scope", IN_SCOPE), ("far", FAR), ("near", NEAR)):
+        for case, change in each.items():
+            for person, path in named.items():
+                if kind == "in scope" or not person.startswith("resampled"):
+                    yield kind, case, person, path, change
+    for kind, case, person, volume in others(data, part):
+        yield kind, case, person, volume, _untouched
+
+
+def _untouched(volume: Volume, rng: Rng) -> Volume:
+    return volume
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+
+
+def score(arguments: argparse.Namespace) -> int:
+    """Add what is missing to the file of scores."""
+    card = Prior.card_of(arguments.prior)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    place = arguments.out / "scope.jsonl"
+    known = {(row["kind"], row["case"], row["person"]) for row in rows(place)}
+    scans: dict[Path, Volume] = {}
+    with place.open("a", encoding="utf-8") as stream:
+        for kind, case, person, source, change in cases(arguments.data, arguments.part, arguments.people):
+            if (kind, case, person) in known or (arguments.only and case not in arguments.only):
+                continue
+            if isinstance(source, Path) and source not in scans:
+                scans[source] = io.read(source)
+            volume = scans[source] if isinstance(source, Path) else source
+            made = change(volume, np.random.default_rng(zlib.crc32(f"{person} {case}".encode())))
+            begin = time.process_time()
+            scope = scope_of(made, card)
+            seconds = time.process_time() - begin
+            row = {"kind": kind, "case": case, "person": person, "seconds": round(seconds, 3), "voxels": made.data.size}
+            stream.write(json.dumps(row | scope.record()) + "\n")
+            stream.flush()
+            print(f"{kind}: {case}, {person}: {scope.score:.2f}", file=sys.stderr)
+    return 0
+
+
+def rows(place: Path) -> list[Row]:
+    """What was measured."""
+    return [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()] if place.is_file() else []
+
+
+# ----------------------------------------------------------------------------------------------------------- the report
+
+
+def auroc(far: Sequence[float], near: Sequence[float]) -> float:
+    """Probability that one of `far` is larger than one of `near`, ties by half."""
+    a, b = np.asarray(far)[:, None], np.asarray(near)[None]
+    return float(((a > b) + 0.5 * (a == b)).mean())
+
+
+def limit_of(scores: Sequence[float]) -> float:
+    """The smallest score that at most 5 % of these lie above."""
+    ordered = np.sort(np.asarray(scores))
+    return float(ordered[max(0, int(np.ceil((1 - _FALSE_ALARMS) * len(ordered))) - 1)])
+
+
+def drawn(found: Sequence[Row], rng: Rng) -> list[float]:
+    """Scores of as many people, drawn with replacement, all of a person's scans at once."""
+    names = sorted({row["person"] for row in found})
+    chosen = [names[n] for n in rng.integers(0, len(names), len(names))]
+    by_person = {name: [row["score"] for row in found if row["person"] == name] for name in names}
+    return [value for name in chosen for value in by_person[name]]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where 95 % of bootstrap values lie."""
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def figures(found: Sequence[Row]) -> dict[str, Any]:
+    """All that is told, as JSON values."""
+    inside = [row for row in found if row["kind"] == "in scope"]
+    reference = [row["score"] for row in inside]
+    limit = limit_of(reference)
+    told: dict[str, Any] = {"limit at 5 %": limit, "in scope": {}, "cases": {}}
+    for case in dict.fromkeys(row["case"] for row in inside):
+        each = [row["score"] for row in inside if row["case"] == case]
+        told["in scope"][case] = {"n": len(each), "marked": float(np.mean(np.asarray(each) > 1)), "largest": max(each)}
+    rng = np.random.default_rng(0)
+    alarms = [float(np.mean(np.asarray(drawn(inside, rng)) > 1)) for _ in range(_DRAWS)]
+    marked = float(np.mean(np.asarray(reference) > 1))
+    told["all in scope"] = {"n": len(inside), "people": len({row["person"] for row in inside}), "marked": marked}
+    told["all in scope"]["interval"] = interval(alarms)
+    for case in dict.fromkeys(row["case"] for row in found if row["kind"] != "in scope"):
+        rows_of = [row for row in found if row["case"] == case]
+        each = [row["score"] for row in rows_of]
+        boot = [(drawn(rows_of, rng), drawn(inside, rng)) for _ in range(_DRAWS)]
+        told["cases"][case] = {
+            "n": len(each),
+            "caught": float(np.mean(np.asarray(each) > 1)),
+            "caught interval": interval([float(np.mean(np.asarray(a) > 1)) for a, _ in boot]),
+            "caught at 5 %": float(np.mean(np.asarray(each) > limit)),
+            "AUROC": auroc(each, reference),
+            "AUROC interval": interval([auroc(a, b) for a, b in boot]),
+        }
+    per_voxel = [row["seconds"] / row["voxels"] * 128**3 for row in inside]
+    told["seconds for 128^3"] = float(np.median(per_voxel))
+    return told
+
+
+def table(told: Mapping[str, Any]) -> str:
+    """The same as Markdown."""
+    whole = told["all in scope"]
+    low, high = (100 * end for end in whole["interval"])
+    lines = [
+        f"In scope: {whole['n']} scans of {whole['people']} people, {100 * whole['marked']:.1f} % marked "
+        f"(95 % interval {low:.1f} to {high:.1f}); 5 % would be marked at a limit of {told['limit at 5 %']:.2f} "
+        f"in place of 1. {told['seconds for 128^3']:.2f} CPU-s for 128^3 voxels (median, by voxels).",
+        "",
+        "| in scope | n | marked | largest score |",
+        "|---|--:|--:|--:|",
+    ]
+    for case, f in told["in scope"].items():
+        lines.append(f"| {case} | {f['n']} | {round(f['marked'] * f['n'])} | {f['largest']:.2f} |")
+    lines += [
+        "",
+        "| not in scope | n | caught | 95 % | caught at 5 % | AUROC | 95 % |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for case, f in told["cases"].items():
+        ends = [f"{a:.2f} to {b:.2f}" for a, b in (f["caught interval"], f["AUROC interval"])]
+        lines.append(
+            f"| {case} | {f['n']} | {f['caught']:.2f} | {ends[0]} | {f['caught at 5 %']:.2f} "
+            f"| {f['AUROC']:.3f} | {ends[1]} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write ``scope.json`` and ``scope.md`` beside the scores."""
+    told = figures(rows(arguments.out / "scope.jsonl"))
+    (arguments.out / "scope.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (arguments.out / "scope.md").write_text(table(told), encoding="utf-8")
+    print(table(told), end="")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    out = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    out.add_argument("verb", choices=("score", "report"))
+    out.add_argument("--data", type=Path, default=os.environ.get("MEDIDIFF_DATA"), help="folder of the scans")
+    out.add_argument("--out", type=Path, required=True, help="folder for scope.jsonl, scope.json and scope.md")
+    out.add_argument("--prior", default="fine-t1", help="name or card of the prior")
+    out.add_argument("--part", default="test", choices=("validation", "test"), help="of the split")
+    out.add_argument("--people", type=int, help="of the first set at most; all when left out")
+    out.add_argument("--only", nargs="*", help="names of the cases; all when left out")
+    return out
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or the exit code of the refusal."""
+    arguments = parser().parse_args(words)
+    if arguments.verb == "score" and arguments.data is None:
+        parser().error("say where the scans are: --data or MEDIDIFF_DATA")
+    try:
+        return score(arguments) if arguments.verb == "score" else report(arguments)
+    except MedidiffError as refusal:
+        print(refusal, file=sys.stderr)
+        return refusal.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
