@@ -9,6 +9,8 @@ import errno
 import os
 import resource
 import signal
+import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,3 +138,50 @@ def faults_after(root: Path, cases: list, whole: dict[str, bytes], log: Path) ->
     faults += [f"{name} is left over" for name in after.keys() - whole.keys()]
     faults += [f"{name} differs" for name in whole.keys() & after.keys() if whole[name] != after[name]]
     return faults
+
+
+def faults_of_a_crowd(root: Path, cases: list, whole: dict[str, bytes], log: Path, processes: int = 8) -> list[str]:
+    """What is wrong when several processes begin one batch at once and work on it: nothing, if leases hold."""
+    crew = [forked(lambda: work(begin(root, cases), log)) for _ in range(processes)]
+    faults = [f"a process ended with {code}" for code in map(ended, crew) if code]
+    done = Counter(log.read_text().split())
+    faults += [f"{case.name} was done more than once" for case in cases if done[case.name] > 1]
+    faults += [f"{case.name} was not done" for case in cases if not done[case.name]]
+    after = tree(root)
+    return faults + [f"{name} differs" for name in whole.keys() | after.keys() if whole.get(name) != after.get(name)]
+
+
+@contextmanager
+def small_disk(place: Path, kib: int) -> Iterator[Callable[[], None]]:
+    """A real file system of a few KiB (tmpfs), which only root can mount; yields what makes it large enough.
+
+    Args:
+        place: where; made, and gone afterwards.
+        kib: its size, a multiple of a page of 4 KiB.
+    """
+    place.mkdir()
+    _ran("mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(place))
+    try:
+        yield lambda: _ran("mount", "-o", "remount,size=64m", str(place))
+    finally:
+        _ran("umount", str(place))
+        place.rmdir()
+
+
+def _ran(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def on_a_small_disk(place: Path, cases: list, whole: dict[str, bytes], log: Path, kib: int) -> tuple[int, list[str]]:
+    """A run on a disk that fills up, then made larger and gone on with: how the run ended, and what is wrong."""
+
+    def attempt() -> None:
+        try:
+            run(place / "out", cases)
+        except OutputError as error:
+            os._exit(3 if error.code == "E-DISK" else 4)
+
+    with small_disk(place, kib) as enlarge:
+        end = ended(forked(attempt))
+        enlarge()
+        return end, faults_after(place / "out", cases, whole, log)

@@ -5,14 +5,27 @@ These are the sizes of every run of the suite; ``validation/faults.py`` does all
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
 
 from medidiff.batch import records
+from medidiff.batch.leases import Leases
 from medidiff.batch.status import status_of
-from tests.batch_cases import SIZE, Copying, begin, ended, forked, make_inputs, tree, work
-from tests.batch_faults import ERRORS, STEPS, WRITING, counted, faults_after, full_at, killed_at, refused_at, run
+from tests.batch_cases import SIZE, Copying, begin, make_inputs, tree, work
+from tests.batch_faults import (
+    ERRORS,
+    STEPS,
+    WRITING,
+    counted,
+    faults_after,
+    faults_of_a_crowd,
+    full_at,
+    killed_at,
+    refused_at,
+    run,
+)
 
 KILLS, REFUSALS, SIZES = 25, 40, 20
 
@@ -89,11 +102,17 @@ def test_eight_processes_on_one_output_do_each_case_once(tmp_path):
     run(tmp_path / "whole", cases)
     whole = tree(tmp_path / "whole")
     for turn in range(3):
-        root, log = tmp_path / f"out-{turn}", tmp_path / f"log-{turn}"
-        crew = [forked(lambda root=root, log=log: work(begin(root, cases), log)) for _ in range(8)]
-        assert [ended(each) for each in crew] == [0] * 8
-        assert sorted(log.read_text().split()) == sorted(case.name for case in cases)
-        assert tree(root) == whole
+        assert faults_of_a_crowd(tmp_path / f"out-{turn}", cases, whole, tmp_path / f"log-{turn}") == []
+
+
+def test_a_crowd_without_leases_would_be_found_out(tmp_path, monkeypatch):
+    """A broken instance: every process takes every case."""
+    cases = make_inputs(tmp_path / "in", 24)
+    run(tmp_path / "whole", cases)
+    take = Leases.take
+    monkeypatch.setattr(Leases, "take", lambda self, case, **how: take(self, f"{case}-{os.getpid()}", **how))
+    faults = faults_of_a_crowd(tmp_path / "out", cases, tree(tmp_path / "whole"), tmp_path / "log")
+    assert any("done more than once" in fault for fault in faults)
 
 
 def test_of_a_hundred_cases_with_seven_broken_ninety_three_are_done(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import pytest
 from servers import serving
+from torch.distributed.run import get_args_parser
 
 import medidiff.cli as cli
 from medidiff.batch import slurm
 from medidiff.batch.dask import DaskEngine
 from medidiff.batch.engines import Resources
 from medidiff.batch.slurm import Allocation, SlurmEngine, SlurmRunning
+from medidiff.cli.options import parse
+from medidiff.cli.verbs import VERBS
 from medidiff.errors import SettingsError
 from medidiff.io import write
 from tests.cli_cases import ball
@@ -135,6 +139,51 @@ def test_the_template_of_an_array_does_its_parts_and_queues_again(cluster, tmp_p
     lines = sorted(log_of(tmp_path).splitlines())
     assert [line for line in lines if line.startswith("began")] == [f"began 1 {words} {part}" for part in (0, 1)]
     assert lines.count("returned") == 2
+
+
+STAND_IN = """#!/bin/bash
+[ "${{SLURM_RESTART_COUNT:-0}}" = 0 ] && scontrol requeue "$SLURM_JOB_ID" && sleep 600
+echo "$SLURM_PROCID $SLURM_CPUS_PER_TASK $OMP_NUM_THREADS $*" >>{log}
+"""
+
+
+def test_the_template_for_training_starts_torchrun_and_queues_again(cluster, tmp_path, monkeypatch):
+    """A stand-in for torchrun has its job queued again, as a machine that is lost does, and notes the second start."""
+    tool = tmp_path / "bin" / "torchrun"
+    tool.parent.mkdir()
+    tool.write_text(STAND_IN.format(log=tmp_path / "log"))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PROCESSES", "2")
+    template = Path(__file__).parents[1] / "pipelines" / "slurm" / "train.sbatch"
+    options = ("--cpus-per-task=4", "--mem=0", f"--output={tmp_path}/job")
+    asked = ("tiny.toml", "a folder", "--data", "scans", "--cache", "cache")
+    job = subprocess.run(["sbatch", "--parsable", *options, str(template), *asked], check=True, capture_output=True)
+    number = job.stdout.decode().strip()
+    until(lambda: _is_queued_again(number), "the job queues again")
+    told("scontrol", "update", f"JobId={number}", "StartTime=now")  # Slurm has a job wait two minutes after a requeue
+    until(lambda: log_of(tmp_path), "a second start")
+    (line,) = log_of(tmp_path).splitlines()
+    rank, processors, threads, *words = line.split()
+    assert (rank, processors, threads) == ("0", "4", "2")
+    typed = get_args_parser().parse_args(" ".join(words).replace("a folder", "a_folder").split())
+    assert (typed.nnodes, typed.nproc_per_node, typed.max_restarts) == ("1", "2", 3)
+    assert (typed.rdzv_backend, typed.rdzv_id, typed.module) == ("c10d", number, True)
+    host, _, port = typed.rdzv_endpoint.partition(":")
+    assert (host, 20_000 <= int(port) < 40_000) == (socket.gethostname().split(".")[0], True)
+    verb = parse(typed.training_script_args, VERBS, version="", epilog="")
+    assert (typed.training_script, verb.recipe, verb.out, verb.data, verb.cache) == (
+        "medidiff",
+        Path("tiny.toml"),
+        Path("a_folder"),
+        Path("scans"),
+        Path("cache"),
+    )
+
+
+def _is_queued_again(job: str) -> bool:
+    said = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False).stdout
+    return "PENDING" in said
 
 
 def test_dask_runs_its_tasks_in_jobs_of_slurm(cluster, tmp_path, monkeypatch):

@@ -179,6 +179,31 @@ def test_a_scan_that_is_refused_keeps_no_other_from_being_done(raw, tmp_path, pr
     assert not list((out / "refused").iterdir())
 
 
+def test_the_group_level_makes_the_page_of_the_cohort(raw, tmp_path, prior, capsys):
+    out = tmp_path / "out"
+    broken = raw / f"{SCANS[2]}.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:200])
+    run(raw, out, prior)
+    assert run(raw, out, prior, level="group") == 7
+    page = (out / "group.html").read_text()
+    for name in SCANS:
+        assert Path(name).name in page
+    assert ("E-" in page, "report/" in page, (out / "report").exists()) == (True, False, False)
+    assert run(raw, out, prior, "--reports", level="group") == 7
+    page = (out / "group.html").read_text()
+    reports = {path.name: path for path in (out / "report").glob("*.html")}
+    assert set(reports) == {f"{Path(name).name}.html" for name in SCANS[:2]}
+    assert all(f'href="report/{name}"' in page for name in reports)
+    assert "not checked" in page  # the one that was refused
+    assert issues(out) == set()
+    made = {name: path.stat().st_mtime_ns for name, path in reports.items()}
+    reports["sub-01_T1w.html"].write_text("cut")
+    assert run(raw, out, prior, "--reports", level="group") == 7
+    again = {name: path.stat().st_mtime_ns for name, path in reports.items()}
+    assert {name for name in made if made[name] != again[name]} == {"sub-01_T1w.html"}
+    assert reports["sub-01_T1w.html"].read_text() != "cut"
+
+
 def test_what_was_never_done_is_missing(raw, tmp_path, prior):
     assert run(raw, tmp_path / "out", prior, level="group") == 7
     assert {row["state"] for row in rows(tmp_path / "out").values()} == {"missing"}

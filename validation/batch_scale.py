@@ -2,6 +2,7 @@
 
     python validation/batch_scale.py --cases 10000            # everything, with records put on the disk (fsync)
     python validation/batch_scale.py --cases 1000000 --no-sync  # fsync does nothing: what Python and the names cost
+    python validation/batch_scale.py --cases 1000000 --settle 50000 --no-sync  # the rest get records without a lease
 
 Each case is settled by a task that writes nothing of its own but points to one shared result file. Prints seconds for
 1,000 cases, memory, the time of `status`, of what a command does before its first case and after its last, and of a
@@ -19,11 +20,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from medidiff.batch.cases import KIND, Case
 from medidiff.batch.job import Batch, Job
 from medidiff.batch.metrics import cohort
+from medidiff.batch.records import Basis, Done, record_bytes
+from medidiff.batch.shards import shard
 from medidiff.batch.status import Pace, status_of, write_report
 from medidiff.batch.worker import Outcome, Worker
 
@@ -58,7 +62,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--settle", type=int, help="settle only so many of them; all when left out")
+    parser.add_argument("--settle", type=int, help="have a worker settle so many; all when left out")
     parser.add_argument("--no-sync", action="store_true", help="turn fsync off")
     parser.add_argument("--folder", type=Path, help="where; the system's temporary folder when left out")
     typed = parser.parse_args()
@@ -87,16 +91,22 @@ def measure(home: Path, count: int, settle: int, *, synced: bool) -> None:
     Worker(batch, Stub(root), since_ns=batch.now_ns()).work(range(settle))
     tell(settle_cpu_s_per_1000=per_thousand(before, settle))
     tell(settle_wall_s_per_1000=round(1000 * (time.monotonic() - started) / settle, 3), peak_mb=peak())
+    before = cpu()
+    for case in islice(cases(count), settle, None):
+        place = root / ".medidiff" / "done" / shard(case.name)
+        place.mkdir(exist_ok=True)
+        (place / f"{case.name}.json").write_bytes(record_bytes(record_of(batch, case)))
+    tell(other_records_cpu_s=since(before))
     started, before = time.monotonic(), cpu()
     status = status_of(batch)
     tell(status_cpu_s=since(before), status_wall_s=round(time.monotonic() - started, 2), peak_mb=peak())
-    assert status.done == settle
+    assert status.done == count
     before = cpu()
     batch.sweep()
     tell(sweep_cpu_s=since(before))
     before = cpu()
     cohort(batch)
-    write_report(batch, status, Pace(settle), about={})
+    write_report(batch, status, Pace(count), about={})
     tell(report_cpu_s=since(before), peak_mb=peak())
     began = batch.now_ns()
     before = cpu()
@@ -106,7 +116,13 @@ def measure(home: Path, count: int, settle: int, *, synced: bool) -> None:
     Worker(batch, Stub(root), since_ns=began).work(range(settle))
     tell(pass_over_settled_cpu_s_per_1000=per_thousand(before, settle))
     tell(largest_folder=max(len(list(folder.iterdir())) for folder in (root / ".medidiff" / "done").iterdir()))
-    tell(records_mb=round(4096 * settle / 1e6, 1), peak_mb=peak(), load=os.getloadavg()[0])
+    tell(records_mb=round(4096 * count / 1e6, 1), peak_mb=peak(), load=os.getloadavg()[0])
+
+
+def record_of(batch: Batch, case: Case) -> Done:
+    """What a worker would have written."""
+    basis = Basis(DIGEST, batch.job.config_sha256, "stub", "0" * 64)
+    return Done(case.name, basis, {"mean": "shared.bin"}, {"shared.bin": DIGEST}, {"noise_level": 1.0})
 
 
 def tell(**figures: float) -> None:

@@ -2,11 +2,13 @@
 
     python validation/faults.py kills              # before and after each step that reaches the disk
     python validation/faults.py refusals           # 200 steps that the system refuses
-    python validation/faults.py full               # a disk that is full at 20 sizes
+    python validation/faults.py full               # files that may not grow beyond 20 sizes
+    python validation/faults.py full --tmpfs       # a real small disk, full at 20 sizes; root alone can mount one
+    python validation/faults.py crowd --rounds 20  # 8 processes that begin and work on one output
     python validation/faults.py soak --scans 1000  # memory, handles and throughput of one worker on real small scans
     python validation/faults.py stores             # MLflow stores that are down, locked, read-only or slow
 
-The first three use a task that costs nothing; see tests/batch_faults.py. The soak denoises scans of 16 voxels a side
+The first four use a task that costs nothing; see tests/batch_faults.py. The soak denoises scans of 16 voxels a side
 with an untrained network: what is measured is the machinery, not the network.
 """
 
@@ -41,15 +43,30 @@ from medidiff.io import ReadOptions, write
 from medidiff.prior import Card, Prior, build_denoiser, prior_sha256
 from medidiff.volume import Geometry, Volume
 from tests.batch_cases import begin, make_inputs, tree
-from tests.batch_faults import ERRORS, STEPS, WRITING, counted, faults_after, full_at, killed_at, refused_at, run
+from tests.batch_faults import (
+    ERRORS,
+    STEPS,
+    WRITING,
+    counted,
+    faults_after,
+    faults_of_a_crowd,
+    full_at,
+    killed_at,
+    on_a_small_disk,
+    refused_at,
+    run,
+)
 
 SIDE = 16
+SIZES = 20
 
 
 def main() -> int:
     """Run one study; exit code 1 when a promise was not kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=("kills", "refusals", "full", "soak", "stores"))
+    parser.add_argument("study", choices=("kills", "refusals", "full", "crowd", "soak", "stores"))
+    parser.add_argument("--tmpfs", action="store_true", help="fill a real small disk")
+    parser.add_argument("--rounds", type=int, default=20, help="of the crowd")
     parser.add_argument("--scans", type=int, default=1000, help="of the soak")
     typed = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -57,6 +74,10 @@ def main() -> int:
             return soak(Path(folder), typed.scans)
         if typed.study == "stores":
             return stores(Path(folder))
+        if typed.study == "crowd":
+            return crowd(Path(folder), typed.rounds)
+        if typed.tmpfs:
+            return small_disks(Path(folder))
         return moments(Path(folder), typed.study)
 
 
@@ -85,6 +106,40 @@ def moments(home: Path, study: str) -> int:
         shutil.rmtree(root)
     told = {"study": study, "moments": len(tries), "ends": dict(ends), "faults": len(faults), "first": faults[:5]}
     print(json.dumps(told, indent=2))
+    return 1 if faults else 0
+
+
+def crowd(home: Path, rounds: int) -> int:
+    """Eight processes begin one batch at once, again and again: each case once, and the tree of an unbroken run."""
+    cases = make_inputs(home / "in", 24)
+    run(home / "whole", cases)
+    whole = tree(home / "whole")
+    faults: list[str] = []
+    for turn in range(rounds):
+        root, log = home / f"out-{turn}", home / f"log-{turn}"
+        faults += [f"in round {turn}: {fault}" for fault in faults_of_a_crowd(root, cases, whole, log)]
+        shutil.rmtree(root)
+    told = {"study": "crowd", "processes": 8, "cases": len(cases), "rounds": rounds}
+    print(json.dumps(told | {"faults": len(faults), "first": faults[:5]}, indent=2))
+    return 1 if faults else 0
+
+
+def small_disks(home: Path) -> int:
+    """Fill a real disk at 20 sizes, from one page to a little more than what a whole run needs."""
+    cases = make_inputs(home / "in", 8, broken=[1])
+    run(home / "whole", cases)
+    whole = tree(home / "whole")
+    pages = 12 + sum(1 + len(content) // 4096 for content in whole.values())  # 12: journal, leases, temporaries
+    ends: Counter[int] = Counter()
+    faults: list[str] = []
+    sizes = sorted({4 * (1 + round(k * pages / (SIZES - 1))) for k in range(SIZES)})
+    for kib in sizes:
+        end, wrong = on_a_small_disk(home / "disk", cases, whole, home / "log", kib)
+        ends[end] += 1
+        faults += [f"with {kib} KiB: {fault}" for fault in wrong]
+        faults += [f"with {kib} KiB: the run ended with {end}"] * (end not in (0, 3))
+    told = {"study": "full --tmpfs", "sizes_kib": sizes, "ends": dict(ends)}
+    print(json.dumps(told | {"faults": len(faults), "first": faults[:5]}, indent=2))
     return 1 if faults else 0
 
 

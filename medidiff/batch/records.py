@@ -21,7 +21,7 @@ from medidiff.batch.shards import shard
 from medidiff.errors import MedidiffError
 from medidiff.io.files.atomic import output_errors, sha256, sync, write_file
 
-__all__ = ["Basis", "Done", "Records", "Refused"]
+__all__ = ["Basis", "Done", "Records", "Refused", "record_bytes"]
 
 _LARGEST = 2**24  # bytes; thousands of slices
 _OWN_HASH = "record_sha256"
@@ -131,7 +131,7 @@ class Records:
             if not place.parent.is_dir():
                 place.parent.mkdir(parents=True, exist_ok=True)
                 sync(place.parent.parent)
-        text = _text(record)
+        text = record_bytes(record)
         write_file(place, lambda name: name.write_bytes(text))
         other = self._place(Refused if isinstance(record, Done) else Done, record.case)
         with output_errors(other.name), suppress(FileNotFoundError):
@@ -179,7 +179,8 @@ def _cases(folder: Path) -> set[str]:
         return set()
 
 
-def _text(record: Done | Refused) -> bytes:
+def record_bytes(record: Done | Refused) -> bytes:
+    """What stands in a record's file: its fields as JSON, and the hash of them."""
     fields = dataclasses.asdict(record)
     return _json(fields | {_OWN_HASH: hashlib.sha256(_json(fields)).hexdigest()}) + b"\n"
 

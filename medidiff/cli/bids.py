@@ -5,7 +5,8 @@
 
 The participant level may run once for each participant, side by side and on any machine. What is done is not done
 again, unless the scan, the prior, medidiff or an option has changed or the result is broken. A scan that is refused is
-noted in OUTPUT_DIR and does not keep the others from being done. The group level writes one table of all scans.
+noted in OUTPUT_DIR and does not keep the others from being done. The group level writes one table and one page of all
+scans, and with --reports a page for each.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from medidiff.cli.bids_scans import SUFFIXES, BidsScan, describe, labels, scans
+from medidiff.cli.bids_scans import SUFFIXES, BidsScan, describe, drop_orphans, labels, scans
 from medidiff.errors import InputError, MedidiffError, SettingsError
 from medidiff.version import __version__
 
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: %(default)s)")
     add("--n-cpus", "--n_cpus", type=int, metavar="N", help="threads; as torch chooses if left out")
     add("--skip-bids-validation", "--skip_bids_validator", action="store_true", help="trust the data set")
+    add("--reports", action="store_true", help="group: a page with checks for each scan, too (5 s a head)")
     add("-w", "--work-dir", type=Path, metavar="DIR", help="for temporary files; the system's if left out")
     add("--version", action="version", version=f"medidiff-bids {__version__} (research use only)")
     return parser
@@ -156,8 +158,13 @@ def _participants(chosen: Sequence[BidsScan], out: Path, typed: argparse.Namespa
 
 
 def _group(chosen: Sequence[BidsScan], out: Path, typed: argparse.Namespace) -> int:
-    from medidiff.cli.bids_group import write_table
+    from medidiff.cli.bids_group import write_group_page, write_table
 
+    def refused(name: str, error: MedidiffError) -> None:
+        print(f"medidiff-bids: {name} is not shown: {error}", file=sys.stderr)
+
+    drop_orphans(out, chosen, typed.task)
     counts = write_table(chosen, out, typed.task)
+    write_group_page(chosen, out, typed.task, reports=typed.reports, refused=refused)
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     return 0 if set(counts) == {"done"} else _PARTIAL

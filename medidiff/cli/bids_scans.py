@@ -12,7 +12,7 @@ from medidiff.errors import InputError, OutputError
 from medidiff.io.files.atomic import make_folder, write_file
 from medidiff.version import __version__
 
-__all__ = ["BIDS_VERSION", "SUFFIXES", "BidsScan", "describe", "labels", "scans"]
+__all__ = ["BIDS_VERSION", "SUFFIXES", "BidsScan", "describe", "drop_orphans", "labels", "scans"]
 
 BIDS_VERSION = "1.10.0"
 SUFFIXES = ("T1w", "T2w", "PDw", "FLAIR", "T2starw", "inplaneT1", "inplaneT2")
@@ -126,6 +126,19 @@ def describe(root: Path, source: Path, *, task: str, suffixes: Sequence[str]) ->
     )
     write_file(root / "README.md", lambda name: name.write_text(readme, "utf-8"))
     write_file(root / ".bidsignore", lambda name: name.write_text("".join(f"{line}\n" for line in _IGNORED), "utf-8"))
+
+
+def drop_orphans(root: Path, chosen: Sequence[BidsScan], task: str) -> None:
+    """Remove what `describe` says of a kind of scan of which every one was refused: it belongs to no file.
+
+    Args:
+        root: of the derived data set.
+        chosen: scans of the source.
+        task: ``"denoise"`` or ``"superresolve"``.
+    """
+    there = {scan.suffix for scan in chosen if (root / scan.derivative(task)).is_file()}
+    for suffix in {scan.suffix for scan in chosen} - there:
+        (root / f"{suffix}.json").unlink(missing_ok=True)
 
 
 _IGNORED = ("*.jsonl", "batch.json", "group.*", "report", "refused")

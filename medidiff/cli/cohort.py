@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +13,13 @@ from medidiff.batch.job import Batch
 from medidiff.batch.journal import seconds_of
 from medidiff.batch.metrics import OUT_OF_SCOPE
 from medidiff.batch.records import Done
+from medidiff.cli.kept_reports import KeptReports
 from medidiff.cli.screen import Screen
 from medidiff.errors import MedidiffError
 from medidiff.io import ReadOptions, read
-from medidiff.io.files.atomic import make_folder, sha256, write_file
+from medidiff.io.files.atomic import make_folder
 from medidiff.io.sidecar import stored_provenance
-from medidiff.qc import Case, case_report, write_page
-from medidiff.version import __version__
+from medidiff.qc import Case, CaseReport, case_report
 
 __all__ = ["batch_cases"]
 
@@ -51,7 +48,12 @@ def batch_cases(folder: Path, *, seen_from: Path, reports: Path | None, screen: 
             row = _row(batch, case, seconds.get(case.name))
             done = batch.records.done(case.name)
             if reports is not None and done is not None:
-                row = _with_report(row, batch, case, done, reports=reports, seen_from=seen_from, screen=screen)
+
+                def refused(error: MedidiffError, case: BatchCase = case) -> None:
+                    screen.note(f"{case.name} is not shown: {case.plain(str(error))}")
+
+                kept = KeptReports(reports, seen_from, refused)
+                row = kept.of(row, dataclasses.asdict(done), partial(_report, batch, case, done))
             rows.append(row)
     return rows
 
@@ -69,50 +71,7 @@ def _row(batch: Batch, case: BatchCase, seconds: float | None) -> Case:
     return Case(case.name, "waiting", task)
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What is kept beside a report, so that it need not be made again.
-
-    Args:
-        of: hash of all that the report shows.
-        page_sha256: of the report.
-        flags: that it raised.
-    """
-
-    of: str
-    page_sha256: str
-    flags: tuple[str, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> _Known | None:
-        """None where there is none that is whole."""
-        try:
-            fields = json.loads(path.read_bytes())
-            return cls(str(fields["of"]), str(fields["page_sha256"]), tuple(map(str, fields["flags"])))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-
-def _with_report(
-    row: Case, batch: Batch, case: BatchCase, done: Done, *, reports: Path, seen_from: Path, screen: Screen
-) -> Case:
-    page, beside = reports / f"{case.name}.html", reports / f"{case.name}.json"
-    of = hashlib.sha256(json.dumps([__version__, dataclasses.asdict(done)], sort_keys=True).encode()).hexdigest()
-    known = _Known.read(beside)
-    if known is None or known.of != of or not page.is_file() or sha256(page) != known.page_sha256:
-        try:
-            report = _report(batch, case, done)
-        except MedidiffError as error:
-            screen.note(f"{case.name} is not shown: {case.plain(str(error))}")
-            return row
-        write_page(page, report.page)
-        known = _Known(of, sha256(page), report.flags)
-        text = json.dumps(dataclasses.asdict(known))
-        write_file(beside, lambda name: name.write_text(text, encoding="ascii"))
-    return dataclasses.replace(row, flags=known.flags, page=Path(os.path.relpath(page, seen_from)).as_posix())
-
-
-def _report(batch: Batch, case: BatchCase, done: Done) -> Any:
+def _report(batch: Batch, case: BatchCase, done: Done) -> CaseReport:
     options = batch.job.options
     before = read(case.input, _read_options(case, options))
     if options.get("modality") and before.modality == "OT":
