@@ -140,7 +140,7 @@ def test_parts_share_the_cases_out(words, tmp_path, capsys):
 
 
 def test_a_worker_of_its_own_is_replaced_when_it_is_killed(words, tmp_path):
-    """One worker alone, so that nobody else does its work; the command is a copy of this process, which starts sooner."""
+    """One worker alone, so that nobody else does its work; the command is a copy of this process: it starts sooner."""
     command = forked(lambda: os._exit(cli.main([*map(str, words), "--threads", "1"])))
     workers: list[int] = []
     while not workers:
