@@ -181,8 +181,9 @@ for name, lesion in lesions.items():
 # %% [markdown]
 # ## 6. What can the scan contradict?
 #
-# An answer can be held against its scan: seen through the slices again, does it differ from it by more than noise? Two
-# things are planted into the answer, both 7 mm across. A plain one, which the scan would have shown. And what of it
+# An answer can be held against its scan: seen through the slices again, does it differ from it by more than noise? (On
+# average over the scan it does not, `md.superresolve` sees to that; single places may still be off.) Two things are
+# planted into the answer, both 7 mm across. A plain one, which the scan would have shown. And what of it
 # averages to nothing in every slice: the part that **no scan with these slices could ever contradict**.
 
 # %%

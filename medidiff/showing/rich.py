@@ -16,7 +16,7 @@ from medidiff.geometry import Geometry
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["Exhibit", "Panel", "Rich"]
+__all__ = ["Exhibit", "Panel", "Rich", "facts", "share"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
