@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medidiff.errors import MedidiffError, SettingsError
+from medidiff.errors import InputError, MedidiffError, SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "validation" / "results"
@@ -197,3 +197,20 @@ def test_the_report_holds_everything_and_asks_for_nothing(report, tables, tmp_pa
     assert not outside
     assert "default-src 'none'" in page
     assert "/work/" not in page
+
+
+def test_peers_of_an_older_run_stand_beside_a_new_prior_on_the_same_scans_alone(findings):
+    def found(noisy, **rows):
+        figures = {"psnr_db/3/noisy input": {1: noisy}} | {f"psnr_db/3/{name}": {1: v} for name, v in rows.items()}
+        return findings.Finding({"command": "python x.py --peers bm4d", "day": "2026-01-01"}, figures)
+
+    ours, kept = found(30.0, medidiff=36.0), found(30.0, medidiff=35.0, bm4d=35.5)
+    whole = findings.with_peers(ours, kept)
+    assert whole.figures["psnr_db/3/bm4d"] == {1: 35.5}
+    assert whole.figures["psnr_db/3/medidiff"] == {1: 36.0}
+    assert whole.params["peers"] == "of the run of 2026-01-01"
+    for other in (found(30.001, bm4d=35.5), findings.Finding(kept.params, {"psnr_db/3/bm4d": {1: 35.5}})):
+        with pytest.raises(InputError, match="E-DATA"):
+            findings.with_peers(ours, other)
+    with pytest.raises(InputError, match="E-DATA"):
+        findings.with_peers(findings.Finding(ours.params, {"psnr_db/3/medidiff": {1: 36.0}}), kept)

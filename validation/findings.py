@@ -27,7 +27,7 @@ from typing import Any
 from medidiff.errors import InputError, SettingsError
 from medidiff.version import __version__
 
-__all__ = ["RESULTS", "Finding", "command", "finding", "keep", "machine", "read", "series"]
+__all__ = ["RESULTS", "Finding", "command", "finding", "keep", "machine", "read", "series", "with_peers"]
 
 RESULTS = Path(__file__).resolve().parent / "results"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
@@ -159,7 +159,37 @@ def finding(
     return Finding({key: str(value) for key, value in told.items()}, figures)
 
 
-def keep(raw: Path, name: str, *, uri: str | None = None, folder: Path = RESULTS) -> Path:
+def with_peers(ours: Finding, kept: Finding) -> Finding:
+    """A finding with the peers' rows of an older one, which know nothing of our prior and need not run again for it.
+
+    Args:
+        ours: rows of the scans as they were given to everyone (``noisy input``), and of medidiff.
+        kept: the same of an older prior, and the peers' rows.
+
+    Raises:
+        InputError: the scans, or the noise in them, are not the same: their own rows differ.
+    """
+    given = {name: values for name, values in ours.figures.items() if _is_given(name)}
+    same = given and all(
+        kept.figures.get(name, {}).keys() == values.keys()
+        and all(math.isclose(kept.figures[name][case], value, rel_tol=1e-6) for case, value in values.items())
+        for name, values in given.items()
+    )
+    if not same:
+        found = "the noisy scans are others than those of the kept result"
+        raise InputError("E-DATA", found, mend="Run the command with its peers.")
+    peers = {
+        name: values for name, values in kept.figures.items() if name not in ours.figures and "medidiff" not in name
+    }
+    told = {"command": kept.params["command"], "peers": f"of the run of {kept.params['day']}"}
+    return Finding(dict(ours.params) | told, dict(ours.figures) | peers)
+
+
+def _is_given(name: str) -> bool:
+    return name.endswith("/noisy input") and not name.startswith("seconds/")
+
+
+def keep(raw: Path, name: str, *, uri: str | None = None, folder: Path = RESULTS, peers: Path | None = None) -> Path:
     """Make an MLflow run of what a command wrote, and export it for the repository.
 
     Args:
@@ -167,9 +197,10 @@ def keep(raw: Path, name: str, *, uri: str | None = None, folder: Path = RESULTS
         name: of the result: lower case, digits and hyphens.
         uri: the MLflow store; by default ``mlflow.db`` beside `raw`.
         folder: where results are kept.
+        peers: a kept result whose peers' rows go in too, see `with_peers`.
 
     Raises:
-        InputError: the file holds no finding.
+        InputError: the file holds no finding, or one of other scans than the peers'.
         SettingsError: a name that cannot be one, or something that must not be published.
     """
     from medidiff.tracking import export_run, log_metrics
@@ -183,6 +214,9 @@ def keep(raw: Path, name: str, *, uri: str | None = None, folder: Path = RESULTS
     except (OSError, ValueError, KeyError, TypeError) as error:
         wanted = "JSON that a validation command wrote"
         raise InputError("E-DATA", "no finding in it", wanted=wanted, file=raw.name) from error
+    if peers is not None:
+        whole = with_peers(Finding(params, figures), read(peers))
+        params, figures = dict(whole.params), {key: dict(values) for key, values in whole.figures.items()}
     where = uri or f"sqlite:///{(raw.parent / 'mlflow.db').resolve()}"
     run = log_metrics(name, params, figures, artifacts=[raw], uri=where)
     folder.mkdir(parents=True, exist_ok=True)

@@ -182,6 +182,7 @@ def parser() -> argparse.ArgumentParser:
     take = verbs.add_parser("keep", help="export what a validation command wrote")
     take.add_argument("raw", type=Path, help="the JSON that it wrote")
     take.add_argument("name", help="of the result, e.g. denoising")
+    take.add_argument("--peers-of", type=Path, help="a kept result of the same scans whose peers' rows go in too")
     take.add_argument("--mlflow", default="", help="tracking URI; empty for a store beside RAW")
     verbs.add_parser("fill", help="write the marked tables of README.md and docs/")
     verbs.add_parser("check", help="say which of them are not what was measured; 1 when there are any")
@@ -197,7 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.verb == "keep":
-            print(keep(options.raw, options.name, uri=options.mlflow or None, folder=options.results))
+            told = {"uri": options.mlflow or None, "folder": options.results, "peers": options.peers_of}
+            print(keep(options.raw, options.name, **told))
         elif options.verb == "build":
             text = build(Results(options.results))
             write_file(options.out, lambda path: path.write_text(text, encoding="utf-8"))

@@ -102,7 +102,8 @@ def source(found: Finding) -> str:
             "" if weights == bundled(name) else " (**not the weights that are bundled now**)"
         )
     place = f"{told.get('gpu') or told.get('machine', 'machine unknown')}, load {told.get('load', 'unknown')}"
-    return f"{data}; {prior}; `{told['command']}`; {place}; {told.get('day', 'day unknown')}."
+    peers = f", peers {told['peers']}" if "peers" in told else ""
+    return f"{data}; {prior}; `{told['command']}`{peers}; {place}; {told.get('day', 'day unknown')}."
 
 
 def bundled(name: str) -> str:
