@@ -227,7 +227,7 @@ def test_the_own_prior_is_trained_for_its_time_and_goes_on_after_a_kill(command,
         prior = small_prior()
         Prior(prior.denoiser, dataclasses.replace(prior.card, name=name)).save(case / "own")
     monkeypatch.setattr("medidiff.training.loop._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    monkeypatch.setattr(own, "_PROBE", 3)
+    monkeypatch.setattr(own, "_PROBE", {"cpu": 3})
     monkeypatch.setattr(own, "_POINT", 2)
     recipe, pack, out = case / "coarse.toml", case / "heads.safetensors", case / "own"
 

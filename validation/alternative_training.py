@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from medidiff.training.chance import Chance
 from medidiff.training.checkpoint import read_checkpoint
 from medidiff.training.run import Finished, Step, Validated
 
-__all__ = ["About", "Fit", "Plan", "Started", "load_alternative", "seeded", "train_alternative"]
+__all__ = ["About", "Fit", "Plan", "Started", "clock", "load_alternative", "seeded", "train_alternative"]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 _SEEN_SEED = 10**9  # added to the seed of heads for the choices of a step, and twice that for those of draws
@@ -124,16 +124,18 @@ class Fit:
 
     Args:
         plan: of the run.
+        device: where to compute.
     """
 
     plan: Plan
+    device: str = "cpu"
     images: int = 0
     seconds: float = 0.0
     curve: list[list[Any]] = field(default_factory=list)
     window: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        with seeded(self.plan.seed, 0):
+        with seeded(self.plan.seed, 0, self.device):
             self.model: Alternative = build(self.plan.name, self.plan.shape, self.plan.widths)
         if self.plan.name != "vae":  # whose code is a view of its features, which has to be in the plain order
             self.model = self.model.to(memory_format=torch.channels_last_3d)
@@ -151,7 +153,7 @@ class Fit:
         """
         self.model.train()
         loss, largest, rate = 0.0, 0.0, 0.0
-        with seeded(self.plan.seed + _SEEN_SEED, self.images):
+        with seeded(self.plan.seed + _SEEN_SEED, self.images, self.device):
             for move in self.model.losses(x, share):
                 loss, norm, rate = self._moved(move)
                 largest = max(largest, norm)
@@ -240,15 +242,21 @@ def _ramp(share: float, *, cooled: bool) -> float:
 
 
 @contextmanager
-def seeded(seed: int, number: int) -> Iterator[None]:
-    """Torch's own random numbers from a seed and a number; outside, they are as they were."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(Chance(seed, number).below(2**62))
+def seeded(seed: int, number: int, device: str = "cpu") -> Iterator[None]:
+    """Torch's own random numbers from a seed and a number, on a device; outside, they are as they were."""
+    first = Chance(seed, number).below(2**62)
+    with torch.random.fork_rng(devices=[] if device == "cpu" else [0]), torch.device(device):
+        torch.manual_seed(first)
         yield
 
 
+def clock(device: str) -> Callable[[], float]:
+    """Seconds of this processor, or, where a GPU computes, of the clock on the wall."""
+    return time.process_time if device == "cpu" else time.monotonic
+
+
 def train_alternative(
-    plan: Plan, heads: Source, out: Path, *, fingerprint: str
+    plan: Plan, heads: Source, out: Path, *, fingerprint: str, device: str = "cpu"
 ) -> Iterator[Started | Step | Validated | Finished]:
     """Train, or go on with what the folder holds; weights and their description are written at the end.
 
@@ -257,6 +265,7 @@ def train_alternative(
         heads: varied heads by number.
         out: folder for checkpoint, weights and their JSON.
         fingerprint: of the heads.
+        device: where to compute; on a GPU the time is counted by the clock, since its work is not the processor's.
 
     Yields:
         What `medidiff.tracking.track` takes: `Started`, a `Step` each, `Validated` with the losses of all parts at each
@@ -266,7 +275,7 @@ def train_alternative(
         SettingsError: ``E-RUN``, the folder holds another run.
         PriorError: ``E-CHECKPOINT`` or ``E-DIVERGED``.
     """
-    fit, path = Fit(plan), out / f"{plan.name}.checkpoint.pt"
+    fit, path = Fit(plan, device), out / f"{plan.name}.checkpoint.pt"
     identity = hashlib.sha256(repr((plan.name, plan.shape, plan.seed, plan.widths)).encode()).hexdigest()
     if path.is_file():
         saved = read_checkpoint(path)
@@ -282,12 +291,12 @@ def train_alternative(
     yield Started(plan, fit.images, len(heads.heads), fingerprint)
     saved_at = time.monotonic()
     while (share := plan.share(fit.seconds, fit.images)) < 1:
-        began = time.process_time()
+        began = clock(device)()
         numbers = range(fit.images, fit.images + fit.model.batch)
         x = torch.stack([heads.state(number)[0][:1] for number in numbers])
         loss, norm, rate = fit.step(x, share)
         fit.images += fit.model.batch
-        fit.seconds += time.process_time() - began
+        fit.seconds += clock(device)() - began
         last = plan.share(fit.seconds, fit.images) >= 1
         means = fit.point() if last or fit.images // fit.model.batch % _POINT == 0 else {}
         if last or time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:

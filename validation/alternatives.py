@@ -25,7 +25,7 @@ import numpy as np
 import scoring
 import torch
 from alternative_models import KINDS
-from alternative_training import Plan, load_alternative, seeded, train_alternative
+from alternative_training import Plan, clock, load_alternative, seeded, train_alternative
 from brains import data_options
 from coarse_sets import SHELLS, described_all, picture, real_heads
 from own_coarse import drawer, train_own
@@ -58,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("kind", choices=(*KINDS, *OWN, "all"), help="of what; 'all' that were drawn, for compare")
     out.add_argument("--pack", type=Path, required=True, help="heads, of pipelines/prepare.py")
     out.add_argument("--recipe", type=Path, default=_RECIPE, help="of the coarse prior: frame, variation, seed")
-    out.add_argument("--seconds", type=float, default=720.0, help="of CPU time, for train")
+    out.add_argument("--seconds", type=float, default=720.0, help="of CPU time, or of a GPU's, for train")
+    out.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to train and draw")
     out.add_argument("--prior", type=Path, help="card of another coarse prior to draw 'own' from")
     out.add_argument("--count", type=int, default=24, help="heads to draw, or to compare at most")
     out.add_argument("--seed", type=int, default=0, help="of weights and draws")
@@ -88,7 +89,7 @@ def varied(options: argparse.Namespace) -> tuple[Heads, str]:
         raise SettingsError("E-RECIPE", "no recipe of a coarse prior", file=options.recipe.name)
     heads = read_heads(options.pack, part="train")
     vocabulary, fingerprint = about(heads)
-    return Heads(heads, read_atlas(options.pack), recipe, vocabulary), fingerprint
+    return Heads(heads, read_atlas(options.pack), recipe, vocabulary, device=options.device), fingerprint
 
 
 def trained(options: argparse.Namespace) -> str:
@@ -96,11 +97,13 @@ def trained(options: argparse.Namespace) -> str:
     events: Iterator[Any]
     if options.kind in OWN:
         place, start = options.out / options.kind, options.kind == "own"
-        events = train_own(options.recipe, options.pack, place, seconds=options.seconds, start=start)
+        events = train_own(
+            options.recipe, options.pack, place, seconds=options.seconds, start=start, device=options.device
+        )
     else:
         heads, fingerprint = varied(options)
         plan = Plan(options.kind, heads.recipe.data.shape, options.seed, seconds=options.seconds)
-        events = train_alternative(plan, heads, options.out, fingerprint=fingerprint)
+        events = train_alternative(plan, heads, options.out, fingerprint=fingerprint, device=options.device)
     if options.mlflow != "none":
         run_file = options.out / f"{options.kind}.mlflow-run.txt"
         events = track(events, run_file=run_file, uri=options.mlflow or None, experiment="medidiff-alternatives")
@@ -116,13 +119,13 @@ def trained(options: argparse.Namespace) -> str:
 def drawn(options: argparse.Namespace) -> str:
     """Draw the heads that are not there yet, each from its own seed."""
     if options.kind in OWN:
-        draw = drawer(options.prior or _card_of(options), seed=options.seed)
+        draw = drawer(options.prior or _card_of(options), seed=options.seed, device=options.device)
     else:
-        _, model = load_alternative(options.out / f"{options.kind}.safetensors")
+        model = load_alternative(options.out / f"{options.kind}.safetensors")[1].to(options.device)
 
         def draw(number: int) -> Array:
-            with seeded(options.seed + _DRAW_SEED, number):
-                found: Array = model.draw().numpy()
+            with seeded(options.seed + _DRAW_SEED, number, options.device):
+                found: Array = model.draw().cpu().numpy()
             return found
 
     folder = options.out / "draws" / options.kind
@@ -130,11 +133,11 @@ def drawn(options: argparse.Namespace) -> str:
     for number in range(options.count):
         path = folder / f"{number:04d}.safetensors"
         if not path.is_file():
-            began = time.process_time()
+            began = clock(options.device)()
             head = torch.from_numpy(draw(number))
             if not bool(head.isfinite().all()):
                 raise PriorError("E-MODEL-NONFINITE", f"{options.kind} drew numbers that are not finite")
-            told = {"seconds": f"{time.process_time() - began:.3f}"}
+            told = {"seconds": f"{clock(options.device)() - began:.3f}"}
             write_file(path, lambda partial, head=head, told=told: save_file({"head": head}, partial, told))  # type: ignore[misc]
     return f"{options.kind}: {options.count} heads drawn"
 
@@ -165,7 +168,7 @@ def table_of(options: argparse.Namespace) -> str:
     heads, _ = varied(options)
     sets: dict[str, list[Array]] = {
         "real, unseen": [*real["validation"], *real["test"]],
-        "training, varied": [heads.state(_VARIED + number)[0][0].numpy() for number in range(options.count)],
+        "training, varied": [heads.state(_VARIED + number)[0][0].cpu().numpy() for number in range(options.count)],
         "one head": [real["train"][0] for _ in range(options.count)],
     }
     told: dict[str, dict[str, Any]] = {}

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from alternative_training import clock
 from scoring import Array
 
 from medidiff.errors import SettingsError
@@ -25,7 +26,7 @@ from medidiff.training.run import Event, Finished, Step, train
 
 __all__ = ["Progress", "drawer", "train_own"]
 
-_PROBE = 10  # steps that tell what a head costs
+_PROBE = {"cpu": 10, "cuda": 40}  # steps that tell what a head costs; the first ones on a GPU are slow
 _RECIPE, _PROGRESS = "recipe.toml", "progress.json"
 _NEVER = 10**6  # heads between two looks: only the last is looked at
 _POINT = 10  # steps of a point of the loss curve
@@ -52,7 +53,9 @@ class Progress:
     card: str = ""
 
 
-def train_own(recipe: Path, pack: Path, out: Path, *, seconds: float, start: bool) -> Iterator[Event]:
+def train_own(
+    recipe: Path, pack: Path, out: Path, *, seconds: float, start: bool, device: str = "cpu"
+) -> Iterator[Event]:
     """Train the recipe's prior for a time, or go on; `out` then holds its card, weights and ``progress.json``.
 
     Args:
@@ -61,6 +64,7 @@ def train_own(recipe: Path, pack: Path, out: Path, *, seconds: float, start: boo
         out: folder of the run.
         seconds: CPU time.
         start: whether it begins with the weights that the recipe names; else from chance.
+        device: where to compute, on a GPU in bfloat16, whose seconds are those of the clock.
 
     Raises:
         SettingsError: ``E-RUN``, the folder holds a run of another length; ``E-RECIPE``, no recipe of a coarse prior.
@@ -74,19 +78,19 @@ def train_own(recipe: Path, pack: Path, out: Path, *, seconds: float, start: boo
     if not isinstance(plain, CoarseRecipe):
         raise SettingsError("E-RECIPE", "no recipe of a coarse prior", file=recipe.name)
     if not progress.images:
-        probe = _PROBE * plain.fit.batch
-        meter = _Meter(Progress(seconds), kept, whole=False)
-        yield from meter.watched(_run(recipe, pack, out, images=probe, start=start))
+        probe = _PROBE[device] * plain.fit.batch
+        meter = _Meter(Progress(seconds), kept, whole=False, now=clock(device))
+        yield from meter.watched(_run(recipe, pack, out, images=probe, start=start, device=device))
         spent = meter.progress.seconds
         more = max(int((seconds - meter.other - spent) / spent * probe), 0) // plain.fit.batch * plain.fit.batch
         progress = replace(meter.progress, images=probe + more, card="")
         _write(kept, progress)
     if not progress.card:
-        meter = _Meter(progress, kept, whole=True)
-        yield from meter.watched(_run(recipe, pack, out, images=progress.images, start=start))
+        meter = _Meter(progress, kept, whole=True, now=clock(device))
+        yield from meter.watched(_run(recipe, pack, out, images=progress.images, start=start, device=device))
 
 
-def _run(recipe: Path, pack: Path, out: Path, *, images: int, start: bool) -> Iterator[Event]:
+def _run(recipe: Path, pack: Path, out: Path, *, images: int, start: bool, device: str) -> Iterator[Event]:
     """The events of `medidiff train` on the recipe with another number of heads, and looked at only at the end."""
     text = recipe.read_text(encoding="utf-8")
     for entry, value in (("images", images), ("every", _NEVER)):
@@ -98,7 +102,7 @@ def _run(recipe: Path, pack: Path, out: Path, *, images: int, start: bool) -> It
     changed = read_any(place)
     if not isinstance(changed, CoarseRecipe) or changed.fit.images != images or (changed.start and not start):
         raise SettingsError("E-RECIPE", "images or start on no line of their own", file=recipe.name)
-    return train(place, out, data=pack)
+    return train(place, out, data=pack, device=device, autocast=None if device == "cpu" else torch.bfloat16)
 
 
 class _Meter:
@@ -108,18 +112,19 @@ class _Meter:
         progress: before the run.
         kept: file of the progress.
         whole: whether to count what is not a step, the start and the last look.
+        now: the clock.
     """
 
-    def __init__(self, progress: Progress, kept: Path, *, whole: bool) -> None:
-        self.progress, self.kept, self.whole = progress, kept, whole
+    def __init__(self, progress: Progress, kept: Path, *, whole: bool, now: Callable[[], float]) -> None:
+        self.progress, self.kept, self.whole, self.now = progress, kept, whole, now
         self.other = 0.0
         self.window: list[float] = []
 
     def watched(self, events: Iterator[Event]) -> Iterator[Event]:
         """The same events."""
-        mark = time.process_time()
+        mark = self.now()
         for event in events:
-            passed = time.process_time() - mark
+            passed = self.now() - mark
             step = isinstance(event, Step)
             self.other += 0.0 if step else passed
             if step or self.whole:
@@ -130,7 +135,7 @@ class _Meter:
                 self.progress = replace(self.progress, card=event.card.name)
                 _write(self.kept, self.progress)
             yield event
-            mark = time.process_time()
+            mark = self.now()
 
     def _step(self, event: Step) -> None:
         self.window.append(event.loss)
@@ -151,14 +156,15 @@ def _write(path: Path, progress: Progress) -> None:
     write_file(path, lambda partial: partial.write_text(json.dumps(asdict(progress)), encoding="utf-8"))
 
 
-def drawer(card: Path, *, seed: int) -> Callable[[int], Array]:
+def drawer(card: Path, *, seed: int, device: str = "cpu") -> Callable[[int], Array]:
     """Draws heads in voxels of 4 mm by number from a coarse prior, which is told nothing.
 
     Args:
         card: of the prior.
         seed: of the draws.
+        device: where to compute.
     """
-    cascade = Cascade(card, device="cpu")
+    cascade = Cascade(card, device=device)
     request = Request(spacing_mm=cascade.coarse.card.spacing_mm)
 
     def draw(number: int) -> Array:
