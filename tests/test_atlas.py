@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
+from torch.nn import functional as nnf
 from whole_cases import KNOTS, SHAPE, ball, plain_atlas
 
 from medidiff.diffusion.atlas import Atlas, bent, stiffness
 from medidiff.diffusion.draws import generators_for
-from medidiff.physics.bending import knot_counts, knots_like, places, seen_from, spline
+from medidiff.physics.bending import coefficients, knot_counts, knots_like, places, seen_from, seen_sharply, spline
 from medidiff.training.coarse_recipe import AtlasRecipe
 from medidiff.training.groupwise import carried_back, channel_weights, groupwise
 from medidiff.training.heads import coarse_state
@@ -54,6 +56,40 @@ def test_only_what_is_affine_is_not_stiff():
     affine = torch.einsum("ab,bijk->aijk", random(3, 3), places((5, 6, 7), torch.zeros(()))) + 0.7
     assert float(stiffness(affine)) == pytest.approx(0.0, abs=1e-9)
     assert float(stiffness(affine + 0.1 * random(3, 5, 6, 7))) > 1e-3
+
+
+def waves(per_voxel: float, at: torch.Tensor) -> torch.Tensor:
+    """A wave along each axis, (1, *at.shape[1:])."""
+    return torch.cos(2 * torch.pi * per_voxel * at).sum(0, keepdim=True)
+
+
+def test_a_spline_is_sharp_between_voxels_where_trilinear_reading_is_not():
+    """Waves of four voxels, the finest that voxels twice as large can show, half a voxel off."""
+    at = places((24, 24, 24), torch.zeros(1))
+    moved = at + torch.tensor([0.5, 0.5, 0.5])[:, None, None, None]
+    volume, true = waves(0.25, at), waves(0.25, moved)
+    inside = (slice(None), *(slice(6, -6),) * 3)
+
+    def kept(found: torch.Tensor) -> float:
+        return float((found * true)[inside].sum() / true.square()[inside].sum())
+
+    assert kept(seen_sharply(coefficients(volume), moved)) == pytest.approx(1.0, abs=0.03)
+    assert kept(seen_from(volume, moved)) < 0.75
+
+
+def test_a_spline_goes_through_its_voxels():
+    volume = random(2, 9, 12, 7)
+    found = seen_sharply(coefficients(volume), places(volume.shape[1:], volume))
+    assert torch.allclose(found, volume, atol=1e-5)
+    assert not torch.allclose(seen_sharply(volume, places(volume.shape[1:], volume)), volume, atol=1e-2)
+
+
+def test_a_spline_is_scipys():
+    volume, place = random(1, 16, 16, 16).double(), random(3, 5, 5, 5, seed=1).double()
+    wide = nnf.pad(volume, (8,) * 6)  # so that scipy, too, has zeros beyond the faces
+    want = ndimage.map_coordinates(wide[0].numpy(), place.numpy() + 15.5, order=3)
+    assert np.abs(seen_sharply(coefficients(volume), place)[0].numpy() - want).max() < 3e-4
+    assert np.abs(seen_from(volume, place)[0].numpy() - want).max() > 0.1
 
 
 def test_carrying_back_is_the_adjoint_of_bending():

@@ -13,19 +13,20 @@ import pytest
 import torch
 from small_prior import CARD, small_prior
 from training_cases import to_toml
-from whole_cases import COARSE_TINY, ball, plain_atlas
+from whole_cases import COARSE_TINY, KNOTS, SHAPE, ball, plain_atlas
 
 from medidiff import io
 from medidiff.diffusion.backbone import BackboneShape
 from medidiff.diffusion.whole import whole_loss
 from medidiff.errors import PriorError, SettingsError
+from medidiff.physics.bending import knots_like, places, seen_from, spline
 from medidiff.prior import build_denoiser
 from medidiff.prior.coarse import CoarsePrior, whole_backbone
 from medidiff.training.chance import Chance
 from medidiff.training.coarse import _untrained, begin_with
 from medidiff.training.coarse_recipe import CoarseRecipe, Variation, read_any
 from medidiff.training.fit import FitState, fit
-from medidiff.training.heads import Heads, about, read_atlas, read_heads, vary, write_heads
+from medidiff.training.heads import Heads, about, read_atlas, read_heads, vary, worn, write_heads
 from medidiff.training.loop import Finished, Started, Step, Validated
 from medidiff.training.run import count_scans, train
 from medidiff.volume import Geometry, Volume
@@ -93,7 +94,7 @@ def varied_by(head: torch.Tensor, variation: Variation, number: int = 0) -> torc
 
 def test_no_variation_changes_nothing_and_each_kind_does():
     head = fine()
-    assert torch.allclose(varied_by(head, STILL), head, atol=1e-6)
+    assert torch.allclose(varied_by(head, STILL), head, atol=1e-5)
     for kind in ("turn_deg", "stretch", "shift_mm", "bend_mm", "gain", "gamma", "bias"):
         varied = varied_by(head, dataclasses.replace(STILL, **{kind: 0.5}))
         assert not torch.allclose(varied, head, atol=1e-3), kind
@@ -120,6 +121,46 @@ def test_the_atlas_is_bent_to_every_variation(recipe):
         state, expected = heads.state(number)
         off = float((state - expected.mean[0]).square().mean().sqrt())
         assert off < 0.4 * float((state - heads.atlas.mean).square().mean().sqrt())
+
+
+def _knots(seed: int) -> torch.Tensor:
+    """Of a shape, in voxels of the finer frame."""
+    return torch.randn((3, 7, 7, 7), generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_worn_shape_is_the_other_heads():
+    """What the one head shows at a place of the atlas the other shape shows there too; without going back not."""
+    own, other, shape = _knots(1), _knots(2), (32, 32, 32)
+    at = places(shape, own)
+    inside = at.abs().amax(0) < 10
+
+    def apart(place: torch.Tensor) -> float:
+        there = place + seen_from(spline(own, shape), place)
+        return float((there - at - spline(other, shape)).norm(dim=0)[inside].max())
+
+    assert apart(worn(own, other, shape)) < 0.02
+    assert apart(at + spline(other, shape) - spline(own, shape)) > 0.1
+
+
+def test_a_head_in_its_own_shape_is_as_it_was():
+    assert torch.allclose(worn(_knots(1), _knots(1), (32, 32, 32)), places((32, 32, 32), _knots(1)), atol=1e-4)
+
+
+def test_the_atlas_follows_a_head_into_another_shape(recipe):
+    """A small ball and a large one, each on its way to the other: what is expected of them goes along."""
+    at = places((32, 32, 32), torch.zeros(1))
+    seen = seen_from(fine(), 0.8 * at)
+    knots = -0.2 * knots_like(places(SHAPE, at), KNOTS)
+    large = dataclasses.replace(ball(0), image=seen[0].half(), shares=(255 * seen[1:]).to(torch.uint8), knots=knots)
+    variation = dataclasses.replace(STILL, reshaped=1.0)
+    told = dataclasses.replace(recipe, variation=variation)
+    heads = Heads([ball(0), large], plain_atlas(), told, about([ball(0)])[0])
+    states = [heads.state(number) for number in range(16)]
+    apart = [float((state - expected.mean[0]).square().mean().sqrt()) for state, expected in states]
+    unmoved = [float((state - heads.atlas.mean).square().mean().sqrt()) for state, _ in states]
+    sizes = [float((state[0] > 0.1).sum()) for state, _ in states]
+    assert max(sizes) > 1.4 * min(sizes)
+    assert np.mean(apart) < 0.3 * np.mean(unmoved)
 
 
 def test_tissue_moves_with_the_image():

@@ -6,13 +6,17 @@ the same box, but for the unit. Free-form deformations: Rueckert et al. 1999, do
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-__all__ = ["knot_counts", "knots_like", "places", "seen_from", "spline"]
+__all__ = ["coefficients", "knot_counts", "knots_like", "places", "seen_from", "seen_sharply", "spline"]
+
+_LINEAR_READS = (0, 1)  # of each axis: between the two knots below a place and its own, or above
 
 
 def knot_counts(shape: Sequence[int], *, spacing_mm: float, knots_mm: float) -> tuple[int, int, int]:
@@ -48,6 +52,47 @@ def seen_from(volume: Tensor, place: Tensor) -> Tensor:
     half = torch.tensor([n / 2 for n in volume.shape[-3:]]).to(place)[:, None, None, None]
     grid = (place / half).flip(0).movedim(0, -1)  # PyTorch names the last axis first
     return nnf.grid_sample(volume[None], grid[None], align_corners=False)[0]
+
+
+def coefficients(volume: Tensor) -> Tensor:
+    """The coefficients of the cubic B-spline through the voxels of a volume, (C, I, J, K) -> (C, I, J, K).
+
+    They are 0 beyond the faces; Unser 1999, doi 10.1109/79.799930.
+    """
+    for axis in (1, 2, 3):
+        inverse = _from_voxels(volume.shape[axis]).to(volume)
+        volume = torch.tensordot(volume, inverse, dims=([axis], [1])).movedim(-1, axis)
+    return volume
+
+
+def seen_sharply(spline: Tensor, place: Tensor) -> Tensor:
+    """What a cubic B-spline shows at each place, (C, I, J, K) `coefficients` and (3, *shape) -> (C, *shape).
+
+    Trilinear interpolation halves what is finest: at half of the Nyquist frequency it loses 3 dB on average. This loses
+    0.1 dB. It reads trilinearly at eight places about each (Ruijters et al. 2008, doi 10.1080/2151237X.2008.10129269).
+    """
+    middle = torch.tensor([(n - 1) / 2 for n in spline.shape[-3:]]).to(place)[:, None, None, None]
+    at = place + middle
+    low = at.floor()
+    part = at - low
+    first, second = (1 - part).pow(3) / 6, 2 / 3 - part.square() + part.pow(3) / 2
+    fourth = part.pow(3) / 6
+    shares = torch.stack([first + second, 1 - first - second])
+    third = 1 - first - second - fourth
+    reads = torch.stack([low - 1 + second / shares[0], low + 1 + fourth / (third + fourth)]) - middle
+    out = torch.zeros_like(place[:1])
+    for which in itertools.product(_LINEAR_READS, repeat=3):
+        weight = shares[which[0], 0] * shares[which[1], 1] * shares[which[2], 2]
+        out = out + weight * seen_from(spline, torch.stack([reads[n, axis] for axis, n in enumerate(which)]))
+    return out
+
+
+@lru_cache(maxsize=8)
+def _from_voxels(size: int) -> Tensor:
+    """(size, size) float64 coefficients of the spline through each voxel, which is 1 there and 0 at the others."""
+    through = torch.diag(torch.full((size,), 2 / 3, dtype=torch.float64))
+    beside = torch.diag(torch.full((size - 1,), 1 / 6, dtype=torch.float64), 1)
+    return torch.linalg.inv(through + beside + beside.T)
 
 
 def _weights(count: int, size: int) -> Tensor:

@@ -116,6 +116,7 @@ class Variation:
         gain: logarithm of the brightness.
         gamma: logarithm of the exponent of the grey values.
         bias: logarithm of the brightness at each knot of a smooth field over the whole head.
+        reshaped: share of heads that take on the shape of another head, or part of the way to it (`worn`).
     """
 
     __pydantic_config__ = STRICT
@@ -128,6 +129,7 @@ class Variation:
     gain: Weight = 0.04
     gamma: Weight = 0.05
     bias: Weight = 0.03
+    reshaped: Share = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,19 +30,31 @@ from medidiff.diffusion.denoiser import with_noise
 from medidiff.diffusion.whole import Asked
 from medidiff.errors import SettingsError
 from medidiff.io.files.atomic import write_file
-from medidiff.physics.bending import knot_counts, places, seen_from, spline
+from medidiff.physics.bending import coefficients, knot_counts, places, seen_from, seen_sharply, spline
 from medidiff.prior.asking import Sex, Vocabulary
 from medidiff.training.chance import Chance
 from medidiff.training.coarse_recipe import AskedRecipe, CoarseRecipe, Variation
 from medidiff.training.patches import Batch
 
-__all__ = ["LABELS", "Head", "Heads", "about", "coarse_state", "read_atlas", "read_heads", "vary", "write_heads"]
+__all__ = [
+    "LABELS",
+    "Head",
+    "Heads",
+    "about",
+    "coarse_state",
+    "read_atlas",
+    "read_heads",
+    "vary",
+    "worn",
+    "write_heads",
+]
 
 LABELS = ("CSF", "gray matter", "white matter")
 """Names of the tissue channels, after the image."""
 _SHARE_STEPS = 255  # a share of tissue is kept in one byte
 _PACKED = ("image", "shares", "knots")
 _ATLAS = "atlas."  # what the names of its tensors begin with
+_INVERSIONS, _DAMPING = 12, 0.8  # steps of `worn`, and how far each goes
 _BROKEN = (OSError, SafetensorError, ValidationError, ValueError)
 
 
@@ -190,11 +202,22 @@ class Heads:
         return self._varied(self.heads[chance.below(len(self.heads))], chance)
 
     def _varied(self, head: Head, chance: Chance) -> tuple[Tensor, Expected]:
-        finer = self.recipe.data.finer
+        finer, variation = self.recipe.data.finer, self.recipe.variation
+        knots, place = self._shape(head, chance), None
+        if knots is not head.knots:
+            place = worn(finer * head.knots, finer * knots, head.image.shape)
         spacing = self.recipe.data.spacing_mm / finer
-        seen, place = vary(_fine(head), self.recipe.variation, spacing_mm=spacing, chance=chance)
+        seen, place = vary(_fine(head), variation, spacing_mm=spacing, chance=chance, through=place)
         place = nnf.avg_pool3d(place[None], finer)[0] / finer
-        return nnf.avg_pool3d(seen[None], finer)[0], self.atlas.expected(head.knots, place)
+        return nnf.avg_pool3d(seen[None], finer)[0], self.atlas.expected(knots, place)
+
+    def _shape(self, head: Head, chance: Chance) -> Tensor:
+        """(3, *knots) of the head's own shape, or of one on the way to another head's."""
+        reshaped = self.recipe.variation.reshaped
+        if not (reshaped and chance.happens(reshaped)):
+            return head.knots
+        other = self.heads[chance.below(len(self.heads))]
+        return torch.lerp(head.knots, other.knots, chance.uniform(0.0, 1.0))
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The heads with these numbers, what is asked of each, and their diffused states."""
@@ -241,6 +264,28 @@ def _fine(head: Head) -> Tensor:
     return torch.cat([head.image.float()[None], head.shares.float() / _SHARE_STEPS])
 
 
+def worn(own: Tensor, other: Tensor, shape: Sequence[int]) -> Tensor:
+    """Where a head shows what a head of another shape shows at each voxel: z, with z + f(z) = x + g(x).
+
+    Both fields lead to the atlas, f from the head and g from the other shape; so what lies at one place of the atlas
+    moves from the one shape to the other. Found by repeated substitution (Chen et al. 2008, doi 10.1118/1.2816107).
+
+    Args:
+        own: (3, *knots) of f, in voxels.
+        other: (3, *knots) of g.
+        shape: (I, J, K) of the grid.
+
+    Returns:
+        (3, I, J, K) places in voxels from the middle.
+    """
+    field, at = spline(own, shape), places(shape, own)
+    aim = at + spline(other, shape)
+    z = aim - field
+    for _ in range(_INVERSIONS):
+        z = torch.lerp(z, aim - seen_from(field, z), _DAMPING)
+    return z
+
+
 def _given(asked: AskedRecipe, chance: Chance) -> list[float]:
     """The certainty of each channel: nothing, the tissue or the image is given."""
     at = chance.uniform(0.0, 1.0)
@@ -249,7 +294,9 @@ def _given(asked: AskedRecipe, chance: Chance) -> list[float]:
     return [image] + [tissue] * len(LABELS)
 
 
-def vary(fine: Tensor, variation: Variation, *, spacing_mm: float, chance: Chance) -> tuple[Tensor, Tensor]:
+def vary(
+    fine: Tensor, variation: Variation, *, spacing_mm: float, chance: Chance, through: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """A head turned, stretched, bent, brighter or darker; the shares of tissue move with it.
 
     Args:
@@ -257,10 +304,12 @@ def vary(fine: Tensor, variation: Variation, *, spacing_mm: float, chance: Chanc
         variation: how far to go.
         spacing_mm: side of the voxels.
         chance: where the choices come from.
+        through: (3, I, J, K) place in `fine` at which each voxel of the head lies that is varied, for one that is
+            `worn`; None for its own.
 
     Returns:
-        (C, I, J, K) the varied head, and (3, I, J, K) the place in `fine` that each of its voxels shows, in voxels from
-        the middle.
+        (C, I, J, K) the varied head, and (3, I, J, K) the place in the head that each of its voxels shows, in voxels
+        from the middle.
     """
     shape = fine.shape[-3:]
     turn = _rotation([math.radians(variation.turn_deg) * float(chance.normal()) for _ in range(3)])
@@ -273,12 +322,13 @@ def vary(fine: Tensor, variation: Variation, *, spacing_mm: float, chance: Chanc
     gamma = math.exp(variation.gamma * float(chance.normal()))
     bias = chance.normal((1, 5, 5, 5)) * variation.bias
     linear = turn @ torch.diag(torch.tensor([mirror * sizes[0], sizes[1], sizes[2]]))
-    place = torch.einsum("ab,bijk->aijk", linear.to(fine), places(shape, fine))
+    own = places(shape, fine)
+    place = torch.einsum("ab,bijk->aijk", linear.to(fine), own)
     place = place + shift[:, None, None, None] + spline(bend.to(fine), shape)
-    seen = seen_from(fine, place)
+    looked = place if through is None else place + seen_from(through - own, place)
     field = spline(bias.to(fine), shape).exp() * gain
-    image = seen[:1].clamp_min(0).pow(gamma) * field
-    return torch.cat([image, seen[1:]]), place
+    image = seen_sharply(coefficients(fine[:1]), looked).clamp_min(0).pow(gamma) * field
+    return torch.cat([image, seen_from(fine[1:], looked)]), place
 
 
 def _rotation(angles: Sequence[float]) -> Tensor:
