@@ -237,14 +237,14 @@ def test_too_few_steps_of_a_first_order_sampler_do_not():
         draws_have_the_true_spread(euler, 12)
 
 
-def ancestral_spread(steps, eta=1.0, inflation=1.0):
+def ancestral_spread(steps, eta=1.0):
     """Standard deviation that `ancestral` must end with, from how each step shrinks the spread and adds to it."""
     variance = TOP**2
     for now, then in steps_of(karras(steps, BOTTOM, TOP)):
         fresh = min(float(eta * then * (1 - (then / now) ** 2).sqrt()), float(then))
         pull = SPREAD**2 / (SPREAD**2 + float(now) ** 2)
         kept = math.sqrt(float(then) ** 2 - fresh**2) / float(now)
-        variance = (pull + kept * (1 - pull)) ** 2 * variance + (inflation * fresh) ** 2
+        variance = (pull + kept * (1 - pull)) ** 2 * variance + fresh**2
     return math.sqrt(variance)
 
 
@@ -254,16 +254,6 @@ def test_ancestral_has_the_spread_that_its_noise_gives(eta):
     draws = ancestral(exact, x, karras(20, BOTTOM, TOP), generators=generators_for(6, range(4)), eta=eta)
     assert draws.std().item() == pytest.approx(ancestral_spread(20, eta), rel=0.015)
     assert draws.std().item() != pytest.approx(ancestral_spread(20, 1.0 - eta // 1), rel=0.015)
-
-
-@pytest.mark.parametrize("inflation", [0.9, 1.1])
-def test_stronger_fresh_noise_spreads_draws_as_far_as_each_step_says(inflation):
-    x = from_noise((4, 1, 30, 30, 30), TOP, generators_for(5, range(4)))
-    how = {"generators": generators_for(6, range(4)), "inflation": inflation}
-    spread = ancestral(exact, x, karras(20, BOTTOM, TOP), **how).std().item()
-    assert spread == pytest.approx(ancestral_spread(20, inflation=inflation), rel=0.015)
-    assert spread != pytest.approx(ancestral_spread(20), rel=0.015)
-    assert (spread > ancestral_spread(20)) == (inflation > 1)
 
 
 def test_ancestral_without_fresh_noise_is_euler():
@@ -280,12 +270,6 @@ def test_ancestral_without_fresh_noise_is_euler():
 def test_an_eta_that_makes_no_sense_is_refused(eta):
     with pytest.raises(SettingsError, match="E-ETA"):
         ancestral(exact, state(), karras(3, BOTTOM, TOP), eta=eta)
-
-
-@pytest.mark.parametrize("inflation", [0.0, -1.0, math.nan, math.inf])
-def test_an_inflation_that_makes_no_sense_is_refused(inflation):
-    with pytest.raises(SettingsError, match="E-SETTING"):
-        ancestral(exact, state(), karras(3, BOTTOM, TOP), inflation=inflation)
 
 
 # --- invariance -----------------------------------------------------------------------------------------------------

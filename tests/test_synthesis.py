@@ -274,15 +274,14 @@ def test_a_cascade_without_its_finer_priors_is_refused():
     with pytest.raises(SettingsError, match="E-SETTING"):
         Effort(coarse=0)
     with pytest.raises(SettingsError, match="E-SETTING"):
-        Effort(inflations=(1.1, 0.0))
+        Effort(samplers=("heun", "guesswork"))
 
 
-def test_each_stage_adds_noise_of_its_own_strength():
-    def drawn(*inflations, sampler="ancestral", spacing_mm=4.0):
-        effort = Effort(4, (2,), sampler=sampler, inflations=inflations)
+def test_each_stage_draws_with_a_sampler_of_its_own():
+    def drawn(*samplers, spacing_mm=4.0):
+        effort = Effort(4, (2,), samplers=samplers)
         return small_cascade(effort).draw(Request(spacing_mm=spacing_mm), 0, seed=0).image.data
 
-    assert np.array_equal(drawn(1.2, 1.0), drawn(1.2, 1.5))
-    assert not np.array_equal(drawn(1.0), drawn(1.2))
-    assert not np.array_equal(drawn(1.0, 1.0, spacing_mm=2.0), drawn(1.0, 1.2, spacing_mm=2.0))
-    assert np.array_equal(drawn(1.0, sampler="euler"), drawn(1.2, sampler="euler"))
+    assert np.array_equal(drawn("ancestral", "heun"), drawn("ancestral", "euler"))
+    assert not np.array_equal(drawn("ancestral"), drawn("heun"))
+    assert not np.array_equal(drawn("euler", "euler", spacing_mm=2.0), drawn("euler", "ancestral", spacing_mm=2.0))

@@ -72,8 +72,8 @@ def test_a_blur_costs_what_its_transfer_function_says(stage_power):
     assert lost[-1] == pytest.approx(10 * np.log10(np.exp((0.5 * frequency) ** 2)), rel=0.1)
 
 
-def test_the_table_shows_every_stage_and_strength(stage_power):
-    rows = [stage_power.Row("fine", 1.1, np.array([0.0, -0.1, -1.06, -2.98]), np.zeros(4), 2)]
+def test_the_table_shows_every_stage_and_sampler(stage_power):
+    rows = [stage_power.Row("fine", "heun", np.array([0.0, -0.1, -1.06, -2.98]), np.zeros(4), 2)]
     assert stage_power.table_of(rows).splitlines()[-1] == (
-        "| fine | 1.1 | +0.00 ± 0.00 | -0.10 ± 0.00 | -1.06 ± 0.00 | -2.98 ± 0.00 | 2 |"
+        "| fine | heun | +0.00 ± 0.00 | -0.10 ± 0.00 | -1.06 ± 0.00 | -2.98 ± 0.00 | 2 |"
     )

@@ -1,9 +1,9 @@
 """What power each stage of the cascade leaves out: `python validation/stage_power.py --help`.
 
-A stage that was trained for a short time draws too smooth. Each finer stage is shown a held-back scan in the voxels
-that it begins from, so that what it lacks is its own; the coarse stage draws heads, which are compared with all
-held-back ones. Power is counted in four shells up to the Nyquist frequency of the stage's voxels, in dB of the real
-scans', for each strength of the fresh noise (`Effort.inflations`). The default strengths were chosen by this table.
+A stage that was trained for a short time, or is sampled in few steps, draws too smooth. Each finer stage is shown a
+held-back scan in the voxels that it begins from, so that what it lacks is its own; the coarse stage draws heads, which
+are compared with all held-back ones. Power is counted in four shells up to the Nyquist frequency of the stage's voxels,
+in dB of the real scans', for each sampler. The cascade's samplers and steps were chosen by this table.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from brains import data_options, framed, halved
 from numpy.typing import NDArray
 
 from medidiff import io
+from medidiff.diffusion import SAMPLERS
 from medidiff.errors import SettingsError
 from medidiff.metrics.spectrum import radial_power
 from medidiff.prior.coarse import DEFAULT_COARSE
@@ -33,18 +34,18 @@ _SHELLS = (0.1, 0.35, 0.6, 0.8, 1.0)  # of the Nyquist frequency
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """Power of one stage at one strength of the fresh noise.
+    """Power of one stage with one sampler.
 
     Args:
         stage: one of `STAGES`.
-        inflation: factor on the fresh noise.
+        sampler: its name.
         bands_db: (4,) mean power less the real scans', from low to high frequencies.
         spread_db: (4,) standard deviation over scans.
         count: scans drawn.
     """
 
     stage: str
-    inflation: float
+    sampler: str
     bands_db: NDArray[np.float64]
     spread_db: NDArray[np.float64]
     count: int
@@ -86,10 +87,10 @@ def measured(cascade: Cascade, scans: Sequence[Array], stage: str, *, draws: int
 def table_of(rows: Sequence[Row]) -> str:
     """The figures as a Markdown table."""
     shares = [f"{low:g} to {high:g}" for low, high in pairwise(_SHELLS)]
-    lines = [f"| stage | fresh noise | {' | '.join(shares)} of Nyquist | n |", "|---|--:|--:|--:|--:|--:|--:|"]
+    lines = [f"| stage | sampler | {' | '.join(shares)} of Nyquist | n |", "|---|--:|--:|--:|--:|--:|--:|"]
     for row in rows:
         cells = [f"{mean:+.2f} ± {spread:.2f}" for mean, spread in zip(row.bands_db, row.spread_db, strict=True)]
-        lines.append(f"| {row.stage} | {row.inflation:g} | {' | '.join(cells)} | {row.count} |")
+        lines.append(f"| {row.stage} | {row.sampler} | {' | '.join(cells)} | {row.count} |")
     return "\n".join(lines) + "\n"
 
 
@@ -98,7 +99,13 @@ def parser() -> argparse.ArgumentParser:
     out = data_options(__doc__)
     out.add_argument("--prior", default=DEFAULT_COARSE, help="coarse prior, by name or card")
     out.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES[:2]), help="which stages")
-    out.add_argument("--inflations", nargs="+", type=float, default=[1.0, 1.1], help="strengths of the fresh noise")
+    out.add_argument(
+        "--samplers",
+        nargs="+",
+        choices=SAMPLERS,
+        default=["ancestral", "heun"],
+        help="samplers, each with the usual steps",
+    )
     out.add_argument("--draws", type=int, default=6, help="heads that the coarse stage draws")
     out.add_argument("--scans", type=int, default=2, help="held-back scans that the finer stages are shown")
     out.add_argument("--part", default="validation", help="of the split; to choose by the test part is cheating")
@@ -117,10 +124,10 @@ def run(options: argparse.Namespace) -> str:
     rows = []
     for stage in options.stages:
         shown = scans if stage == "coarse" else scans[: options.scans]
-        for inflation in options.inflations:
-            cascade = Cascade(options.prior, effort=Effort(inflations=(inflation,)))
+        for sampler in options.samplers:
+            cascade = Cascade(options.prior, effort=Effort(samplers=(sampler,)))
             found = measured(cascade, shown, stage, draws=options.draws, seed=options.seed)
-            rows.append(Row(stage, inflation, found.mean(axis=0), found.std(axis=0), len(found)))
+            rows.append(Row(stage, sampler, found.mean(axis=0), found.std(axis=0), len(found)))
             print(table_of(rows[-1:]).splitlines()[-1], flush=True)
     table = table_of(rows)
     options.out.mkdir(parents=True, exist_ok=True)

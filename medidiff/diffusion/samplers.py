@@ -123,27 +123,23 @@ def ancestral(
     condition: Condition | None = None,
     generators: Sequence[Generator] = (),
     eta: float = 1.0,
-    inflation: float = 1.0,
 ) -> Tensor:
     """Euler's method to below the next level, and fresh noise up to it; order 1, one evaluation a step.
 
     With η = 1 the fresh noise is that of ``q(x_σ' | x_σ, x₀)``, ``σ'√(1 - σ'²/σ²)``, and the step is DDPM's (Ho et al.
-    2020, arXiv 2006.11239, eq. 7); η = 0 is `euler`. A network that was trained for a short time takes too much away at
-    each step; fresh noise that is a little stronger than the step calls for gives some of it back (S_noise of Karras et
-    al. 2022, arXiv 2206.00364, section 4). With an exact denoiser it would be wrong.
+    2020, arXiv 2006.11239, eq. 7); η = 0 is `euler`. With few steps draws are too smooth: that noise leaves out how far
+    the denoiser's answer may be off, which is the larger the longer the step.
 
-    Arguments as for `Sampler`; `eta` is at least 0, and `inflation`, the factor on the fresh noise, above 0.
+    Arguments as for `Sampler`; `eta` is at least 0.
     """
     if not (math.isfinite(eta) and eta >= 0):
         raise SettingsError("E-ETA", f"eta {eta:g}", wanted="a finite number of at least 0")
-    if not (math.isfinite(inflation) and inflation > 0):
-        raise SettingsError("E-SETTING", f"{inflation:g}", wanted="a finite number above 0", attribute="inflation")
     for now, then in steps_of(sigmas):
         clean = denoiser(x, now, condition)
         fresh = torch.minimum(eta * then * (1 - (then / now).square()).sqrt(), then)
         x = clean + (then.square() - fresh.square()).sqrt() / now * (x - clean)
         if fresh > 0:
-            x = x + inflation * fresh * noise_like(x, generators)
+            x = x + fresh * noise_like(x, generators)
     return x
 
 

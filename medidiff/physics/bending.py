@@ -92,7 +92,8 @@ def _from_voxels(size: int) -> Tensor:
     """(size, size) float64 coefficients of the spline through each voxel, which is 1 there and 0 at the others."""
     through = torch.diag(torch.full((size,), 2 / 3, dtype=torch.float64))
     beside = torch.diag(torch.full((size - 1,), 1 / 6, dtype=torch.float64), 1)
-    return torch.linalg.inv(through + beside + beside.T)
+    inverse: Tensor = torch.linalg.inv(through + beside + beside.T)
+    return inverse
 
 
 def _weights(count: int, size: int) -> Tensor:
