@@ -137,13 +137,14 @@ print(f"DECISION: {'go on, after a look at' if use else 'do not use it before yo
 # source is changed, and nothing is sent anywhere; `medidiff pacs push` does that, to an address that you name.
 
 # %%
-if use:
+if use or SHORT:
     written = md.write(sharp.mean, OUT / "series", like=study, provenance=sharp.provenance)
     back = md.read(OUT / "series")
     images = sum(path.suffix == ".dcm" for path in written)
     shift = back.geometry.distance_mm(sharp.mean.geometry)
     print(f"{images} images in {OUT / 'series'}, and a record of how they were made")
-    print(f"read back: {back.data.shape[1:]} voxels of {[round(s, 3) for s in back.geometry.spacing_mm]} mm")
+    print(f"read back: {back}")
+    print(f"largest shift of a corner voxel: {shift:.0e} mm")
 else:
     print("nothing was written: set `use = True` here once you have looked at the report")
 figure = sharp.plot()

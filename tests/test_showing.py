@@ -373,7 +373,7 @@ def posterior(draws=2):
         inputs=("0123456789abcdef",),
         settings={"draws": draws},
         prior={"name": "fine-t1"},
-        decisions=("noise level 3 <img src=x onerror=alert(1)>",),
+        decisions=("noise level 3 <img src=x onerror=alert(1)>", "it was so."),
     )
     spread = volume.with_data(np.abs(volume.data - 99)) if draws else None
     return md.Posterior(volume, spread, (volume,) * draws, record)
@@ -386,6 +386,8 @@ def test_a_posterior_shows_mean_spread_and_a_draw():
     for words in ("mean:", "standard deviation of 2 draws: dark blue 0", "plausible, not measured", "prior fine-t1"):
         assert words in shown.text
     assert "Noise level 3 <img" in shown.text
+    assert "It was so." in shown.text
+    assert ".." not in shown.text
     assert "0123456789abcdef" not in shown.text
     assert len(page(posterior(0)).pictures()) == 1
     assert len([axes for axes in posterior().plot().axes if axes.images]) == 9

@@ -70,7 +70,9 @@ def _png(strip: Strip) -> bytes:
 def _tile(strip: Strip, view: View, scale: float) -> Image.Image:
     size = tuple(max(1, round(mm * scale)) for mm in view.size_mm)
     grey = np.rint(255 * strip.levels(view)).astype(np.uint8)
-    shown = Image.fromarray(grey).resize((size[0], size[1]), Image.Resampling.BILINEAR)
+    larger = size[0] >= grey.shape[1] and size[1] >= grey.shape[0]  # voxels are then shown as they are
+    way = Image.Resampling.NEAREST if larger else Image.Resampling.BILINEAR
+    shown = Image.fromarray(grey).resize((size[0], size[1]), way)
     return Image.fromarray(_COLOURS[np.asarray(shown)]) if strip.spread else shown.convert("RGB")
 
 

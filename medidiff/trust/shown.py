@@ -28,5 +28,5 @@ class Shown(Rich):
             panels.append(Panel("one draw: plausible, not measured", self.draws[0].data[0]))
         prior = record.prior.get("name", "")
         title = f"Posterior: {record.task}" + (f", prior {prior}" if prior else "")
-        notes = tuple(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in record.decisions)
+        notes = tuple(f"{sentence[:1].upper()}{sentence[1:].rstrip('.')}." for sentence in record.decisions)
         return Exhibit(title, tuple(panels), mean.geometry, mean.modality, mean.units, notes)
