@@ -34,11 +34,24 @@ from medidiff.prepare import (
 from medidiff.prepare.level import estimate_level
 from medidiff.prior import Prior, fitting_prior
 from medidiff.settings import Settings
-from medidiff.trust import Answer, Made, Posterior, Scope, Seen, Streamed, expected_error, scope_of, signs_of
+from medidiff.trust import (
+    Answer,
+    Made,
+    Posterior,
+    Scope,
+    Seen,
+    Streamed,
+    expected_error,
+    held,
+    scope_of,
+    signs_of,
+)
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
 __all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore", "superresolve"]
+
+_AIRY_HU = -500.0  # between lung and fat
 
 
 def denoise(volume: Volume, **settings: Any) -> Posterior:
@@ -131,6 +144,19 @@ def restore(
     denoiser = Turned(sparing, axes)
     kept, drawn = _answers(denoiser, condition, settings, lambda x: _agreed(x, y, operator, level))
     decisions += sparing.decisions
+    supported = held(
+        y,
+        kept[0],
+        operator,
+        level=levels if settings.noise_varies else level,
+        rician=settings.noise == "rician",
+        geometry=volume.geometry,
+        measured=readable(volume),
+        air=(_AIRY_HU - scale.offset) / scale.gain if volume.modality == "CT" else None,
+        deviation=drawn.std if drawn.count > 1 else None,
+        gain=scale.gain,
+    )
+    decisions += supported.sentences
     thickness = volume.thickness_mm if target == volume.geometry else None
 
     def answer(x: Tensor) -> Volume:
@@ -149,8 +175,11 @@ def restore(
         level=level * scale.gain,
         decisions=decisions,
         scope=scope.record(),
+        support=supported.record,
         slices=slices,
     )
+    residual = Volume(supported.residual, volume.geometry, volume.modality, thickness_mm=volume.thickness_mm)
+    residual = put_back(residual, volume, values=False)
     quantiles = {share: answer(drawn.quantile(share)) for share in settings.quantiles}
     judged = None
     if drawn.count:
@@ -159,7 +188,7 @@ def restore(
         )
         error = put_back(answers[0].with_data(shares * np.float32(scale.gain)), volume, values=False)
         judged = Answer(answers[0], error, level * scale.gain, seen, made_of(record))
-    return Posterior(answers[0], spread, tuple(answers[1:]), record, quantiles, judged)
+    return Posterior(answers[0], spread, tuple(answers[1:]), record, quantiles, judged, residual)
 
 
 def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Settings) -> Posterior:
@@ -337,6 +366,7 @@ def _provenance(
     level: float,
     decisions: list[str],
     scope: Mapping[str, Any] | None = None,
+    support: Mapping[str, Any] | None = None,
     slices: Slices | None = None,
 ) -> Provenance:
     return Provenance(
@@ -358,4 +388,5 @@ def _provenance(
         environment=environment(settings),
         decisions=tuple(decisions),
         scope=scope or {},
+        support=support or {},
     )

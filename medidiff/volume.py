@@ -120,6 +120,8 @@ class Provenance:
         decisions: what the software chose by itself, as sentences.
         scope: whether the scan was of the kind that the prior is for, as `medidiff.trust.Scope.record` has it; empty
             where that was not asked.
+        support: what the scan says of the result, as `medidiff.trust.Examined.record` has it; empty where it was not
+            asked.
         synthetic: whether the result is an invented scan.
         research_use_only: always true; written out so that every reader meets it.
     """
@@ -133,6 +135,7 @@ class Provenance:
     environment: Mapping[str, str] = field(default_factory=dict)
     decisions: tuple[str, ...] = ()
     scope: Mapping[str, Any] = field(default_factory=dict)
+    support: Mapping[str, Any] = field(default_factory=dict)
     synthetic: bool = False
     research_use_only: bool = True
 
@@ -142,10 +145,11 @@ class Provenance:
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:
-        """The record that `to_json` wrote; one from before scopes were judged has none."""
+        """The record that `to_json` wrote; older ones say nothing of scope and support."""
         fields = json.loads(text)
         if isinstance(fields, dict):
             fields.setdefault("scope", {})
+            fields.setdefault("support", {})
         known = {f.name for f in dataclasses.fields(cls)}
         if not isinstance(fields, dict) or set(fields) != known:
             raise InputError("E-PROVENANCE", "a record with other fields", wanted=", ".join(sorted(known)))

@@ -47,6 +47,26 @@ def test_spread_interval_and_draw_on_request(ball_file, card, tmp_path, capsys):
     assert json.loads((tmp_path / "s.json").read_text())["Provenance"]["task"] == "denoise spread"
 
 
+def test_the_residual_is_written_on_the_grid_of_the_scan_without_draws(ball_file, card, tmp_path, capsys):
+    out, residual = tmp_path / "out.nii", tmp_path / "residual.nii.gz"
+    words = ["--spacing", 0.9, 1.1, 1, "--noise-level", 50, "--prior", card, "--residual", residual]
+    told = document(["superresolve", ball_file, out, *words], capsys)
+    assert told["files"] == {"mean": str(out), "residual": str(residual)}
+    assert told["provenance"]["settings"]["draws"] == 0
+    assert read(residual).geometry.distance_mm(read(ball_file).geometry) < 1e-5
+    peak = max(abs(scale["peak"]) for scale in told["provenance"]["support"]["scales"])
+    assert float(np.abs(read(residual).data).max()) == pytest.approx(peak, rel=1e-2)
+
+
+def test_a_residual_is_no_dicom_series(card, tmp_path, capsys):
+    source = tmp_path / "study"
+    dicom_cases.series(source, modality="MR")
+    words = ["--prior", card, "--residual", str(tmp_path / "residual")]
+    assert cli.main(["denoise", str(source), str(tmp_path / "derived"), *words]) == 2
+    assert "E-OUTFORMAT" in capsys.readouterr().err
+    assert not (tmp_path / "residual").exists()
+
+
 @pytest.mark.parametrize("extra", [[], ["--json"]])
 def test_a_dry_run_tells_the_plan_and_writes_nothing(extra, ball_file, card, tmp_path, capsys):
     before = everything(tmp_path)

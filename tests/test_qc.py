@@ -18,6 +18,7 @@ from medidiff.qc import page as pages
 from medidiff.qc.checks import checks, sharpness
 from medidiff.qc.measures import Pair, measure
 from medidiff.qc.pictures import Layer, sheets
+from medidiff.qc.support import support_of
 from medidiff.views import DIVERGING, PLANES, Field, Upright, symmetric_reach
 from medidiff.volume import Geometry, Volume
 from tests.qc_cases import HOSTILE, LEVEL, SHAPE, Reader, decoded, grid, noise, pair, record, report, truth
@@ -93,6 +94,10 @@ def faulty(kind):
     ramp = np.linspace(-0.08, 0.08, SHAPE[2], dtype=np.float32)
     spots = np.zeros(SHAPE, np.float32)
     spots[10:30:3, 10:30:3, 10:30:3] = 2000.0
+    place = np.moveaxis(np.indices(SHAPE) - np.array(SHAPE)[:, None, None, None] / 2, 0, -1)
+    lesion = np.float32(
+        np.linalg.norm(place * before.geometry.spacing_mm, axis=-1) <= 2.5
+    )  # 5 mm across, where the scan has nothing
     images = {
         "removed": scan + np.float32(0.4) * (image - scan),
         "structure": ndimage.gaussian_filter(scan, 3.0),
@@ -103,19 +108,26 @@ def faulty(kind):
         "brightness": image * np.float32(1.06),
         "left": scan + np.float32(0.3) * (image - scan),
         "level": image,
+        "support": image - 0.2 * 900 * lesion,
     }
     return before, after.with_data(images[kind][None]), 2 * LEVEL if kind == "level" else LEVEL
 
 
 def flags(before, after, told):
-    return {check.key for check in checks(measured(before, after), told=told) if check.state == "look"}
+    support = supported(before, after, told)
+    found = checks(measured(before, after), told=told, support=support)
+    return {check.key for check in found if check.state == "look"}
 
 
-KEYS = ("removed", "structure", "sharp", "agreement", "range", "drift", "brightness", "left", "level")
+def supported(before, after, level=LEVEL):
+    return support_of(Pair.of(before, after), {}, kind="gaussian", level=level)
+
+
+KEYS = ("removed", "structure", "sharp", "agreement", "range", "drift", "brightness", "left", "level", "support")
 
 
 def test_a_good_answer_raises_no_flag(good):
-    found = checks(good, told=LEVEL)
+    found = checks(good, told=LEVEL, support=supported(*pair()))
     assert {check.key: check.state for check in found} == dict.fromkeys(KEYS, "ok") | {}
     assert len(found) == len(KEYS)
 
@@ -138,6 +150,15 @@ def test_a_blur_is_told_from_noise_that_was_removed(good):
 def test_what_super_resolution_adds_is_not_taken_for_noise(good):
     keys = {check.key for check in checks(good, superresolved=True)}
     assert keys == set(KEYS) - {"removed", "structure", "sharp"}
+
+
+def test_a_place_that_the_scan_contradicts_is_told():
+    before, after, _ = faulty("support")
+    found = case_report(before, after, provenance=record())
+    assert [(flag.kind, flag.bright) for flag in found.support.flags] == [("added", False)]
+    assert "support" in found.flags
+    assert "something dark added, about" in found.page
+    assert "something dark" not in case_report(*pair(), provenance=record()).page
 
 
 def test_too_little_tissue_and_a_constant_scan_are_not_judged():

@@ -224,9 +224,9 @@ def test_padding_and_masked_air_are_not_heeded(head, generator):
     measured = np.ones(SHAPE, dtype=bool)
     measured[:30] = False
     assert not tissue(scan, head, measured=measured)[:30].any()
-    hounsfield = 1500 * head - 1000
-    assert bool(tissue(hounsfield, hounsfield, hounsfield=True)[30, 28, 26])
-    assert not bool(tissue(hounsfield, hounsfield, hounsfield=True)[1, 1, 1])
+    hounsfield = tissue(1500 * head - 1000, 1500 * head - 1000, air=-500)
+    assert bool(hounsfield[30, 28, 26])
+    assert not bool(hounsfield[1, 1, 1])
 
 
 def test_the_share_outside_is_a_tenth_of_a_right_answer(head, generator):

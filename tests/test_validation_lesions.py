@@ -111,8 +111,8 @@ def test_a_deviate_is_looked_up_where_the_lesion_lies(modules):
     deviates = torch.zeros(20, 20, 10)
     deviates[5, 6, 7] = -4
     near = modules["lesion_measures"].strongest_near
-    assert near({3.0: deviates}, grid, grid.world((5, 6, 7)), 3.0) == 4
-    assert near({3.0: deviates}, grid, grid.world((12, 6, 7)), 3.0) == 0
+    assert near(deviates, grid, grid.world((5, 6, 7)), 3.0) == 4
+    assert near(deviates, grid, grid.world((12, 6, 7)), 3.0) == 0
 
 
 def test_thick_slices_are_observed_on_their_own_grid(modules, head):
@@ -144,10 +144,11 @@ def test_the_comparison_says_who_is_worse(modules, head, what, plain):
     assert "error less that of bm4d" in table
 
 
-def test_runs_go_on_and_are_reported(modules, head, tmp_path, monkeypatch, capsys):
+def test_runs_go_on_and_are_reported(modules, head, what, tmp_path, monkeypatch, capsys):
     command = modules["lesions"]
     monkeypatch.setattr(command, "chosen_scans", lambda arguments: {1: Path("one")})
     monkeypatch.setattr(command, "truth", lambda path, crop: head)
+    monkeypatch.setattr(command, "planted", lambda reference, level, seed: what)
     words = ["--out", str(tmp_path), "--methods", "noisy", "cubic B-spline", "--levels", "5", "--thick", "5"]
     assert command.main(["score", *words]) == 0
     path = tmp_path / "lesions.jsonl"

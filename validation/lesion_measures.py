@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from inserted import Array, Lesion, Mask, contrast
@@ -145,13 +145,11 @@ def returned(answer: Array, truth: Array, gone: Array) -> float:
     return float(((answer - truth) * pattern).sum(dtype=np.float64) / (gone * pattern).sum(dtype=np.float64))
 
 
-def strongest_near(
-    deviates: Mapping[float, Tensor], geometry: Geometry, place_mm: NDArray[np.float64], diameter_mm: float
-) -> float:
+def strongest_near(deviates: Tensor, geometry: Geometry, place_mm: NDArray[np.float64], diameter_mm: float) -> float:
     """The largest size of a deviate within a lesion's radius (at least a voxel) of a place.
 
     Args:
-        deviates: (I, J, K) by diameter, on `geometry`.
+        deviates: (I, J, K), on `geometry`.
         geometry: of the scan.
         place_mm: (3,) in the patient.
         diameter_mm: of the lesion.
@@ -160,7 +158,7 @@ def strongest_near(
     middle = np.rint(geometry.index(place_mm)).astype(int)
     reach = np.maximum(1, np.rint(diameter_mm / 2 / spacing)).astype(int)
     box = tuple(slice(max(0, m - r), m + r + 1) for m, r in zip(middle, reach, strict=True))
-    return max(float(layer[box].abs().max()) for layer in deviates.values())
+    return float(deviates[box].abs().max())
 
 
 def area_under_curve(planted: Sequence[float], others: Sequence[float]) -> float:

@@ -43,7 +43,7 @@ from superresolution import Measured, Task, classical, measure
 from medidiff.errors import SettingsError
 from medidiff.metrics import psnr
 from medidiff.physics import Noise, identity
-from medidiff.trust import examined, tissue
+from medidiff.trust import Examined, examined, tissue
 from medidiff.volume import Volume
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def flagged(
     _, maps = _judged(scan, changed)
     _, lost = _judged(sick, without)
 
-    def row(lesion: Lesion, deviates: Any) -> dict[str, float]:
+    def row(lesion: Lesion, deviates: torch.Tensor) -> dict[str, float]:
         at = reference.geometry.world(lesion.centre)
         z = strongest_near(deviates, scan.scan.geometry, at, lesion.diameter_mm)
         return {"diameter_mm": lesion.diameter_mm, "sigmas": round(abs(lesion.contrast) / level, 2), "z": z}
@@ -231,7 +231,7 @@ def flagged(
     }
 
 
-def _judged(measured: Measured, answer: Array) -> tuple[Any, Any]:
+def _judged(measured: Measured, answer: Array) -> tuple[Examined, torch.Tensor]:
     scan = torch.from_numpy(np.array(measured.scan.data[0]))
     seen = measured.operator(torch.from_numpy(np.array(answer))[None, None])[0, 0]
     found = examined(
@@ -239,7 +239,7 @@ def _judged(measured: Measured, answer: Array) -> tuple[Any, Any]:
     )
     if found is None:
         raise SettingsError("E-SETTING", "a scan with hardly any tissue", wanted="a larger --crop", attribute="--crop")
-    return found[0], found[1].deviates
+    return found
 
 
 def lines(

@@ -31,6 +31,7 @@ from medidiff.physics import Degradation, Noise, identity
 from medidiff.qc import Case, case_report, cohort_page, write_page
 from medidiff.qc.checks import Check, checks
 from medidiff.qc.measures import Pair, measure
+from medidiff.qc.support import support_of
 from medidiff.volume import Volume
 
 _LESION_MM = 5.0
@@ -193,7 +194,9 @@ def main() -> None:
     level = float(provenance.settings["noise_level"]) if provenance else level
     table: dict[str, tuple[Check, ...]] = {}
     for name, (answer, said) in planted(before, after, level).items():
-        table[name] = checks(measure(Pair.of(before, answer)), told=said)
+        both = Pair.of(before, answer)
+        support = support_of(both, {}, kind="rician", level=said)
+        table[name] = checks(measure(both), told=said, support=support)
         print(f"{name:<40} " + "  ".join(f"{c.key} {c.value}{' (look)' * (c.state == 'look')}" for c in table[name]))
     rows = {name: [dataclasses.asdict(check) for check in found] for name, found in table.items()}
     text = json.dumps({"level": level, "page_bytes": len(report.page.encode()), "faults": rows}, indent=2)

@@ -38,7 +38,7 @@ def run(verb: Convert | Restoring | Train | Adapt | Demo, session: Session) -> N
             _refuse_prior(verb)
         _refuse_folder(verb.out, session)
         return
-    found = session.find(verb.source)
+    contents = session.find(verb.source)
     if isinstance(verb, Convert) and verb.all:
         if verb.out.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha")):
             mend = "Name a folder, or leave --all out and choose a scan with --scan N."
@@ -47,11 +47,14 @@ def run(verb: Convert | Restoring | Train | Adapt | Demo, session: Session) -> N
             )
         _refuse_folder(verb.out, session)
         return
-    scan = found.only(verb.scan, file=verb.source.name)
+    scan = contents.only(verb.scan, file=verb.source.name)
     files = scan.files
     _refuse_shared(verb.outputs)
     like = like_of(verb)
     kinds = [target_format(path, like=like, format=format_of(verb, path)) for path in verb.outputs.values()]
+    if dict(zip(verb.outputs, kinds, strict=True)).get("residual") == "dicom":
+        found, mend = "standard deviations of the noise as DICOM", "Name a file, residual.nii.gz for instance."
+        raise SettingsError("E-OUTFORMAT", found, wanted="NIfTI, NRRD or MetaImage", attribute="--residual", mend=mend)
     if "dicom" in kinds and like != verb.source:
         _refuse_several(like)
     for kind, path in zip(kinds, verb.outputs.values(), strict=True):

@@ -87,6 +87,7 @@ def as_document(report: CaseReport) -> dict[str, Any]:
     return {
         "flags": list(report.flags),
         "checks": {check.key: {"value": check.value, "state": check.state} for check in report.checks},
+        "support": None if report.support is None else report.support.record(),
         "noise_before": report.measures.noise_before,
         "noise_after": report.measures.noise_after,
     }

@@ -27,7 +27,7 @@ from medidiff.version import __version__
 __all__ = ["run"]
 
 _VERBS = ("denoise", "superresolve")
-_OUTPUTS = ("spread", "draw")  # beside the mean and the bounds of an interval
+_OUTPUTS = ("spread", "draw", "residual")  # beside the mean and the bounds of an interval
 _LEFT_OUT = ("source", "out", "record", "tracking", "json", "dry_run")
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 

@@ -30,7 +30,13 @@ __all__ = ["Prepared", "prepared", "restored", "run", "settings_of", "verb_name"
 _OUT_OF_SCOPE = 3
 _FINER = 1.0001  # a target spacing this little above the scan's is the scan's
 _WORDS = {"denoise": "denoised", "superresolve": "super-resolved"}
-_KINDS = {"spread": "standard deviation", "lower": "lower bound", "upper": "upper bound", "draw": "one draw"}
+_KINDS = {
+    "spread": "standard deviation",
+    "lower": "lower bound",
+    "upper": "upper bound",
+    "draw": "one draw",
+    "residual": "deviation of the scan from it in standard deviations of the noise",
+}
 
 
 def run(verb: Restoring, session: Session) -> int:
@@ -139,7 +145,7 @@ def _settings(verb: Restoring) -> dict[str, Any]:
         raise SettingsError("E-SETTING", found, wanted="one kind of bounds", mend="Leave one out.")
     calibration = _calibration(verb)
     draws = verb.wanted_draws if calibration is None or verb.draws is not None else calibration.made.draws
-    settings = settings_of(verb, draws=draws, needs_draws=len(verb.outputs) > 1, share=share)
+    settings = settings_of(verb, draws=draws, needs_draws=verb.outputs_of_draws, share=share)
     return settings | {"keep_draws": int(verb.draw is not None)}
 
 
@@ -207,6 +213,7 @@ def written(verb: Restoring, posterior: Posterior) -> Iterator[tuple[str, list[P
         OutputError: it cannot be written.
     """
     volumes: dict[str, Volume | None] = {"mean": posterior.mean, "spread": posterior.std}
+    volumes["residual"] = posterior.residual
     if verb.interval is not None:
         volumes["lower"], volumes["upper"] = posterior.interval(verb.interval[0])
     if (calibration := _calibration(verb)) is not None:

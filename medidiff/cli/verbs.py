@@ -116,6 +116,10 @@ class Restoring(RestoringOptions):
         ),
     ] = None
     draw: Annotated[Path | None, Option("write the first draw here: plausible, sharper, less exact", ("PATH",))] = None
+    residual: Annotated[
+        Path | None,
+        Option("write by how many standard deviations of the noise the scan speaks against OUT here", ("PATH",)),
+    ] = None
     report: Annotated[
         Path | None, Option("write a quality report here: one HTML page, before and after with checks", ("PAGE",))
     ] = None
@@ -132,6 +136,7 @@ class Restoring(RestoringOptions):
         """Scans that are written, by name; the answer itself first."""
         lower, upper = self.interval[1:] if self.interval else self.intervals[1:] if self.intervals else (None, None)
         named = {"mean": self.out, "spread": self.spread, "lower": lower, "upper": upper, "draw": self.draw}
+        named["residual"] = self.residual
         return {name: path for name, path in named.items() if path is not None}
 
     @property
@@ -139,7 +144,12 @@ class Restoring(RestoringOptions):
         """How many posterior samples to take."""
         if self.draws is not None:
             return self.draws
-        return 8 if len(self.outputs) > 1 else 0
+        return 8 if self.outputs_of_draws else 0
+
+    @property
+    def outputs_of_draws(self) -> bool:
+        """Whether an output is made of draws."""
+        return not {"spread", "lower", "upper", "draw"}.isdisjoint(self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from medidiff.physics import Separable
-from medidiff.physics.profile import ProfileName, Slices
-from medidiff.physics.seeing import seen_through
 from medidiff.prepare import with_filler_marked
 from medidiff.qc.charts import brightness_chart, spectrum_chart
 from medidiff.qc.checks import Check, checks, scope_checks
 from medidiff.qc.measures import Measures, NoiseKind, Pair, measure
 from medidiff.qc.page import render
 from medidiff.qc.pictures import Layer, Sheet, sheets
+from medidiff.qc.support import number, operator_of, support_of
+from medidiff.trust import Examined
+from medidiff.trust.blobs import Blob
 from medidiff.views import DIVERGING, SEQUENTIAL, SOFT_TISSUE_HU, Colours, grey_window, symmetric_reach
 from medidiff.volume import Geometry, Provenance, Volume
 
@@ -36,11 +35,13 @@ class CaseReport:
         page: the whole HTML page.
         checks: in the order in which they are shown.
         measures: the numbers behind them.
+        support: what the scan says of the result; None where it says nothing.
     """
 
     page: str
     checks: tuple[Check, ...]
     measures: Measures
+    support: Examined | None
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -80,9 +81,11 @@ def case_report(
     told = dict(provenance.settings) if provenance else {}
     deviation = None if spread is None else np.asarray(spread.data[0], dtype=np.float32)
     kind: NoiseKind = "gaussian" if told.get("noise") == "gaussian" or before.modality in ("CT", "PT") else "rician"
-    found = measure(pair, kind=kind, operator=_operator(pair, told), spread=deviation)
-    level = _number(told.get("noise_level"))
-    results = (*checks(found, superresolved=pair.interpolated, told=level), *scope_checks(provenance))
+    found = measure(pair, kind=kind, operator=operator_of(pair, told), spread=deviation)
+    level = number(told.get("noise_level"))
+    support = support_of(pair, told, kind=kind, level=level or found.noise_before)
+    results = checks(found, superresolved=pair.interpolated, told=level, support=support)
+    results += scope_checks(provenance)
     layers = _layers(pair, deviation, window)
     shown = sheets(layers, pair.field, pair.geometry, radiological=radiological)
     units, noise = before.units or "a.u.", level or found.noise_before
@@ -105,11 +108,11 @@ def case_report(
         draws=told.get("draws") or "the",
         spectrum=spectrum_chart(found, interpolated=pair.interpolated),
         brightness=brightness_chart(found, before.units),
-        measures=_measured(pair, found, units),
+        measures=_measured(pair, found, units) + _places(support, units),
         provenance=_told(provenance) if provenance else [],
         decisions=provenance.decisions if provenance else (),
     )
-    return CaseReport(page, results, found)
+    return CaseReport(page, results, found, support)
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
@@ -237,6 +240,25 @@ def _measured(pair: Pair, m: Measures, units: str) -> _Pairs:
     return rows
 
 
+def _places(support: Examined | None, units: str) -> _Pairs:
+    """The places that the scan speaks against, and what else it says of the result."""
+    if support is None:
+        return []
+    rows = [(f"Place {number}", _place(flag, units)) for number, flag in enumerate(support.flags, 1)]
+    if support.more:
+        rows.append(("Further places", str(support.more)))
+    if support.rings is not None:
+        rows.append(("Detail shared with the scan, half of the windows", f"{support.rings.resolution_mm:.2f} mm"))
+        rows.append(("Least support of a window by its scan", f"{support.rings.least:.2f}"))
+    return rows
+
+
+def _place(flag: Blob, units: str) -> str:
+    what = f"something {'bright' if flag.bright else 'dark'} {flag.kind}, about {flag.diameter_mm:.0f} mm across"
+    where = ", ".join(f"{c:.0f}" for c in flag.centre_mm)
+    return f"{what} at ({where}) mm RAS; {abs(flag.z):.1f} σ, {flag.amount:+.3g} {units}"
+
+
 def _told(provenance: Provenance) -> _Pairs:
     prior = provenance.prior or {"name": "none"}
     rows = [
@@ -259,23 +281,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_plain(part) for part in value)
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-# ------------------------------------------------------------------------------------------- what the provenance tells
-
-
-def _operator(pair: Pair, told: Mapping[str, Any]) -> Separable | None:
-    """How the scan sees the result: as the record says, or in slices that touch each other."""
-    if not pair.interpolated:
-        return None
-    said = told.get("slices")
-    slices = Slices.of(pair.before)
-    if isinstance(said, Mapping) and _number(said.get("thickness_mm")):
-        profile: ProfileName = "gaussian" if said.get("profile") == "gaussian" else "box"
-        slices = Slices.of(pair.before, thickness_mm=_number(said.get("thickness_mm")), profile=profile)
-    return seen_through(pair.after.geometry, pair.before.geometry, slices)
-
-
-def _number(value: Any) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    return float(value) if good else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medidiff.qc.measures import Measures
+from medidiff.trust import Examined
 from medidiff.volume import Provenance
 
 __all__ = ["FEWEST_VOXELS", "Check", "checks", "scope_checks", "sharpness"]
@@ -53,19 +54,40 @@ class Check:
     meaning: str
 
 
-def checks(measures: Measures, *, superresolved: bool = False, told: float | None = None) -> tuple[Check, ...]:
+def checks(
+    measures: Measures,
+    *,
+    superresolved: bool = False,
+    told: float | None = None,
+    support: Examined | None = None,
+) -> tuple[Check, ...]:
     """Hold the measures against what they should be, in the order in which they are shown.
 
     Args:
         measures: of the scan and the answer.
         superresolved: whether the answer is on a finer grid: what was added there is no noise.
         told: noise level that the restoration was told or estimated, in stored units.
+        support: what the scan says of the answer; None where it says nothing.
     """
     level = told or measures.noise_before
     found = [_agreement(measures, level), _range(measures), _drift(measures)]
     if not superresolved:
         found = [_removed(measures, level), _correlated(measures), _sharp(measures, level), *found]
-    return (*found, _brightness(measures), _left(measures), _level(measures, told))
+    last = (_brightness(measures), _left(measures), _level(measures, told))
+    return (_support(measures, support), *found, *last)
+
+
+def _support(m: Measures, support: Examined | None) -> Check:
+    name = "Residual at any place and size"
+    meaning = "At a place the answer differs from the scan by more than noise does: something was added, or removed."
+    expected = "p at least 0.01"
+    if support is None or m.voxels < FEWEST_VOXELS:
+        return Check("support", name, "cannot be read", expected, "unread", meaning)
+    furthest = max(abs(scale.peak) for scale in support.scales)
+    count = len(support.flags) + support.more
+    places = f", {count} place{'s' * (count > 1)}" if count else ""
+    value = f"{furthest:.3g} σ, p = {support.p:.2g}{places}"
+    return Check("support", name, value, expected, "look" if count else "ok", meaning)
 
 
 def scope_checks(provenance: Provenance | None) -> tuple[Check, ...]:

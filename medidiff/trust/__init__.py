@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medidiff.trust.calibration import BUNDLED_CALIBRATIONS, Calibration, Case, Made, Seen
 from medidiff.trust.conformal import needed
+from medidiff.trust.holding import Held, held
 from medidiff.trust.intervals import Answer, Claim, Interval, RegionInterval
 from medidiff.trust.posterior import Posterior
 from medidiff.trust.report import Examined, examined, tissue
@@ -19,6 +20,7 @@ __all__ = [
     "Case",
     "Claim",
     "Examined",
+    "Held",
     "Interval",
     "Made",
     "Posterior",
@@ -29,6 +31,7 @@ __all__ = [
     "Tally",
     "examined",
     "expected_error",
+    "held",
     "needed",
     "scope_of",
     "signs_of",

@@ -1,4 +1,4 @@
-"""Places where an answer and its scan part: `Blob` and `blobs`."""
+"""Places where an answer and its scan part: `Blob` and `peaks`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -16,8 +15,13 @@ from torch import Tensor
 from medidiff.trust.residual import blurred, gaussian_kernel
 from medidiff.volume import Geometry
 
-__all__ = ["Blob", "Layer", "blobs"]
+__all__ = ["MOST", "Blob", "Layer", "Peak", "apart", "peaks"]
 
+MOST = 20
+"""Places that are described; of more the furthest from 0."""
+
+_MOST_PEAKS = 2000  # that are told apart
+_NEAR = 0.75  # diameters
 _AROUND = 2.0  # filter widths of the surroundings that a place is compared with
 _WIDER = 1.4  # a ball's diameter over what its filtered image is wide at half height, the filter's width taken off
 _HALF_WIDTH = 2.355  # full width at half height of a Gaussian, in standard deviations
@@ -68,69 +72,92 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Peak:
-    z: float
-    place: tuple[int, int, int]
-    layer: Layer
-
-
-def blobs(
-    layers: Sequence[Layer], *, scan: Tensor, seen: Tensor, residual: Tensor, geometry: Geometry
-) -> tuple[Blob, ...]:
-    """The places beyond the threshold, each at the size that shows it best; the furthest from 0 first.
+class Peak:
+    """The furthest deviate of a connected place at one size.
 
     Args:
-        layers: the deviates, one layer a size.
+        z: the deviate.
+        place: (3,) voxel index.
+        diameter_mm: of the size.
+        blob: what it looks like; None for all but the furthest of a size.
+    """
+
+    z: float
+    place: tuple[int, int, int]
+    diameter_mm: float
+    blob: Blob | None
+
+
+def peaks(layer: Layer, *, scan: Tensor, seen: Tensor, residual: Tensor, geometry: Geometry) -> list[Peak]:
+    """The connected places of one size beyond the threshold, furthest first, the first few described.
+
+    Args:
+        layer: the deviates.
         scan: (I, J, K) what was measured.
-        seen: (I, J, K) what the scanner would see of the answer.
-        residual: (I, J, K) the scan less what the noise makes of `seen` on average; in the scan's units.
+        seen: (I, J, K) what the noise makes of what the scanner would see of the answer, on average.
+        residual: (I, J, K) the scan less `seen`.
         geometry: of the scan.
     """
-    peaks = [peak for sign in (1.0, -1.0) for peak in _peaks(layers, sign)]
-    peaks.sort(key=lambda peak: -abs(peak.z))
-    return tuple(_described(peak, scan, seen, residual, geometry) for peak in peaks)
+    found = [(z, place) for sign in (1.0, -1.0) for z, place in _furthest(layer, sign)]
+    found.sort(key=lambda peak: -abs(peak[0]))
+    described = [_described(z, place, layer, scan, seen, residual, geometry) for z, place in found[:MOST]]
+    blobs = [*described, *[None] * (len(found) - len(described))]
+    return [Peak(z, place, layer.diameter_mm, blob) for (z, place), blob in zip(found, blobs, strict=True)]
 
 
-def _peaks(layers: Sequence[Layer], sign: float) -> list[_Peak]:
-    """The largest deviate of every connected place of one sign (voxels that touch belong together)."""
-    excess = torch.stack([sign * layer.deviates - layer.beyond for layer in layers]).amax(0)
-    if not bool((excess > 0).any()):
+def _furthest(layer: Layer, sign: float) -> list[tuple[float, tuple[int, int, int]]]:
+    """The furthest deviate of every connected place of one sign; voxels that touch belong together."""
+    if float((sign * layer.deviates).max()) <= layer.beyond:
         return []
-    values = excess.cpu().numpy()
-    labels, _ = ndimage.label(values > 0, structure=np.ones((3, 3, 3)))
-    found = []
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        inside = labels[box] == number
-        at = np.unravel_index(np.where(inside, values[box], -np.inf).argmax(), inside.shape)
-        i, j, k = (int(side.start + n) for side, n in zip(box, at, strict=True))
-        layer = max(layers, key=lambda each: sign * float(each.deviates[i, j, k]) - each.beyond)
-        found.append(_Peak(float(layer.deviates[i, j, k]), (i, j, k), layer))
-    return found
+    values = (sign * layer.deviates).cpu().numpy()
+    labels, count = ndimage.label(values > layer.beyond, structure=np.ones((3, 3, 3)))
+    places = ndimage.maximum_position(values, labels, range(1, count + 1))
+    return [(sign * float(values[place]), (int(place[0]), int(place[1]), int(place[2]))) for place in places]
 
 
-def _described(peak: _Peak, scan: Tensor, seen: Tensor, residual: Tensor, geometry: Geometry) -> Blob:
-    spacing, layer = np.asarray(geometry.spacing_mm), peak.layer
+def apart(found: Sequence[Peak], spacing_mm: Sequence[float]) -> list[Peak]:
+    """One peak for every place: those near a further one of the same sign are the same thing at another size."""
+    kept: list[Peak] = []
+    places, reaches, signs = np.empty((0, 3)), np.empty(0), np.empty(0)
+    for peak in sorted(found, key=lambda peak: -abs(peak.z))[:_MOST_PEAKS]:
+        place = np.asarray(peak.place) * np.asarray(spacing_mm)
+        reach = max(_NEAR * peak.diameter_mm, 2 * max(spacing_mm))
+        sign = math.copysign(1.0, peak.z)
+        near = np.linalg.norm(places - place, axis=1) <= np.maximum(reaches, reach)
+        if not (near & (signs == sign)).any():
+            kept.append(peak)
+            places, reaches, signs = np.vstack([places, place]), np.append(reaches, reach), np.append(signs, sign)
+    return kept
+
+
+def _described(
+    z: float,
+    place: tuple[int, int, int],
+    layer: Layer,
+    scan: Tensor,
+    seen: Tensor,
+    residual: Tensor,
+    geometry: Geometry,
+) -> Blob:
+    spacing = np.asarray(geometry.spacing_mm)
     reach = [math.ceil(2 * layer.diameter_mm / s) + 1 for s in spacing]
-    box = tuple(slice(max(0, n - r), n + r + 1) for n, r in zip(peak.place, reach, strict=True))
-    middle = tuple(n - side.start for n, side in zip(peak.place, box, strict=True))
-    near = (layer.deviates[box] / peak.z).cpu().numpy() >= 0.5
-    place = _piece(near, middle)
-    voxel = float(np.prod(spacing))
-    extent = 2 * (3 * float(place.sum()) * voxel / (4 * math.pi)) ** (1 / 3)
+    box = tuple(slice(max(0, n - r), n + r + 1) for n, r in zip(place, reach, strict=True))
+    middle = tuple(n - side.start for n, side in zip(place, box, strict=True))
+    inside = _piece((layer.deviates[box] / z).cpu().numpy() >= 0.5, middle)
+    extent = 2 * (3 * float(inside.sum()) * float(np.prod(spacing)) / (4 * math.pi)) ** (1 / 3)
     blur = _HALF_WIDTH * layer.diameter_mm / 4  # what the filter adds to the width at half height
     diameter = _WIDER * math.sqrt(max(extent**2 - blur**2, (layer.diameter_mm / 4) ** 2))
     shown, measured = (_contrast(image[box], layer, middle) for image in (seen, scan))
     kind: Kind = "added" if abs(shown) >= abs(measured) else "removed"
-    amount = -float(residual[box].cpu().numpy()[place].mean())
-    x, y, z = (round(float(c), 1) for c in geometry.world(peak.place))
+    x, y, zed = (round(float(c), 1) for c in geometry.world(place))
     return Blob(
         kind=kind,
         bright=(shown > measured) == (kind == "added"),
-        centre_mm=(x, y, z),
+        centre_mm=(x, y, zed),
         diameter_mm=round(diameter, 1),
-        z=round(peak.z, 2),
-        p=float(f"{layer.chance(abs(peak.z)):.2g}"),
-        amount=float(f"{amount:.4g}"),
+        z=round(z, 2),
+        p=float(f"{layer.chance(abs(z)):.2g}"),
+        amount=-float(residual[box].cpu().numpy()[inside].mean()),
     )
 
 

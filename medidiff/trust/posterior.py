@@ -30,6 +30,8 @@ class Posterior(Shown):
         quantiles: of the draws at each voxel, by the shares that `Settings.quantiles` asked for; exact for up to 8
             draws, and to a quarter of their spread or better for more (`medidiff.trust.streaming`).
         answer: the mean with the error that the draws lead one to expect, ready for a calibration; None without draws.
+        residual: on the scan's grid, by how many standard deviations of the noise the scan speaks against the mean
+            (`medidiff.trust.Held`); None where no prior was applied. The provenance has the report, `support`.
     """
 
     mean: Volume
@@ -38,6 +40,7 @@ class Posterior(Shown):
     provenance: Provenance
     quantiles: Mapping[float, Volume] = field(default_factory=dict)
     answer: Answer | None = None
+    residual: Volume | None = None
 
     @property
     def out_of_scope(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,22 +19,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medidiff.trust.blobs import Blob, Layer, blobs
+from medidiff.trust.blobs import MOST, Blob, Layer, Peak, apart, peaks
 from medidiff.trust.residual import blurred, gaussian_kernel, matched, rician_mean, standardised
 from medidiff.trust.rings import Rings, scanned
 from medidiff.trust.significance import Lattice, chance_of_peak, discoveries, height_of, spread
 from medidiff.volume import Geometry
 
-__all__ = ["DIAMETERS_MM", "Examined", "Maps", "Scale", "examined", "tissue"]
+__all__ = ["DIAMETERS_MM", "Examined", "Scale", "examined", "tissue"]
 
 DIAMETERS_MM = (0.0, 3.0, 6.0, 12.0)
 """Of the blobs that are looked for; 0 is a voxel."""
 
 _CHANCE = 0.01  # that noise alone raises a flag, in a whole scan
-_MOST_BLOBS = 20  # that are described; of more the furthest from 0
 _FEWEST = 1000  # voxels; fewer say nothing reliable
 _DARK = 0.1  # of the brightest tissue: what is darker is air
-_AIRY_HU = -500.0  # between lung and fat
 _DETAIL = 1.0  # voxels; the standard deviation of the blur whose Laplacian is the detail
 _UNCERTAIN = 0.03  # standard error of the share of the Laplacian that is missing; more says nothing
 _REACH = 1.6448536269514722  # standard deviations to either side that hold nine tenths of a normal law
@@ -88,9 +86,15 @@ class Examined:
     outside: float | None
     rings: Rings | None
 
+    def scaled(self, gain: float) -> Examined:
+        """The same report in units of which the scan has `gain` for each one."""
+        flags = tuple(dataclasses.replace(flag, amount=gain * flag.amount) for flag in self.flags)
+        return dataclasses.replace(self, level=gain * self.level, flags=flags)
+
     def record(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        return dict(dataclasses.asdict(self))
+        """The report as JSON values; flags in the order of their deviates, numbers to four digits."""
+        told: dict[str, Any] = _short(dataclasses.asdict(self))
+        return told
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -112,23 +116,8 @@ class Examined:
         return (*told, *([f"{left} further such places"] if left else []))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Maps:
-    """The maps behind a report, on the grid of the scan.
-
-    Args:
-        deviates: (I, J, K) at every size that is looked at; keys are diameters in mm.
-        residual: (I, J, K) the scan less what it should be, in its units.
-        inside: (I, J, K) what was looked at.
-    """
-
-    deviates: dict[float, Tensor] = field(repr=False)
-    residual: Tensor
-    inside: Tensor
-
-
 def tissue(
-    scan: Tensor, seen: Tensor, *, measured: NDArray[np.bool_] | None = None, hounsfield: bool = False
+    scan: Tensor, seen: Tensor, *, measured: NDArray[np.bool_] | None = None, air: float | None = None
 ) -> Tensor:
     """Where a residual may be heeded: (I, J, K) bright enough, measured, and no padding or masked background.
 
@@ -136,14 +125,22 @@ def tissue(
         scan: (I, J, K) what was measured.
         seen: (I, J, K) what the scanner would see of the answer.
         measured: (I, J, K) true where the scanner measured; None for everywhere.
-        hounsfield: whether the numbers are Hounsfield units.
+        air: what is no brighter is air; None for a tenth of the brightest tissue.
     """
     smooth = blurred(seen, gaussian_kernel((1.5, 1.5, 1.5)))
-    bright = _AIRY_HU if hounsfield else _DARK * _quantile(smooth, 0.99)
-    inside = (smooth > bright) & ~_constant(scan)
+    inside = (smooth > (_DARK * _quantile(smooth, 0.99) if air is None else air)) & ~_constant(scan)
     if measured is not None:
         inside &= torch.from_numpy(np.ascontiguousarray(measured)).to(inside.device)
     return inside
+
+
+def _short(value: Any) -> Any:
+    """The same values with four digits: more say nothing, and the last ones differ between machines."""
+    if isinstance(value, dict):
+        return {key: _short(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(each) for each in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _quantile(image: Tensor, share: float) -> float:
@@ -172,7 +169,7 @@ def examined(
     geometry: Geometry,
     inside: Tensor,
     deviation: Tensor | None = None,
-) -> tuple[Examined, Maps] | None:
+) -> tuple[Examined, Tensor] | None:
     """Hold an answer against its scan; both in any one unit.
 
     Where the noise is stronger or smoother than the level says, the residual is wider than a normal law's at some size,
@@ -188,7 +185,8 @@ def examined(
         deviation: (I, J, K) standard deviation of the posterior, as the scanner would see it.
 
     Returns:
-        The report and its maps; None where there are fewer than 1000 voxels, or no noise to compare with.
+        The report, and (I, J, K) the deviate furthest from 0 at any size; None where there are fewer than 1000 voxels,
+        or no noise to compare with.
     """
     lattice = Lattice.of(inside)
     typical = float(level.mean() if isinstance(level, Tensor) else level)
@@ -198,24 +196,28 @@ def examined(
     expected = rician_mean(seen, level) if rician else seen
     residual = scan - expected
     white = max(1.0, spread(deviates[inside]))
-    scales, layers = [], []
+    scales: list[Scale] = []
+    found: list[Peak] = []
+    strongest = torch.zeros_like(deviates)
     for diameter in DIAMETERS_MM:
         scale, layer = _at(diameter, deviates, inside, lattice, white=white, spacing=geometry.spacing_mm)
         scales.append(scale)
-        layers.append(layer)
-    found = blobs(layers, scan=scan, seen=expected, residual=residual, geometry=geometry)
+        found += peaks(layer, scan=scan, seen=expected, residual=residual, geometry=geometry)
+        strongest = torch.where(layer.deviates.abs() > strongest.abs(), layer.deviates, strongest)
+    places = apart(found, geometry.spacing_mm)
+    flags = [peak.blob for peak in places if peak.blob is not None][:MOST]
     report = Examined(
         voxels=lattice.points,
         level=typical,
         scales=tuple(scales),
         p=min(1.0, len(scales) * min(scale.p for scale in scales)),
-        flags=found[:_MOST_BLOBS],
-        more=max(0, len(found) - _MOST_BLOBS),
+        flags=tuple(flags),
+        more=len(places) - len(flags),
         blur_voxels=_blur(residual, seen, inside, typical),
         outside=None if deviation is None else _outside(residual, deviation, level, inside),
         rings=scanned(scan, expected, typical, inside=inside, geometry=geometry),
     )
-    return report, Maps({layer.diameter_mm: layer.deviates for layer in layers}, residual, inside)
+    return report, strongest
 
 
 def _at(

@@ -1,0 +1,89 @@
+"""An answer held against the scan that it was made from, through the operator by which the scanner saw it: `held`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medidiff.physics import Separable
+from medidiff.trust.report import Examined, examined, tissue
+from medidiff.volume import Geometry
+
+__all__ = ["Held", "held"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """What the scan says of the answer.
+
+    Args:
+        residual: (I, J, K) on the grid of the scan, how many standard deviations of the noise the answer is away from
+            it at the size where that is most, negative where the answer is brighter; 0 where nothing is heeded.
+        report: None where nothing can be said: hardly any tissue, or no noise.
+    """
+
+    residual: NDArray[np.float32] = field(repr=False)
+    report: Examined | None
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """For the provenance."""
+        return {} if self.report is None else self.report.record()
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """For the decisions."""
+        return () if self.report is None else self.report.sentences
+
+
+def held(
+    scan: Tensor,
+    answer: Tensor,
+    operator: Separable,
+    *,
+    level: float | Tensor,
+    rician: bool,
+    geometry: Geometry,
+    measured: NDArray[np.bool_] | None = None,
+    air: float | None = None,
+    deviation: Tensor | None = None,
+    gain: float = 1.0,
+) -> Held:
+    """Hold an answer against its scan, both in any one unit; on the scan's device, or on the CPU where that is full.
+
+    Args:
+        scan: (1, 1, I, J, K) what was measured.
+        answer: (1, 1, X, Y, Z) on the grid that `operator` sees.
+        operator: by which the scanner sees the answer.
+        level: standard deviation of the noise: a number, or (1, 1, I, J, K).
+        rician: whether the scan is a magnitude.
+        geometry: of the scan.
+        measured: (I, J, K) true where the scanner measured; None for everywhere.
+        air: what is no brighter is air; None for a tenth of the brightest tissue.
+        deviation: (1, 1, X, Y, Z) standard deviation of the posterior.
+        gain: units of the scan's file for one of the given units.
+    """
+    where = scan.device
+
+    def on(place: torch.device) -> tuple[Examined, Tensor] | None:
+        there = scan.to(place)[0, 0]
+        seen = operator(answer.to(place))[0, 0]
+        spread = None if deviation is None else operator(deviation.to(place))[0, 0]
+        noise = level.to(place)[0, 0] if isinstance(level, Tensor) else level
+        inside = tissue(there, seen, measured=measured, air=air)
+        return examined(there, seen, level=noise, rician=rician, geometry=geometry, inside=inside, deviation=spread)
+
+    try:
+        found = on(where)
+    except torch.OutOfMemoryError:
+        found = on(torch.device("cpu"))
+    if found is None:
+        return Held(np.zeros(scan.shape[2:], dtype=np.float32), None)
+    report, strongest = found
+    return Held(strongest.cpu().numpy(), report.scaled(gain))
