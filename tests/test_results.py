@@ -179,6 +179,18 @@ def test_rows_stand_in_the_order_of_their_numbers_with_ours_last(findings):
     assert found.column(0) == ["3", "15"]
 
 
+def test_the_commands_that_measure_anew_are_told_and_can_be_read(report, tables, capsys):
+    from tests.doc_blocks import Block, check
+
+    assert report.main(["again", "harm", "speed-128"]) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[0].endswith("python validation/report.py keep out/again/harm/harm.json harm")
+    assert "--side 128" in told.splitlines()[1]
+    assert not check(Block("again", 1, "sh", report.again(tables.Results(), []), "takes minutes or hours"))
+    assert report.main(["again", "no-such"]) != 0
+    assert "E-DATA" in capsys.readouterr().err
+
+
 # --- the page with everything ---------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,10 @@
 """From kept results to every table and figure of the repository: `python validation/report.py --help`.
 
 ``keep RAW NAME`` takes the raw figures that a validation command wrote (``out/validation/denoising.json``), makes an
-MLflow run of them and exports it to ``validation/results/NAME.json``, to be committed. ``fill`` writes the tables of
-the README and of ``docs/`` that are marked ``<!-- results: NAME -->`` to ``<!-- end -->``. ``build`` makes one
-self-contained page: every table, the curves of every kept training run, every picture of ``docs/``. Nothing in it is
-typed by hand.
+MLflow run of them and exports it to ``validation/results/NAME.json``, to be committed; ``again`` prints the commands
+that measure kept results anew. ``fill`` writes the tables of the README and of ``docs/`` that are marked
+``<!-- results: NAME -->`` to ``<!-- end -->``. ``build`` makes one self-contained page: every table, the curves of
+every kept training run, every picture of ``docs/``. Nothing in it is typed by hand.
 """
 
 from __future__ import annotations
@@ -88,6 +88,23 @@ def fill(results: Results) -> list[str]:
         text = filled(page.read_text(encoding="utf-8"), results)
         write_file(page, lambda path, text=text: path.write_text(text, encoding="utf-8"))
     return changed
+
+
+def again(results: Results, names: Sequence[str]) -> str:
+    """The commands that measure results anew and keep them, a line for each; for a shell.
+
+    Raises:
+        InputError: one of the names is not kept.
+    """
+    unknown = sorted(set(names) - set(results))
+    if unknown:
+        raise InputError("E-DATA", f"no result {', '.join(unknown)}", wanted=", ".join(results))
+    lines = []
+    for name in names or results:
+        command = results[name].params["command"]
+        script, folder = Path(command.split()[1]).stem, f"out/again/{name}"
+        lines.append(f"{command} --out {folder} && python validation/report.py keep {folder}/{script}.json {name}")
+    return "\n".join([*lines, "python validation/report.py fill"])
 
 
 def curves(record: dict[str, Any]) -> str:
@@ -184,6 +201,8 @@ def parser() -> argparse.ArgumentParser:
     take.add_argument("name", help="of the result, e.g. denoising")
     take.add_argument("--peers-of", type=Path, help="a kept result of the same scans whose peers' rows go in too")
     take.add_argument("--mlflow", default="", help="tracking URI; empty for a store beside RAW")
+    anew = verbs.add_parser("again", help="print the commands that measure kept results anew")
+    anew.add_argument("names", nargs="*", help="results; all if none")
     verbs.add_parser("fill", help="write the marked tables of README.md and docs/")
     verbs.add_parser("check", help="say which of them are not what was measured; 1 when there are any")
     make = verbs.add_parser("build", help="one page with everything")
@@ -204,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = build(Results(options.results))
             write_file(options.out, lambda path: path.write_text(text, encoding="utf-8"))
             print(options.out)
+        elif options.verb == "again":
+            print(again(Results(options.results), options.names))
         elif options.verb == "fill":
             print("\n".join(fill(Results(options.results))) or "nothing to change")
         else:
