@@ -14,12 +14,13 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def misplaced(text: str) -> list[str]:
     blocks = blocks_of(text)
     faults = [f"{block}: {block.language or 'no language'}" for block in blocks if block.language not in LANGUAGES]
     faults += [f"{block}: {block.reason}" for block in blocks if block.reason and block.reason not in REASONS]
-    if text.count("<!-- not run") != sum(bool(block.reason) for block in blocks):
+    if len(re.findall(r"^<!-- not run", text, re.MULTILINE)) != sum(bool(block.reason) for block in blocks):
         faults.append("a mark above no block")
     if len(re.findall(r"^\s*```", text, re.MULTILINE)) != 2 * len(blocks):
         faults.append("a fence that is indented or not closed")
@@ -226,12 +227,12 @@ def command_faults(words: list[str], *, script: bool = False) -> list[str]:
     if program == "medidiff":
         return _refused(lambda: parse(rest, VERBS, version="", epilog=""), words)
     if program == "medidiff-bids":
-        return _read_by(importlib.import_module("medidiff.cli.bids"), rest)
+        return _read_by(importlib.import_module("medidiff.cli.bids").main, words)
     if program in ("python", "python3") and rest[:1] == ["-m"]:
         return command_faults(["medidiff", *rest[2:]]) if rest[1] == "medidiff" else _module_faults(rest[1])
     if program in ("python", "python3"):
         path = ROOT / rest[0]
-        return _read_by(_script(path), rest[1:]) if path.is_file() else [f"no {rest[0]}"]
+        return _read_by(lambda: _script(path), rest) if path.is_file() else [f"no {rest[0]}"]
     if program == "torchrun":
         start = next((n for n, word in enumerate(rest) if word == "-m" or word.endswith(".py")), 0)
         return command_faults(["python", *rest[start:]])
@@ -268,33 +269,31 @@ class _Read(Exception):
     """A command line was read to its end."""
 
 
-def _read_by(module: Any, words: list[str]) -> list[str]:
-    """Whether a script takes these words: its `main` runs up to where argparse has read them."""
-    plain, argv = argparse.ArgumentParser.parse_args, sys.argv
+def _read_by(begin: Callable[[], object], words: list[str]) -> list[str]:
+    """Whether a program takes these words: it begins, and runs up to where argparse has read them."""
+    plain, argv, paths = argparse.ArgumentParser.parse_args, sys.argv, list(sys.path)
 
     def parse_args(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
         plain(self, args, namespace)
         raise _Read
 
     argparse.ArgumentParser.parse_args = parse_args  # type: ignore[method-assign]
-    sys.argv = [str(module.__name__), *words]
+    sys.argv = words
     try:
-        module.main(words) if module.main.__code__.co_argcount else module.main()
+        begin()
     except _Read:
         return []
     except (SystemExit, MedidiffError) as error:
-        return [f"{module.__name__} {' '.join(words)}: {error}"]
+        return [f"{' '.join(words)}: {error}"]
     finally:
         argparse.ArgumentParser.parse_args, sys.argv = plain, argv  # type: ignore[method-assign]
-    return [f"{module.__name__}: did not read {' '.join(words)}"]
+        sys.path[:] = paths
+    return [f"did not read {' '.join(words)}"]
 
 
-def _script(path: Path) -> Any:
-    sys.path.insert(0, str(path.parent))
-    try:
-        return importlib.import_module(path.stem)
-    finally:
-        sys.path.remove(str(path.parent))
+def _script(path: Path) -> None:
+    sys.path.insert(0, str(path.parent))  # for what lies beside it
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def _module_faults(name: str) -> list[str]:
