@@ -107,6 +107,20 @@ def test_a_fault_puts_a_scan_out_of_scope_and_is_named(change, sign, head, refer
     assert scope.sentence.startswith("OUT OF SCOPE of the prior 'fine-t1'")
 
 
+def test_a_thin_slab_of_a_chest_is_too_wide_for_a_head(reference):
+    """22 mm of a body 29 cm wide: no pose can be told, but no head is so wide; a head's slab is not."""
+    x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in (146, 146, 22)), indexing="ij")
+    body = np.where((x**2 + 1.6 * y**2 < 0.97) & ((np.abs(x) - 0.4) ** 2 + y**2 > 0.06), 1000.0, 100.0)
+    noisy = np.abs(body + np.random.default_rng(6).normal(0, 30, body.shape)).astype(np.float32)
+    found = [
+        scope_within(Volume(noisy, Geometry.regular(noisy.shape, spacing_mm=(side, side, 1)), "MR"), reference)
+        for side in (2.0, 1.2)
+    ]
+    assert found[0].signs["match"] is None
+    assert "another body part" in found[0].sentence
+    assert found[1].distances["across"] < 1
+
+
 @pytest.mark.parametrize("factor", [2.0, 0.5])
 def test_voxels_of_another_size_are_named(factor, head, reference):
     grid = Geometry.regular(head.shape, spacing_mm=(2 * factor,) * 3)

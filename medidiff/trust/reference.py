@@ -52,6 +52,7 @@ class Rule:
 RULES: Mapping[str, Rule] = {
     "tissue": Rule("both", 0.15, least=math.log10(2.0)),
     "whole": Rule("low", 0.1),
+    "across": Rule("high", 0.0, most=math.log10(260.0), fixed=True),
     "quiet": Rule("low", 0.1),
     "corner": Rule("both", 0.1),
     "loud": Rule("high", 0.2),

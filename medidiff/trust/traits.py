@@ -52,13 +52,22 @@ def traits_of(volume: Volume, template: Template) -> dict[str, float | None]:
     blocks = coarse(volume)
     amount = math.log10(max(blocks.tissue_ml, 1e-3))
     found: dict[str, float | None] = {"tissue": amount, "whole": None if _cut(blocks.tissue) else amount}
-    found |= _levels(blocks)
+    found |= {"across": _across(blocks)} | _levels(blocks)
     if blocks.tissue_ml < _FEWEST_ML:
         return found
     found |= _grain(blocks) | _planes(blocks) | _grid(blocks)
     field = field_of(blocks, SIDE_MM, ceiling=_CEILING)
     pose = find_pose(field.halved(), template)
     return found | _anatomy(blocks, field, pose, template)
+
+
+def _across(blocks: Coarse) -> float | None:
+    """Logarithm of how far the tissue reaches from side to side or front to back in the patient, whichever is more."""
+    if not blocks.tissue.any():
+        return None
+    places = blocks.geometry.world(np.argwhere(blocks.tissue))[:, :2]
+    low, high = np.quantile(places, (0.005, 0.995), axis=0)
+    return math.log10(max(float((high - low).max()), 1.0))
 
 
 def _cut(tissue: NDArray[np.bool_]) -> bool:

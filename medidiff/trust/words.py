@@ -66,6 +66,10 @@ _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
         f"all of its tissue is {10**v:.0f} ml, a head has at least {10 ** _beyond(v, b):.0f}: "
         "wrong voxel size or body part"
     ),
+    "across": lambda v, b: (
+        f"is {10**v / 10:.0f} cm across, no head is over {10 ** _beyond(v, b) / 10:.0f} cm: another body part, "
+        "or wrong voxel size"
+    ),
     "quiet": lambda v, b: (
         f"looks already denoised, smoothed or averaged: its quietest tissue varies by {100 * 10**v:.2g} % "
         f"of the brightness, in scans of the kind by at least {100 * 10 ** _beyond(v, b):.2g} %"
