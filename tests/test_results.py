@@ -69,7 +69,7 @@ def test_a_digit_typed_over_in_a_page_is_put_right(report, tables):
 
 def test_every_block_stands_in_a_page_and_every_mark_is_a_block(report, tables):
     marked = [m[2] for page in report.pages() for m in report.MARK.finditer(page.read_text())]
-    assert sorted(marked) == sorted(tables.BLOCKS)
+    assert sorted(marked) == sorted(report.BLOCKS)
     begun = sum(page.read_text().count("<!-- results:") for page in report.pages())
     assert begun == len(marked), "a mark without its end"
 
@@ -199,7 +199,7 @@ def test_the_report_holds_everything_and_asks_for_nothing(report, tables, tmp_pa
     page = (tmp_path / "report.html").read_text()
     for name in KEPT:
         assert f"result: {name}<" in page
-    for name in tables.BLOCKS:
+    for name in report.BLOCKS:
         assert f"table: {name}<" in page
     for run in (ROOT / "medidiff" / "prior" / "bundled").glob("*.mlflow.json"):
         assert f"training: {json.loads(run.read_text())['name']}<" in page

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scoring
 import torch
+from findings import finding, series
 from scipy import ndimage
 from scoring import Array, Truth, load_prior, spread, truth
 
@@ -41,6 +42,8 @@ CASES = {
     "T1 of MS": ("ms-open", "patient19", "ms-open/mni/patient19/T1.nii.gz"),
     "T1 head": ("t1-head", "skyra", "t1-head/skyra_T1w.nii.gz"),
 }
+
+_FIGURES = ("noisy_db", "zero_shot_db", "adapted_db", "expected_gain_db", "patches", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +165,12 @@ def run(options: argparse.Namespace) -> str:
             scores.append(score(case, reference, percent, prior, options))
             print(scores[-1], file=sys.stderr)
     table = markdown(scores, f"Adapting {prior.card.name} to one noisy scan each, {scoring.region(options)}.")
-    record = {"prior": prior.card.weights_sha256, "scores": [asdict(each) for each in scores]}
-    scoring.save(options.out, "adaptation", table=table, record=record)
+    record = {"scores": [asdict(each) for each in scores]}
+    about = {"part": "test", "region": scoring.region(options)}
+    about |= {"set": "ms-open, t1-head", "prior": f"{prior.card.name} {prior.card.weights_sha256}"}
+    figures = series(record["scores"], by=("case", "level_percent"), values=_FIGURES)
+    found = finding("adaptation", parser(), options, params=about, figures=figures)
+    scoring.save(options.out, "adaptation", table=table, record=record, finding=found)
     return table
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import scoring
 import torch
 from brains import COARSE_MM, TISSUES, data_options, label, real_brains
+from findings import finding, series
 from numpy.typing import NDArray
 from set_figures import condition_figures
 
@@ -29,6 +30,7 @@ from medidiff.volume import Geometry, Volume
 
 Draw = Callable[[Request, int], Case]
 Row = tuple[str, float, float, float, int]
+_ROW = ("kind", "figure", "value", "low", "high", "n")
 """What was measured, its value, its 95 % interval, and of how many."""
 
 
@@ -122,7 +124,11 @@ def run(options: argparse.Namespace) -> str:
     found = {"real": [(name, *row) for name, row in people.items()], "drawn": drawn + followed(draw, maps)}
     table = table_of(found)
     record = {name: [list(row) for row in rows] for name, rows in found.items()}
-    scoring.save(options.out, "conditions", table=table, record={"prior": card.name, "figures": record})
+    rows = [dict(zip(_ROW, (kind, *row), strict=True)) for kind, figures in record.items() for row in figures]
+    about = {"set": options.set, "prior": f"{card.name} {card.weights_sha256}"}
+    figures = series(rows, by=_ROW[:2], values=_ROW[2:])
+    told = finding("conditions", parser(), options, params=about, figures=figures)
+    scoring.save(options.out, "conditions", table=table, record={"figures": record}, finding=told)
     return table
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from contrast_rivals import KINDS, parser_of_data, recipe_of, spent
+from findings import finding, series
 from numpy.typing import NDArray
 from scipy import ndimage
 from scoring import Array, ended, save
@@ -51,6 +52,8 @@ _FEWEST = 8  # voxels of a lesion that is judged
 _GAP, _REACH = 1, 3  # voxels between a lesion and the ring about it, and to the ring's end
 _BLOCK = 12  # voxels
 _RESAMPLES = 2000
+_POWER = tuple(f"power_db_{low:g}_to_{high:g}" for low, high in pairwise(BANDS))
+_FIGURES = ("psnr_db", "fitted_db", "ssim", "mae", *_POWER, "kept", "kept_low", "kept_high", "lesions")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -268,8 +271,25 @@ def run(arguments: argparse.Namespace) -> str:
     lines = [f"{kind}: {each['images']} patches, {each['cpu_seconds']:.0f} CPU seconds" for kind, each in told.items()]
     table = markdown(rows, [*gains, *lines], heading)
     record = {"rows": [asdict(row) for row in rows], "differences": gains, "trained": told, "steps": arguments.steps}
-    save(arguments.out, "contrast", table=table, record=record)
+    about = {
+        "set": ", ".join(source.pattern for source in recipe.data.sources),
+        "part": "test",
+        "region": f"voxels of {side:g} mm",
+        "scans": " ".join(str(number) for number, _ in enumerate(test, start=1)),
+        "prior": "none",
+        "trained": "; ".join(lines),
+    }
+    figures = series(map(_figures, rows), by=("method",), values=_FIGURES, case="subject")
+    found = finding("contrast", parser(), arguments, params=about, figures=figures)
+    save(arguments.out, "contrast", table=table, record=record, finding=found)
     return table
+
+
+def _figures(row: Row) -> dict[str, object]:
+    """A row with a name for every number."""
+    power = dict(zip(_POWER, row.power_db, strict=True))
+    kept = dict(zip(("kept", "kept_low", "kept_high"), row.kept, strict=True))
+    return asdict(row) | power | kept
 
 
 def _own_images(card: Card) -> int:

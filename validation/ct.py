@@ -24,6 +24,7 @@ import numpy as np
 import scoring
 import torch
 from dipy.denoise.nlmeans import nlmeans
+from findings import finding, series
 from numpy.typing import NDArray
 from peers import Array, Candidate
 from scipy import ndimage
@@ -49,6 +50,7 @@ _EVEN_HU = (0.0, 100.0)  # muscle and vessels, where nearly all of the fine stru
 _NLMEANS = (("classic", 1, 3, 1.0), ("classic", 1, 3, 1.4), ("classic", 2, 3, 1.0), ("blockwise", 1, 2, 1.4))
 _TV = (0.3, 0.6, 1.0, 1.5, 2.0, 3.0)
 _GAUSSIAN = (0.5, 0.7, 0.9, 1.1, 1.4, 1.8)
+_FIGURES = ("rmse_lung", "rmse_soft", "psnr_lung", "psnr_soft", "ssim_lung", "ssim_soft", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +269,17 @@ def run(options: argparse.Namespace) -> str:
     )
     table = markdown(scores, heading, notes)
     params = {"beam": dataclasses.asdict(beam), "seed": options.seed, "prior": options.prior or "fine-ct"}
-    scoring.save(options.out, "ct", table=table, record={"params": params, "scores": [asdict(s) for s in scores]})
+    record = {"params": params, "scores": [asdict(s) for s in scores]}
+    figures = series(record["scores"], by=("dose", "method"), values=_FIGURES)
+    prior = load_prior(options.prior or "fine-ct")
+    about = {
+        "set": options.set,
+        "part": options.part,
+        "region": f"{scan.shape[2]} slices of one patient",
+        "prior": "none" if prior is None else f"{prior.card.name} {prior.card.weights_sha256}",
+    }
+    found = finding("ct", parser(), options, params=about, figures=figures)
+    scoring.save(options.out, "ct", table=table, record=record, finding=found)
     return table
 
 

@@ -18,6 +18,7 @@ import os
 import platform
 import re
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -75,7 +76,8 @@ def _rank(key: str) -> tuple[int, list[float], str]:
 
 def slug(key: object) -> str:
     """A key as a part of a metric's name: lower case, without what MLflow does not take."""
-    text = f"{key:g}" if isinstance(key, float) else str(key).lower()
+    text = f"{key:g}" if isinstance(key, float) else unicodedata.normalize("NFKD", str(key).lower())
+    text = "".join(letter for letter in text if not unicodedata.combining(letter))
     return " ".join(re.sub(r"[^a-z0-9_.-]+", " ", text).split())
 
 
@@ -96,12 +98,16 @@ def series(
     found: dict[str, dict[int, float]] = {}
     for row in rows:
         keys, place = [slug(row[key]) for key in by], int(row.get(case, 1))
-        for value in (value for value in values if math.isfinite(row.get(value, math.nan))):
-            points = found.setdefault("/".join((value, *filter(None, keys))), {})
+        for value in (value for value in values if _finite(row.get(value))):
+            points = found.setdefault("/".join((slug(value), *filter(None, keys))), {})
             if place in points:
                 raise SettingsError("E-SETTING", f"two rows of case {place}", wanted="one", attribute=f"{value} {keys}")
             points[place] = float(row[value])
     return found
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def command(script: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:

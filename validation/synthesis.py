@@ -17,21 +17,21 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scoring
 import torch
 from brains import Brain, real_brains, set_options, synthetic_brains
 from corruptions import CORRUPTIONS
+from findings import finding, series
 from set_features import separations
 from set_features import table as table_of
 from set_figures import FIGURES, Likeness, Measured, compared, condition_figures, held, markdown, metric_names
 
 from medidiff.errors import SettingsError
 from medidiff.io.files.atomic import make_folder, write_file
-from medidiff.version import __version__
 
 PARTS = ("train", "validation", "test")
 _WINDOW = (0.0, 1.05)
@@ -176,17 +176,31 @@ def run(options: argparse.Namespace) -> str:
     table = "\n".join(tables)
     name = "self-check" if options.self_check else "synthesis"
     params = parameters(options, every, sets)
-    written = scoring.save(
-        options.out, name, table=table, record={"params": params, "figures": record, "conditions": numbers}
-    )
+    told = finding("synthesis", parser(), options, params=params, figures=every_figure(record, numbers))
+    whole = {"figures": record, "conditions": numbers}
+    written = scoring.save(options.out, name, table=table, record=whole, finding=told)
     if options.grid:
         first = next(iter(sets))
         written += pictures(options, every, sets[first], first)
     if options.mlflow != "none":
         from medidiff.tracking import log_metrics
 
-        log_metrics(name, params, metrics, artifacts=written, uri=options.mlflow or None)
+        log_metrics(name, told.params, metrics, artifacts=written, uri=options.mlflow or None)
     return table
+
+
+def every_figure(
+    record: Mapping[str, Mapping[str, Mapping[str, Any]]], conditions: Mapping[str, Mapping[str, Sequence[float]]]
+) -> dict[str, dict[int, float]]:
+    """Each figure with its interval and floor, and each condition, by name."""
+    rows = [{"set": name, "figure": figure, **m} for name, found in record.items() for figure, m in found.items()]
+    rows += [
+        {"set": name, "figure": figure, **dict(zip(("value", "low", "high", "n"), row, strict=True))}
+        for name, found in conditions.items()
+        for figure, row in found.items()
+    ]
+    values = ("value", "low", "high", "floor", "floor_low", "floor_high", "n_real", "n_synthetic", "n")
+    return series(rows, by=("set", "figure"), values=values)
 
 
 def parameters(
@@ -194,16 +208,24 @@ def parameters(
 ) -> dict[str, str]:
     """What the figures depend on, for the record."""
     return {
-        "version": __version__,
         "set": options.set,
+        "prior": drawn_by(options.synthetic),
         "real": str(len(real)),
         "judged": ", ".join(f"{name} {len(brains)}" for name, brains in sets.items()),
         "resamples": str(options.resamples),
         "halvings": str(options.halvings),
         "seed": str(options.seed),
         "split_sha256": hashlib.sha256(options.split.read_bytes()).hexdigest(),
-        "dipy": version("dipy"),
     }
+
+
+def drawn_by(folder: Path | None) -> str:
+    """The coarse prior that drew a set, with the hash of its weights, as the set itself says."""
+    about = folder / "medidiff.json" if folder is not None else None
+    if about is None or not about.is_file():
+        return "none"
+    priors = json.loads(about.read_text(encoding="utf-8"))["About"]["priors"]
+    return f"{priors[0]['name']} {priors[0]['sha256']}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """The tables and sentences with figures that stand in the README and in ``docs/``, made from kept results alone.
 
-Each entry of `BLOCKS` makes one block of Markdown from ``validation/results/*.json``. Where it stands is marked there,
-``<!-- results: NAME -->`` to ``<!-- end -->``; `report.py fill` writes it, and a test compares.
+Each entry of `MAIN`, and of `set_tables.SETS`, makes one block of Markdown from ``validation/results/*.json``. Where it
+stands is marked there, ``<!-- results: NAME -->`` to ``<!-- end -->``; `report.py fill` writes it, and a test compares.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from findings import RESULTS, Finding, read
 
-__all__ = ["BLOCKS", "Results", "Table", "every_figure", "source"]
+__all__ = ["MAIN", "Results", "Table", "every_figure", "source"]
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "medidiff" / "prior" / "bundled"
@@ -289,7 +289,7 @@ def _inline(text: str) -> str:
     return re.sub(r"`(.+?)`", r"<code>\1</code>", out)
 
 
-BLOCKS: dict[str, Callable[[Results], Table | str]] = {
+MAIN: dict[str, Callable[[Results], Table | str]] = {
     "denoising": denoising,
     "denoising-elsewhere": denoising_elsewhere,
     "denoising-lead": denoising_lead,
