@@ -171,6 +171,12 @@ def test_what_was_added_is_found(head, generator, diameter, sigmas):
     assert "does not support something" in report.sentences[0]
 
 
+@pytest.mark.parametrize(("diameter", "sigmas", "found"), [(3.0, 2.5, 1), (5.0, 1.2, 1), (3.0, 0.5, 0)])
+def test_how_faint_an_addition_is_found(head, generator, diameter, sigmas, found):
+    report = judged(noisy(head, generator), head + sigmas * LEVEL * ball((30, 28, 26), diameter))
+    assert len(report.flags) == found
+
+
 def test_what_was_removed_is_found(head, generator):
     lesion = 4 * LEVEL * ball((30, 28, 26), 5.0)
     report = judged(noisy(head + lesion, generator), head)

@@ -353,9 +353,11 @@ def report(arguments: argparse.Namespace) -> str:
         "prior": ours["prior"],
         "peers": "; ".join(sorted({f"{line['method']} on {line['at.machine']}" for line in found} - {""})),
     }
-    told = finding("lesions", parser(), arguments, params=about, figures=figures)
+    asked = argparse.Namespace(**{name: value for name, value in vars(arguments).items() if name != "verb"})
+    told = finding("lesions", parser(), asked, params=about, figures=figures)
+    about["command"] = told.params["command"].replace("lesions.py", "lesions.py score")
     at = {key.removeprefix("at."): value for key, value in ours.items() if key.startswith("at.")}
-    told = replace(told, params=dict(told.params) | at)
+    told = replace(told, params=dict(told.params) | at | about)
     written = scoring.save(arguments.out, "lesions", table=table, record={"lines": found}, finding=told)
     if arguments.mlflow != "none":
         from medidiff.tracking import log_metrics

@@ -25,6 +25,7 @@ NAMES = {
     "gaussian": "Gaussian, best width",
     "nlmeans": "DIPY NLMEANS, best setting",
     "bm4d": "BM4D, unbiased",
+    "noisy": "noisy",
     "cubic b-spline": "cubic B-spline",
     "medidiff": "medidiff",
 }
@@ -256,6 +257,49 @@ def speed(results: Results) -> Table:
     return Table(("voxels", "", "wall (s)", "compute (s)", "peak (GiB)"), tuple(rows), note, words=2)
 
 
+def lesions(results: Results) -> Table:
+    """What becomes of planted lesions, and what is made up."""
+    found = results["lesions"]
+    rows = []
+    for task, method in (keys for keys in found.rows() if len(keys) == 2):
+        if f"within/{task}/{method}" not in found.figures:
+            continue
+        shown = {name: mean_sd(found.of(name, task, method), 2) for name in ("recovered", "small", "faint", "error")}
+        lesions_, within = (found.of(name, task, method) for name in ("lesions", "within"))
+        made_up = " / ".join(f"{np.mean(found.of(f'invented_{k}', task, method)):.2g}" for k in (1, 2, 3))
+        back = f"{np.mean(found.of('returned', task, method)):+.2f}"
+        cells = (f"{sum(lesions_):.0f}", f"{100 * np.mean(within):.1f} %", *shown.values(), back, made_up)
+        rows.append((_noise(task), NAMES.get(method, method), *cells))
+    head = ("noise", "", "n", "recovered 0.8 to 1.2", "recovered", "under 5 voxels", "1 and 2 σ", "error", "returned")
+    return Table((*head, "invented ≥ 1 / 2 / 3 σ"), tuple(rows), source(found), words=2)
+
+
+def lesion_flags(results: Results) -> Table:
+    """How well flags tell what was planted, and the error in lesions beside the peers'."""
+    found = results["lesions"]
+    rows = []
+    for task in dict.fromkeys(keys[0] for keys in found.rows()):
+        if f"flags/{task}/medidiff" not in found.figures:
+            continue
+        flags, added, gone = (found.of(name, task, "medidiff") for name in ("flags", "auc_added", "auc_removed"))
+        against = [
+            f"{NAMES[peer]}: {found.of('against_difference', task, peer)[0]:+.3f} "
+            f"({found.of('against_low', task, peer)[0]:+.3f} to {found.of('against_high', task, peer)[0]:+.3f})"
+            for peer in ("bm4d", "cubic b-spline")
+            if f"against_difference/{task}/{peer}" in found.figures
+        ]
+        cells = (f"{np.mean(flags):.2g}", f"{np.mean(added):.3f}", f"{np.mean(gone):.3f}", "; ".join(against))
+        rows.append((_noise(task), *cells))
+    head = ("noise", "flags, answers as they are", "AUC, planted", "AUC, lesions removed", "error less that of")
+    return Table(head, tuple(rows), source(found))
+
+
+def _noise(task: str) -> str:
+    """``9`` as 9 %, ``x3 3`` as ×3, 3 %."""
+    thick, _, level = task.rpartition(" ")
+    return f"×{thick.removeprefix('x')}, {level} %" if thick else f"{level} %"
+
+
 def _together(results: Results, names: Sequence[str] | Mapping[str, str]) -> str:
     """The sources of several results, what they share told once."""
     lines = [source(results[name]) for name in names]
@@ -297,4 +341,6 @@ MAIN: dict[str, Callable[[Results], Table | str]] = {
     "superresolution-detail": superresolution_detail,
     "harm": harm,
     "speed": speed,
+    "lesions": lesions,
+    "lesion-flags": lesion_flags,
 }
