@@ -72,7 +72,7 @@ def test_a_region_without_voxels_is_refused(fitted):
 
 def test_patients_of_the_same_kind_are_hardly_ever_flagged(fitted):
     flagged = [bool(fitted.objections(answer(seed)[1].seen)) for seed in range(100, 200)]
-    assert np.mean(flagged) <= 0.05
+    assert np.mean(flagged) <= 0.1
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,10 @@ def test_a_scan_without_tissue_has_no_signs():
 
 def test_strangeness_is_students():
     mean, std = {"residual": 0.0}, {"residual": 1.0}
-    assert strange({"residual": 4.3}, mean, std, patients=10) == ["residual"]  # t 9 at 0.995 is 3.25, times √1.1: 3.41
-    assert strange({"residual": 3.3}, mean, std, patients=10) == []
+    assert strange({"residual": 2.4}, mean, std, patients=10) == ["residual"]  # t 9 at 0.975 is 2.26, times √1.1: 2.37
+    assert strange({"residual": -2.3}, mean, std, patients=10) == []
+    many = {name: 0.0 for name in "abcde"}
+    assert strange({"residual": 2.4}, mean | many, std | dict.fromkeys(many, 1.0), patients=10) == []  # looked at more
     assert strange({"residual": float("nan")}, mean, std, patients=10) == ["residual"]
 
 

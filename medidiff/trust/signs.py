@@ -28,8 +28,8 @@ MEANINGS: Mapping[str, str] = {
     "middle": "the middle of the tissue's brightness",
     "sharpness": "the steps between neighbours",
 }
-_LEAST = 0.02  # standard deviation of a sign from patient to patient: those of a few may be alike by chance
-_FALSE_ALARMS = 0.01  # of scans like those of the calibration, over all signs
+_LEAST = 0.01  # standard deviation of a sign from patient to patient: those of a few may be alike by chance
+_FALSE_ALARMS = 0.05  # of scans like those of the calibration, over all signs
 _TINY = 1e-12
 
 
@@ -80,7 +80,7 @@ def strange(
     """Names of the signs that lie where those of a calibration's patients would not, the strangest first.
 
     A sign is strange outside Student's prediction interval for one more patient, ``mean ± t √(1 + 1/n) std``, which one
-    scan in a hundred leaves that is like them, if signs are Gaussian.
+    scan in twenty leaves that is like them, if signs are Gaussian.
 
     Args:
         found: the signs of the scan.
