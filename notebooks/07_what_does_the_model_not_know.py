@@ -196,7 +196,7 @@ print(f"{'answer':24}{'largest change':>15}{'residual there':>16}   places that 
 for name, planted in {"as it is": 0 * plain, "with a lesion": plain, "with its unseen part": unseen}.items():
     looks = operator(torch.tensor(mean + planted))
     report, maps = examined(y, looks, level=level, rician=True, geometry=scan.geometry, inside=tissue(y, looks))
-    there = float(maps.deviates[6.0][place].abs().max())
+    there = float(maps[place].abs().max())
     places = len(report.flags) + report.more
     print(f"{name:24}{np.abs(planted).max() / gain:15.2f}{there:14.1f} σ   {places}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -131,6 +131,11 @@ class Variation:
     bias: Weight = 0.03
     reshaped: Share = 0.0
 
+    def __repr__(self) -> str:
+        """As before version 0.1 knew `reshaped`, where it is 0: a checkpoint knows its recipe by this text."""
+        told = [each.name for each in fields(self) if each.name != "reshaped" or self.reshaped]
+        return f"Variation({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
+
 
 @dataclass(frozen=True, slots=True)
 class AskedRecipe:
@@ -222,7 +227,10 @@ class CoarseRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain JSON values."""
-        return as_plain(self)
+        plain = as_plain(self)
+        if not self.variation.reshaped:
+            del plain["variation"]["reshaped"]  # runs of before it was known are told again by what they told then
+        return plain
 
 
 def read_any(path: Path) -> Recipe | CoarseRecipe:
