@@ -113,13 +113,14 @@ def _finite(value: object) -> bool:
 def command(script: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
     """The command line that asks for the same again, without the paths of this machine."""
     words = ["python", f"validation/{script}.py"]
+    placed = {action.dest for action in parser._actions if not action.option_strings}  # a verb has no name of its own
     for name, value in vars(options).items():
         values = value if isinstance(value, list | tuple) else [value]
         private = name in _PLACES or any(isinstance(each, Path) for each in values)
         if private or value == parser.get_default(name):
             continue
         plain = [] if value is True else [f"{each:g}" if isinstance(each, float) else str(each) for each in values]
-        words += [f"--{name.replace('_', '-')}", *plain]
+        words += plain if name in placed else [f"--{name.replace('_', '-')}", *plain]
     return " ".join(words)
 
 
