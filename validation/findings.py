@@ -120,7 +120,10 @@ def command(script: str, parser: argparse.ArgumentParser, options: argparse.Name
         if private or value == parser.get_default(name):
             continue
         plain = [] if value is True else [f"{each:g}" if isinstance(each, float) else str(each) for each in values]
-        words += plain if name in placed else [f"--{name.replace('_', '-')}", *plain]
+        if name in placed:
+            words[2:2] = plain
+        else:
+            words += [f"--{name.replace('_', '-')}", *plain]
     return " ".join(words)
 
 
