@@ -26,6 +26,7 @@ from medidiff import io
 from medidiff.anatomy import foreground, tissue_maximum
 from medidiff.errors import MedidiffError
 from medidiff.gates import Embedding
+from medidiff.io.files.atomic import make_folder, write_file
 from medidiff.trust.pose import Template
 from medidiff.trust.reference import Reference
 from medidiff.trust.traits import asymmetry, traits_of
@@ -159,7 +160,10 @@ def made(data: Path, out: Path, kept: Path | None = None) -> Reference:
     prior = out.name.removesuffix(".scope.json")
     reference = calibrated(prior, train, validation, template)
     scans = sum(len(each) for each in train.values())
-    reference.save(out, {**ABOUT, "people": len(train), "scans": scans})
+    text, brain = reference.packed({**ABOUT, "people": len(train), "scans": scans})
+    make_folder(out.parent)
+    write_file(out.with_suffix(".safetensors"), lambda partial: partial.write_bytes(brain))
+    write_file(out, lambda partial: partial.write_bytes(text))
     return Reference.load(out)
 
 

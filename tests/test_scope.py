@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,9 +276,18 @@ def test_every_sign_has_a_rule_limits_and_words(reference, signs):
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
+def written(reference: Reference, folder: Path, about: dict[str, object]) -> Path:
+    """The two files of a reference; the path of the first."""
+    path = folder / "x.scope.json"
+    text, brain = reference.packed(about)
+    path.write_bytes(text)
+    path.with_suffix(".safetensors").write_bytes(brain)
+    return path
+
+
 def test_a_reference_survives_its_file(reference, tmp_path):
     about = {"summary": "s", "licence": "CC0", "sources": ("a",), "people": 3, "scans": 9, "notes": ()}
-    again = Reference.load(reference.save(tmp_path / "x.scope.json", about))
+    again = Reference.load(written(reference, tmp_path, about))
     assert (again.prior, again.limits, again.scores) == (reference.prior, reference.limits, reference.scores)
     for name in ("image", "mask", "sides"):
         assert np.array_equal(getattr(again.template, name), getattr(reference.template, name))
@@ -301,7 +311,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_arrays_of_another_shape_are_refused(reference, tmp_path):
     small = dataclasses.replace(reference.template, image=np.zeros((4, 4, 4), np.float32))
     about = {"summary": "s", "licence": "CC0", "sources": (), "people": 3, "scans": 9, "notes": ()}
-    path = dataclasses.replace(reference, template=small).save(tmp_path / "x.scope.json", about)
+    path = written(dataclasses.replace(reference, template=small), tmp_path, about)
     with pytest.raises(PriorError, match="E-SCOPE-REF"):
         Reference.load(path)
 

@@ -17,7 +17,6 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors.numpy import save
 
 from medidiff.errors import PriorError
-from medidiff.io.files.atomic import make_folder, write_file
 from medidiff.prior import Card
 from medidiff.prior.weights import read_weights
 from medidiff.trust.pose import GRID, Template
@@ -183,11 +182,10 @@ class Reference:
             raise PriorError("E-SCOPE-REF", "other arrays than a mean brain's", mend=_MEND, file=path.name)
         return cls(about.prior, about.limits, about.scores, Template(**arrays))
 
-    def save(self, path: Path, about: Mapping[str, Any]) -> Path:
-        """Write the JSON file and the mean brain.
+    def packed(self, about: Mapping[str, Any]) -> tuple[bytes, bytes]:
+        """The JSON file and the safetensors file that `load` reads.
 
         Args:
-            path: of the JSON file.
             about: summary, licence, sources, people, scans and notes.
         """
         names = ("image", "mask", "sides")
@@ -200,10 +198,7 @@ class Reference:
             **about,
         )
         text = json.dumps(dataclasses.asdict(card), indent=1, sort_keys=True, allow_nan=False) + "\n"
-        make_folder(path.parent)
-        write_file(path.with_suffix(".safetensors"), lambda partial: partial.write_bytes(data))
-        write_file(path, lambda partial: partial.write_bytes(text.encode()))
-        return path
+        return text.encode(), data
 
     @classmethod
     def fitted(
@@ -226,10 +221,6 @@ class Reference:
             if values:
                 limits[name] = Limits.fitted(rule, values)
         return cls(prior, limits, (), template)
-
-
-def _read(name: str, scans: Sequence[Mapping[str, float | None]]) -> list[float]:
-    return [value for signs in scans if (value := signs.get(name)) is not None]
 
 
 def reference_for(card: Card) -> Reference | None:
