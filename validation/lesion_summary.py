@@ -46,36 +46,6 @@ _SHOWN: Mapping[str, Callable[[float], str]] = {
     "invented_2": "{:.2g}".format,
     "invented_3": "{:.2g}".format,
 }
-_COLUMNS = (
-    "recovered 0.8 to 1.2",
-    "recovered",
-    "0.8 to 1.2 by ring",
-    "under 5 voxels",
-    "1 and 2 σ",
-    "error",
-    "returned",
-    "PSNR (dB)",
-    "invented ≥ 1 / 2 / 3 σ, a scan",
-)
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-_SHOWN: Mapping[str, Callable[[float], str]] = {
-    "within": _share,
-    "recovered": "{:.3f}".format,
-    "ring_within": _share,
-    "small": "{:.2f}".format,
-    "faint": "{:.2f}".format,
-    "error": "{:.3f}".format,
-    "returned": "{:+.3f}".format,
-    "psnr_db": "{:.2f}".format,
-    "invented_1": "{:.2g}".format,
-    "invented_2": "{:.2g}".format,
-    "invented_3": "{:.2g}".format,
-}
 _BOOTSTRAPS, _CONFIDENCE = 2000, (2.5, 97.5)
 
 
