@@ -185,6 +185,16 @@ def test_between_levels_the_reach_lies_between(fitted):
     assert fitted.at(dataclasses.replace(seen, noise=0.5)) == fitted.nodes[-1]
 
 
+def test_between_levels_a_sign_may_leave_the_straight_line_and_at_them_it_may_not(fitted):
+    """Nobody was measured there: up to a quarter of what a sign changes by is allowed, in the middle."""
+    seen, (low, high) = answer(100)[1].seen, fitted.nodes[:2]
+    middle = fitted.at(dataclasses.replace(seen, noise=float(np.sqrt(low.noise * high.noise))))
+    assert fitted.at(dataclasses.replace(seen, noise=high.noise)).signs_std == pytest.approx(high.signs_std)
+    for name, std in middle.signs_std.items():
+        between = (low.signs_std[name] + high.signs_std[name]) / 2
+        assert std == pytest.approx(np.hypot(between, (high.signs[name] - low.signs[name]) / 4))
+
+
 def test_the_standardised_error_is_one_after_calibration(fitted):
     found = []
     for seed in range(100, 120):

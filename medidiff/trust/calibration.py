@@ -330,6 +330,14 @@ def _between(low: Node, high: Node, share: float) -> Node:
     def blend(a: float, b: float) -> float:
         return math.exp((1 - share) * math.log(a) + share * math.log(b))
 
+    def across(name: str) -> float:
+        """The standard deviation over patients."""
+        return (1 - share) * low.signs_std[name] + share * high.signs_std[name]
+
+    def bend(name: str) -> float:
+        """How far a sign may be from the straight line between two nodes, where nobody was measured."""
+        return share * (1 - share) * abs(high.signs[name] - low.signs[name])
+
     places = sorted({place for node in (low, high) for place, _ in node.factors})
     each = [np.exp(np.interp(np.log(places), *np.log(np.array(node.factors)).T)) for node in (low, high)]
     sizes = [size for size in low.reaches if size in high.reaches]
@@ -339,5 +347,5 @@ def _between(low: Node, high: Node, share: float) -> Node:
         reaches={size: blend(low.reaches[size], high.reaches[size]) for size in sizes},
         factors=tuple((p, blend(float(a), float(b))) for p, a, b in zip(places, *each, strict=True)),
         signs={name: (1 - share) * low.signs[name] + share * high.signs[name] for name in low.signs},
-        signs_std={name: (1 - share) * low.signs_std[name] + share * high.signs_std[name] for name in low.signs_std},
+        signs_std={name: float(np.hypot(across(name), bend(name))) for name in low.signs_std},
     )
