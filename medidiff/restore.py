@@ -8,7 +8,8 @@ asking.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,36 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medidiff.applying import environment, on_device, tiled, voxels_sha256
+from medidiff.applying import environment, tiled, voxels_sha256
 from medidiff.diffusion import Condition, Denoiser, Plan, Turned, generators_for, observe, worst_last
 from medidiff.errors import InputError, PriorError
 from medidiff.physics import ProfileName, Separable, Slices, identity, least_agreement
-from medidiff.physics.estimate import estimate_noise_map
 from medidiff.physics.profile import slice_axis
 from medidiff.physics.seeing import FINER, seen_through
-from medidiff.prepare import (
-    IntensityScale,
-    fit_intensity,
-    put_back,
-    readable,
-    with_filler_marked,
-    without_padding,
-)
-from medidiff.prepare.level import estimate_level
-from medidiff.prior import Prior, fitting_prior
+from medidiff.prepare import put_back, readable, with_filler_marked, without_padding
+from medidiff.question import Question
 from medidiff.settings import Settings
-from medidiff.trust import (
-    Answer,
-    Made,
-    Posterior,
-    Scope,
-    Seen,
-    Streamed,
-    expected_error,
-    held,
-    scope_of,
-    signs_of,
-)
+from medidiff.trust import Answer, Held, Made, Posterior, Seen, Streamed, expected_error, held, signs_of
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
@@ -129,65 +110,18 @@ def restore(
     measured = without_padding(volume)
     if (measured == measured.flat[0]).all():
         return _passed_through(volume, target, task, settings=settings)
-    scale = fit_intensity(volume)
-    device = settings.place()
-    y = torch.from_numpy(scale.apply(measured))[None].to(device)
-    fitting, decisions = fitting_prior(volume, settings.prior)
-    scope = _judged(volume, fitting, decisions, strict=settings.strict)
-    prior = on_device(fitting, device)
-    level = _noise_level(volume, y, scale, settings, decisions)
-    told = _practised(level, scale, prior, decisions)
-    levels = _levels(volume, y, scale, told, settings=settings, prior=prior, decisions=decisions)
-    condition = observe(y, _told(operator, target, volume.geometry, slices, prior, decisions), levels)
-    axes = worst_last(operator, target.shape)
-    sparing = tiled(prior, [target.shape[axis] for axis in axes], settings)
-    denoiser = Turned(sparing, axes)
-    kept, drawn = _answers(denoiser, condition, settings, lambda x: _agreed(x, y, operator, level))
-    decisions += sparing.decisions
-    supported = held(
-        y,
-        kept[0],
-        operator,
-        level=levels if settings.noise_varies else level,
-        rician=settings.noise == "rician",
-        geometry=volume.geometry,
-        measured=readable(volume),
-        air=(_AIRY_HU - scale.offset) / scale.gain if volume.modality == "CT" else None,
-        deviation=drawn.std if drawn.count > 1 else None,
-        gain=scale.gain,
-    )
-    decisions += supported.sentences
-    thickness = volume.thickness_mm if target == volume.geometry else None
-
-    def answer(x: Tensor) -> Volume:
-        stored = Volume(scale.undo(x[0].numpy()), target, volume.modality, volume.units, thickness_mm=thickness)
-        return put_back(stored, volume)
-
-    answers = [answer(x) for x in kept]
-    spread = _spread(drawn, scale, answers[0])
-    spread = None if spread is None else put_back(spread, volume, values=False)
-    record = _provenance(
-        volume,
-        target,
-        task,
-        settings=settings,
-        prior=prior,
-        level=level * scale.gain,
-        decisions=decisions,
-        scope=scope.record(),
-        support=supported.record,
-        slices=slices,
-    )
+    question = Question.of(volume, target, operator, task=task, settings=settings, slices=slices)
+    kept, drawn, spared = _answers(question)
+    supported = _supported(question, kept[0], drawn)
+    record = _answered(question, [*spared, *supported.sentences], supported)
+    answers = [question.stored(x) for x in kept]
+    quantiles = {share: question.stored(drawn.quantile(share)) for share in settings.quantiles}
+    spread = judged = None
+    if drawn.count:
+        spread = _beside(question, answers[0], drawn.std[0].numpy())
+        judged = _judged(question, kept[0], drawn, mean=answers[0], made=made_of(record))
     residual = Volume(supported.residual, volume.geometry, volume.modality, thickness_mm=volume.thickness_mm)
     residual = put_back(residual, volume, values=False)
-    quantiles = {share: answer(drawn.quantile(share)) for share in settings.quantiles}
-    judged = None
-    if drawn.count:
-        seen, shares = _seen(
-            volume, y.cpu(), kept[0], drawn, operator=operator, level=level, target=target, slices=slices
-        )
-        error = put_back(answers[0].with_data(shares * np.float32(scale.gain)), volume, values=False)
-        judged = Answer(answers[0], error, level * scale.gain, seen, made_of(record))
     return Posterior(answers[0], spread, tuple(answers[1:]), record, quantiles, judged, residual)
 
 
@@ -200,32 +134,30 @@ def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Se
     flat = np.full(target.shape, value, np.float32)
     mean = put_back(Volume(flat, target, volume.modality, volume.units, thickness_mm=thickness), volume)
     decisions = [f"the scan is constant: every voxel is {value:g}; it was passed through and no prior was applied"]
-    record = _provenance(volume, target, task, settings=settings, prior=None, level=0.0, decisions=decisions)
+    record = _provenance(volume, target, task, settings=settings, level=0.0, decisions=decisions)
     spread = mean.with_data(np.zeros_like(mean.data)) if settings.draws else None
     judged = None if spread is None else Answer(mean, spread, 0.0, None, None)
     draws = (mean,) * settings.keep_draws
     return Posterior(mean, spread, draws, record, dict.fromkeys(settings.quantiles, mean), judged)
 
 
-def _seen(
-    volume: Volume,
-    y: Tensor,
-    mean: Tensor,
-    drawn: Streamed,
-    *,
-    operator: Separable,
-    level: float,
-    target: Geometry,
-    slices: Slices | None,
-) -> tuple[Seen, NDArray[np.float32]]:
-    """What a calibration asks of a scan, and (1, I, J, K) the expected error at network scale."""
-    error = expected_error(drawn.about(mean)[0, 0].numpy())
-    factor = max(own / fine for own, fine in zip(volume.geometry.spacing_mm, target.spacing_mm, strict=True))
+def _beside(question: Question, mean: Volume, size: NDArray[np.float32]) -> Volume:
+    """(1, I, J, K) lengths at network scale, as a deviation is one, as a volume beside the answer; 0 in padding."""
+    return put_back(mean.with_data(size * np.float32(question.scale.gain)), question.volume, values=False)
+
+
+def _judged(question: Question, x: Tensor, drawn: Streamed, *, mean: Volume, made: Made) -> Answer:
+    """The answer x, at network scale, with all that a calibration asks of it."""
+    error = expected_error(drawn.about(x)[0, 0].numpy())
+    operator, slices, target = question.operator, question.slices, question.target
+    own = question.volume.geometry.spacing_mm
+    factor = max(coarse / fine for coarse, fine in zip(own, target.spacing_mm, strict=True))
     thick = factor if slices is None else slices.thickness_mm / target.spacing_mm[slices.axis]
-    signs = signs_of(y[0, 0], mean[0, 0], error, operator=operator, level=level)
-    return Seen(level, max(thick, 1.0) if operator.is_identity else thick, factor, target.spacing_mm, signs), error[
-        None
-    ]
+    thick = max(thick, 1.0) if operator.is_identity else thick
+    signs = signs_of(question.y.cpu()[0, 0], x[0, 0], error, operator=operator, level=question.level)
+    seen = Seen(question.level, thick, factor, target.spacing_mm, signs)
+    level = question.level * question.scale.gain
+    return Answer(mean, _beside(question, mean, error[None]), level, seen, made)
 
 
 def made_of(record: Provenance) -> Made:
@@ -235,95 +167,26 @@ def made_of(record: Provenance) -> Made:
     return Made(task=task, prior=record.prior["name"], prior_sha256=record.prior["sha256"], **how)
 
 
-def _judged(volume: Volume, prior: Prior, decisions: list[str], *, strict: bool) -> Scope:
-    """Whether the scan is of the kind that the prior is for; with `strict` a scan that is not is refused."""
-    scope = scope_of(volume, prior.card)
-    if scope.outside and strict:
-        mend = "Look at the scan and its header; without --strict it is restored, and the result is marked."
-        raise InputError("E-SCOPE", "; ".join(scope.reasons), wanted=f"a scan that '{scope.prior}' is for", mend=mend)
-    decisions.append(scope.sentence)
-    return scope
-
-
-def _told(
-    operator: Separable,
-    target: Geometry,
-    source: Geometry,
-    slices: Slices | None,
-    prior: Prior,
-    decisions: list[str],
-) -> Separable:
-    """What the prior is told of the operator: slices as they were, but for wide gaps and far overlaps.
-
-    The answer agrees with the scan through the true operator all the same.
-    """
-    if slices is None:
-        return operator
-    decisions.append(slices.sentence)
-    near = slices.tellable(prior.card.thinnest_slices)
-    if near.thickness_mm != slices.thickness_mm:
-        decisions.append(
-            f"slices {slices.thickness_mm:.4g} mm thick told to the prior as {near.thickness_mm:.4g} mm, "
-            "the nearest that it can make use of"
-        )
-    return seen_through(target, source, near)
-
-
-def _noise_level(volume: Volume, y: Tensor, scale: IntensityScale, settings: Settings, decisions: list[str]) -> float:
-    """σ_y at network scale, given or estimated."""
-    if settings.noise_level is not None:
-        return settings.noise_level / scale.gain
-    level = estimate_level(volume, y[0, 0].cpu(), kind=settings.noise or "rician", gain=scale.gain)
-    decisions.append(f"noise level {level * scale.gain:.4g} estimated from the scan ({settings.noise})")
-    return level
-
-
-def _practised(level: float, scale: IntensityScale, prior: Prior, decisions: list[str]) -> float:
-    """The level nearest to a noise level that the prior has practised on, which it is told instead."""
-    low, high = prior.card.noise
-    told = min(max(level, low), high)
-    if told != level:
-        decisions.append(
-            f"noise level {level * scale.gain:.4g} told to the prior as {told * scale.gain:.4g}, "
-            f"the nearest it was trained on ({low * scale.gain:.4g} to {high * scale.gain:.4g})"
-        )
-    return told
-
-
-def _levels(
-    volume: Volume,
-    y: Tensor,
-    scale: IntensityScale,
-    level: float,
-    *,
-    settings: Settings,
-    prior: Prior,
-    decisions: list[str],
-) -> float | Tensor:
-    """σ_y as the prior is told: the level, or where it varies one for every voxel of `y`."""
-    if not settings.noise_varies:
-        return level
-    found = estimate_noise_map(y[0, 0].cpu(), kind=settings.noise or "rician", measured=readable(volume))
-    found *= level / found.mean().clamp_min(torch.finfo(found.dtype).tiny)
-    low, high = (float(q) * scale.gain for q in np.quantile(found.numpy(), (0.05, 0.95)))
-    decisions.append(f"noise level estimated for every voxel: {low:.4g} to {high:.4g} in nine tenths of the scan")
-    return found.clamp(*prior.card.noise)[None, None].to(y)
-
-
 @torch.no_grad()
-def _answers(
-    denoiser: Denoiser, condition: Condition, settings: Settings, agreed: Callable[[Tensor], Tensor]
-) -> tuple[list[Tensor], Streamed]:
-    """The posterior mean and the draws that are kept, and what is known of all draws, met one at a time."""
+def _answers(question: Question) -> tuple[list[Tensor], Streamed, list[str]]:
+    """The posterior mean and the draws that are kept, what is known of all draws, and what was done to spare memory.
+
+    Draws are met one at a time. Tensors are (1, 1, I, J, K) at network scale, on the CPU.
+    """
+    settings, shape = question.settings, question.target.shape
+    condition = observe(question.y, question.told, question.levels)
+    axes = worst_last(question.operator, shape)
+    sparing = tiled(question.prior, [shape[axis] for axis in axes], settings)
+    denoiser = Turned(sparing, axes)
     mean = denoiser(condition.image.new_zeros(1).expand_as(condition.image), torch.tensor(torch.inf), condition)
-    kept, drawn = [agreed(mean)], Streamed(quantiles=bool(settings.quantiles))
+    kept, drawn = [_agreed(mean, question)], Streamed(quantiles=bool(settings.quantiles))
     for number in range(settings.draws):
-        draw = agreed(_draw(denoiser, mean, condition, number, settings))
+        draw = _agreed(_draw(denoiser, mean, condition, number, settings), question)
         drawn.add(draw)
         if number < settings.keep_draws:
             kept.append(draw)
         del draw  # before the next one is made
-    return kept, drawn
+    return kept, drawn, sparing.decisions
 
 
 def _draw(denoiser: Denoiser, mean: Tensor, condition: Condition, number: int, settings: Settings) -> Tensor:
@@ -331,9 +194,9 @@ def _draw(denoiser: Denoiser, mean: Tensor, condition: Condition, number: int, s
     return Plan(steps=settings.steps).draw(denoiser, mean, condition=condition, generators=generators)
 
 
-def _agreed(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
+def _agreed(x: Tensor, question: Question) -> Tensor:
     """An answer that agrees with the measurement, on the CPU."""
-    agreed = agreeing(x, y, operator, level).cpu()
+    agreed = agreeing(x, question.y, question.operator, question.level).cpu()
     if not bool(torch.isfinite(agreed).all()):
         raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")
     return agreed
@@ -352,23 +215,44 @@ def agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
     return x if within else x + least_agreement(residual, operator, level)
 
 
-def _spread(drawn: Streamed, scale: IntensityScale, like: Volume) -> Volume | None:
-    return like.with_data(drawn.std[0].numpy() * np.float32(scale.gain)) if drawn.count else None
+def _supported(question: Question, x: Tensor, drawn: Streamed) -> Held:
+    """The answer x, at network scale, held against the scan."""
+    volume, scale, settings = question.volume, question.scale, question.settings
+    return held(
+        question.y,
+        x,
+        question.operator,
+        level=question.levels if settings.noise_varies else question.level,
+        rician=settings.noise == "rician",
+        geometry=volume.geometry,
+        measured=readable(volume),
+        air=(_AIRY_HU - scale.offset) / scale.gain if volume.modality == "CT" else None,
+        deviation=drawn.std if drawn.count > 1 else None,
+        gain=scale.gain,
+    )
+
+
+def _answered(question: Question, later: Sequence[str], supported: Held) -> Provenance:
+    """The record of an answer; `later` is what was decided after the question."""
+    settings, slices, card = question.settings, question.slices, question.prior.card
+    level = question.level * question.scale.gain
+    decisions = (*question.decisions, *later)
+    plain = _provenance(
+        question.volume, question.target, question.task, settings=settings, level=level, decisions=decisions
+    )
+    return replace(
+        plain,
+        settings=plain.settings if slices is None else {**plain.settings, "slices": slices.record()},
+        prior={"name": card.name, "sha256": card.weights_sha256},
+        scope=question.scope.record(),
+        support=supported.record,
+    )
 
 
 def _provenance(
-    volume: Volume,
-    target: Geometry,
-    task: str,
-    *,
-    settings: Settings,
-    prior: Prior | None,
-    level: float,
-    decisions: list[str],
-    scope: Mapping[str, Any] | None = None,
-    support: Mapping[str, Any] | None = None,
-    slices: Slices | None = None,
+    volume: Volume, target: Geometry, task: str, *, settings: Settings, level: float, decisions: Sequence[str]
 ) -> Provenance:
+    """The record of an answer that no prior has given."""
     return Provenance(
         task=task,
         version=__version__,
@@ -381,12 +265,8 @@ def _provenance(
             "steps": settings.steps,
             "spacing_mm": list(target.spacing_mm),
             "tile": settings.tile,
-        }
-        | ({} if slices is None else {"slices": slices.record()}),
-        prior={} if prior is None else {"name": prior.card.name, "sha256": prior.card.weights_sha256},
+        },
         seed=settings.seed,
         environment=environment(settings),
         decisions=tuple(decisions),
-        scope=scope or {},
-        support=support or {},
     )
