@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from medidiff.batch.cases import Case
+from medidiff.batch.inputs import Inputs
 from medidiff.batch.job import Batch
 from medidiff.batch.journal import Event, Journal, State, now
 from medidiff.batch.leases import Lease
@@ -49,6 +50,7 @@ NO_ARCHIVE = frozenset(
     }
 )
 """Codes of an archive that no case can be fetched from; other codes of archives are of one series."""
+_UNREACHED = ("E-MISSING", "E-READ")  # of one input, unless it is so with all of them
 _MOST_DEATHS = 10  # that are put down to chance
 _POLL_SECONDS = (0.05, 2.0)
 _BEATS = 6  # in the time after which a lease counts as dead
@@ -111,6 +113,7 @@ class Worker:
     ) -> None:
         self.batch, self.task, self.since_ns, self.retry_refused = batch, task, since_ns, retry_refused
         self._told, self._journal = told, Journal(batch.folder / "journal", since_ns)
+        self._inputs = Inputs(batch.manifest)
         self._heart = _Heart(batch.leases.limit_s / _BEATS)
 
     def work(self, numbers: Iterable[int], *, most: int | None = None) -> int:
@@ -129,6 +132,7 @@ class Worker:
         Raises:
             OutputError: nothing can be written.
             PriorError: the prior is missing or broken.
+            InputError: ``E-INPUTS``, no input can be reached from here; or the archive cannot be asked.
         """
         settled = 0
         with self._heart.beating():
@@ -200,6 +204,8 @@ class Worker:
         except MedidiffError as error:
             if error.code in NO_ARCHIVE or (error.code in _HOPELESS and isinstance(error, OutputError | PriorError)):
                 raise
+            if error.code in _UNREACHED:
+                self._inputs.refuse_gone()
             return self._refuse(case, error)
         except MemoryError:
             mend = "Use a machine with more memory, or fewer workers."

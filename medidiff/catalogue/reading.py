@@ -15,6 +15,10 @@ INPUT: Rows = {
         "The workers that tried this case died on it, ten times without a break.",
         "It may need more memory than there is; 'medidiff batch ... --retry-failed' tries again.",
     ),
+    "E-INPUTS": (
+        "None of the inputs of a batch is there, or may be read, on this machine; no case is refused for it.",
+        "Mount the disk or share that holds them, or correct the paths; the same command then goes on.",
+    ),
     "E-MANIFEST": (
         "A manifest of cases is broken: a missing column, two cases of one name, or a name that cannot be.",
         "Correct the row that the message names.",

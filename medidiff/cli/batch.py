@@ -10,6 +10,7 @@ from typing import Any
 
 from medidiff.batch.cases import Case
 from medidiff.batch.engines import Resources, Running
+from medidiff.batch.inputs import Inputs
 from medidiff.batch.job import FOLDER, Batch, Job, Listing
 from medidiff.batch.journal import Tail
 from medidiff.batch.metrics import Cohort, Waiting, cohort, put
@@ -33,7 +34,7 @@ __all__ = ["run"]
 _PARTIAL = 7
 _POLL_SECONDS = 0.5
 _MOST_RESTARTS = 100  # of workers that were killed, in one command
-_REASONS = {5: "The disk may be full or closed", 4: "The archive may not answer"}  # by a worker's exit code
+_REASONS = {5: "The disk may be full or closed", 4: "The inputs or the archive may be out of reach"}  # by exit code
 
 
 def run(verb: Batching, session: Session) -> int:
@@ -44,7 +45,7 @@ def run(verb: Batching, session: Session) -> int:
 
     Raises:
         SettingsError: an option out of range.
-        InputError: the input holds nothing to work on, or all of it is refused.
+        InputError: the input holds nothing to work on, is not there any more, or all of it is refused.
         OutputError: the output folder holds another batch or cannot be written, or workers could not go on.
         PriorError: the prior is missing or broken.
     """
@@ -57,6 +58,8 @@ def run(verb: Batching, session: Session) -> int:
         _show_plan(verb, job, screen)
         return 0
     batch = Batch.begin(verb.out, job, _listing(verb), go_on=verb.go_on)
+    if not verb.source.is_archive:
+        Inputs(batch.manifest).refuse_gone()
     session.begin()
     batch.sweep()
     since = batch.now_ns()
@@ -80,7 +83,9 @@ def _listing(verb: Batching) -> Listing:
 def _cases(verb: Batching) -> list[Case]:
     if verb.source.is_archive:
         return series_cases(verb)
-    return cases_of(verb.source.path, read_options(verb), out=verb.out)
+    found = cases_of(verb.source.path, read_options(verb), out=verb.out)
+    Inputs(found).refuse_gone()
+    return found
 
 
 def _check(verb: Batching) -> None:
