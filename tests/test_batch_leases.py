@@ -121,13 +121,73 @@ def test_a_beat_keeps_a_lease_young(tmp_path):
     assert not lease.path.exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"token": "x"}', "[1]"])
+NO_LEASES = (
+    *("", "{", '{"token": "x"}', "[1]", "[" * 4096, "\0\1"),
+    '{"token": "x", "machine": "m", "process": 1e999, "started": 1}',
+    '{"token": "../../x", "machine": "m", "process": 1, "started": 1}',
+    json.dumps({"token": "x" * 300, "machine": "m", "process": 1, "started": 1}),
+    json.dumps({"token": "x", "machine": Holder.here().machine, "process": 0, "started": 1}),
+    json.dumps({"token": "x", "machine": Holder.here().machine, "process": -1, "started": 1}),
+)
+
+
+@pytest.mark.parametrize("text", NO_LEASES, ids=range(len(NO_LEASES)))
 def test_a_lease_that_was_cut_is_dead_only_when_it_is_old(text, tmp_path):
     path = written(tmp_path)
     path.write_text(text)
     assert Leases(tmp_path, limit_s=100).take("case-1") is None
     grow_old(path, 200)
     assert Leases(tmp_path, limit_s=100).take("case-1").deaths == 1
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def make_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def make_secret(path: Path) -> None:
+    path.chmod(0)
+
+
+@pytest.mark.parametrize("make", [make_folder, make_link, make_secret])
+def test_what_cannot_be_opened_in_the_place_of_a_lease_keeps_nobody_waiting_for_ever(make, tmp_path, monkeypatch):
+    path = written(tmp_path, machine="elsewhere")
+    make(path)
+    open_ = Path.open
+
+    def opened(place: Path, *args, **more):  # whoever runs as root may read everything
+        if place.exists() and not place.stat().st_mode & 0o777:
+            raise PermissionError(13, "Permission denied")
+        return open_(place, *args, **more)
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert Leases(tmp_path, limit_s=100).take("case-1") is None
+    os.utime(path, (1, 1), follow_symlinks=False)
+    lease = Leases(tmp_path, limit_s=100).take("case-1")
+    assert lease.deaths == 1
+    lease.release()
+
+
+def test_a_lease_from_the_future_is_dead_when_it_was_not_touched_while_it_was_watched(tmp_path):
+    path = written(tmp_path, machine="elsewhere", process=1)
+    leases = Leases(tmp_path, limit_s=0.2)
+    until = time.monotonic() + 0.6
+    future = 10_000.0
+    while time.monotonic() < until:  # its holder lives, and its clock is wrong
+        grow_old(path, -future)
+        future = 1.0
+        assert leases.take("case-1") is None
+        time.sleep(0.02)
+    until = time.monotonic() + 20
+    while (lease := leases.take("case-1")) is None:
+        assert time.monotonic() < until, "it is waited for until its time has come"
+        time.sleep(0.02)
+    assert lease.deaths == 1
 
 
 def test_one_who_was_taken_for_dead_does_not_give_back_what_is_anothers(tmp_path):

@@ -2,7 +2,8 @@
 
 A lease is a file that is made in one step and only where there is none (a link). It says who holds it, and is touched
 now and then while its holder lives. A lease is *dead* when its holder's process has ended, if that is on this machine;
-else when nobody has touched it for a while. The clock that counts is that of the file system.
+else when nobody has touched it for a while. The clock that counts is that of the file system; a lease from its future
+(a machine whose clock is wrong) is watched instead.
 
 Whoever finds a dead lease does not remove it: two might, and the slower would remove the lease of the faster. It makes
 the *heir* of the dead lease, a file named after its random token, which can be made only once; then it looks whether
@@ -17,6 +18,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import secrets
 import time
 from contextlib import suppress
@@ -30,6 +32,7 @@ from medidiff.io.files.atomic import output_errors, partial_name
 __all__ = ["Lease", "Leases"]
 
 _ENDING = ".lease"
+_TOKEN = re.compile(r"[A-Za-z0-9]{1,32}")
 _LONGEST = 4096  # bytes; a longer lease is none of ours
 _ATTEMPTS = 1000  # each failed one means that another process went on
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -98,6 +101,7 @@ class Leases:
 
     def __init__(self, folder: Path, *, limit_s: float = 120.0) -> None:
         self.folder, self.limit_s = folder, limit_s
+        self._watched: dict[Path, tuple[float, float]] = {}  # when it was touched, and since when that was seen
 
     def take(self, case: str, *, from_the_dead: bool = True) -> Lease | None:
         """Hold a case; None when somebody who lives does.
@@ -141,7 +145,13 @@ class Leases:
     def _is_dead(self, held: _Held, now: float) -> bool:
         if held.holder is not None and held.holder.is_near():
             return held.holder.is_gone()
-        return now - held.touched > self.limit_s
+        if held.touched <= now:
+            return now - held.touched > self.limit_s
+        touched, since = self._watched.get(held.path, (held.touched, time.monotonic()))
+        if touched != held.touched:
+            since = time.monotonic()
+        self._watched[held.path] = held.touched, since
+        return time.monotonic() - since > self.limit_s
 
     def held(self) -> int:
         """How many cases somebody holds or has died on."""
@@ -179,15 +189,26 @@ def _read(path: Path) -> _Held | None:
     try:
         with path.open("rb") as stream:
             text, about = stream.read(_LONGEST), os.fstat(stream.fileno())
-    except OSError:
-        return None
+    except OSError:  # there is none; or it is another person's, or no file
+        return _unknown(path)
     try:
         told = json.loads(text)
         holder = Holder(str(told["machine"]), int(told["process"]), int(told["started"]))
         token = str(told["token"])
-        return _Held(path, token if token.isalnum() else "0", holder, about.st_mtime)
-    except (ValueError, KeyError, TypeError):  # cut by a power failure: nobody can say who it was
-        return _Held(path, f"cut{about.st_mtime_ns:x}", None, about.st_mtime)
+        if holder.process > 0 and _TOKEN.fullmatch(token):
+            return _Held(path, token, holder, about.st_mtime)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        pass
+    return _unknown(path)  # cut by a power failure, or none of ours
+
+
+def _unknown(path: Path) -> _Held | None:
+    """A lease of which nobody can say whose it is; None where there is none."""
+    try:
+        about = path.lstat()
+    except OSError:
+        return None
+    return _Held(path, f"cut{about.st_mtime_ns:x}", None, about.st_mtime)
 
 
 def _made(own: Path, place: Path) -> bool:
