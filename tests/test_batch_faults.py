@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,29 @@ def test_killed_before_and_after_whatever_reaches_the_disk(cases, whole, tmp_pat
         assert killed_at(root, cases, moment) == -9, moment
         assert faults_after(root, cases, whole, tmp_path / "log") == [], moment
         shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("contents", [(b"content", b"broken"), (b"broken", b"content")], ids=["refused", "mended"])
+def test_killed_while_the_record_of_a_case_changes_its_kind(contents, tmp_path):
+    (case,) = cases = make_inputs(tmp_path / "in", 1)
+    source, begun = Path(case.input), tmp_path / "begun"
+    source.write_bytes(contents[0])
+    run(begun, cases)
+    source.write_bytes(contents[1])
+    shutil.copytree(begun, tmp_path / "whole")
+    count = counted(lambda: run(tmp_path / "whole", cases), names=STEPS, twice=True)
+    whole = records_of(tmp_path / "whole")
+    assert len(whole) == 1
+    for moment in range(1, count + 1):
+        root = tmp_path / f"out-{moment}"
+        shutil.copytree(begun, root)
+        assert killed_at(root, cases, moment) == -9, moment
+        run(root, cases)
+        assert records_of(root) == whole, moment
+
+
+def records_of(root: Path) -> dict[str, bytes]:
+    return {name: data for name, data in tree(root).items() if "/done/" in name or "/refused/" in name}
 
 
 def test_a_system_that_refuses_to_write_ends_the_run_and_harms_nothing(cases, whole, tmp_path):

@@ -133,9 +133,7 @@ class Records:
                 sync(place.parent.parent)
         text = record_bytes(record)
         write_file(place, lambda name: name.write_bytes(text))
-        other = self._place(Refused if isinstance(record, Done) else Done, record.case)
-        with output_errors(other.name), suppress(FileNotFoundError):
-            other.unlink()
+        self._drop_other(record)
 
     def _sync_folders(self, record: Done) -> None:
         """Have the names of the results put on the disk, up to the output folder; their bytes are there already."""
@@ -147,9 +145,21 @@ class Records:
                 sync(folder)
 
     def confirm(self, record: Done | Refused) -> None:
-        """Mark a record as one that was found to be true just now; see `settled`."""
+        """Mark a record as one that was found to be true just now; see `settled`.
+
+        A record of the other kind is an older one, which a worker that was killed has left.
+
+        Raises:
+            OutputError: the system refuses.
+        """
         with suppress(OSError):
             os.utime(self._place(type(record), record.case))
+        self._drop_other(record)
+
+    def _drop_other(self, record: Done | Refused) -> None:
+        other = self._place(Refused if isinstance(record, Done) else Done, record.case)
+        with output_errors(other.name), suppress(FileNotFoundError):
+            other.unlink()
 
     def settled(self, case: str, since_ns: int) -> type[Done | Refused] | None:
         """How a case was settled after a moment: written or confirmed by anybody; None when it was not.
