@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,55 @@ def test_results_are_not_inputs(tmp_path):
     assert list(found(tmp_path, out=tmp_path / "out")) == ["T1w.nii#0"]
 
 
+def test_links_are_followed_where_they_lead_out_and_never_in_a_circle(tmp_path):
+    home, away = tmp_path / "in", tmp_path / "away"
+    scan(home / "sub-1" / "T1w.nii")
+    scan(away / "ses-1" / "T1w.nii")
+    for link, target in {
+        home / "sub-2": away,
+        home / "sub-3": away / "ses-1",
+        home / "sub-1" / "up": home,
+        home / "sub-1" / "top": tmp_path,
+        home / "again": home / "sub-1",
+        away / "back": home,
+        away / "ses-1" / "self": away,
+    }.items():
+        link.symlink_to(target)
+    assert sorted(found(home)) == ["sub-1/T1w.nii#0", "sub-2/ses-1/T1w.nii#0", "sub-3/T1w.nii#0"]
+
+
+def test_links_that_lead_nowhere_are_cases(tmp_path):
+    scan(tmp_path / "T1w.nii")
+    for name in ("T2w.nii.gz", "sub-9", "loop.nii", "notes.txt", ".hidden"):
+        (tmp_path / name).symlink_to("loop.nii" if name == "loop.nii" else tmp_path / "unmounted" / name)
+    assert sorted(found(tmp_path)) == ["T1w.nii#0", "T2w.nii.gz#0", "loop.nii#0", "sub-9#0"]
+
+
+def test_what_the_system_refuses_to_open_is_a_case(tmp_path, monkeypatch):
+    for name in ("sub-1/T1w.nii", "sub-2/T1w.nii", "sub-3/T1w.nii"):
+        scan(tmp_path / name)
+    opened, told, asked = os.scandir, os.stat, os.lstat  # whoever runs as root may open everything
+
+    def shut(path, *args, **more):
+        if str(path).endswith("sub-2"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **more)
+
+    def closed(function):
+        def call(path, *args, **more):
+            if "sub-3/" in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return function(path, *args, **more)
+
+        return call
+
+    (tmp_path / "sub-3" / "ses-1").mkdir()
+    monkeypatch.setattr(os, "scandir", shut)
+    monkeypatch.setattr(os, "stat", closed(told))
+    monkeypatch.setattr(os, "lstat", closed(asked))
+    assert list(found(tmp_path)) == ["sub-1/T1w.nii#0", "sub-3/T1w.nii#0", "sub-2#0"]
+
+
 def test_a_bids_data_set_keeps_its_names(tmp_path):
     (tmp_path / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
     for name in (
@@ -116,6 +166,21 @@ def test_a_bids_data_set_keeps_its_names(tmp_path):
     assert list(found(tmp_path, only=["sub-01"])) == ["sub-01/anat/sub-01_T1w.nii.gz#0"]
     with pytest.raises(InputError, match="E-NOIMAGES"):
         cases_of(tmp_path, READ, only=["09"])
+
+
+def test_a_folder_of_a_bids_data_set_that_cannot_be_opened_is_a_case(tmp_path, monkeypatch):
+    (tmp_path / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    scan(tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    scan(tmp_path / "sub-02" / "ses-a" / "anat" / "sub-02_ses-a_T1w.nii.gz")
+    opened = os.scandir
+
+    def shut(path, *args, **more):
+        if str(path).endswith("ses-a/anat"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **more)
+
+    monkeypatch.setattr(os, "scandir", shut)
+    assert list(found(tmp_path)) == ["sub-01/anat/sub-01_T1w.nii.gz#0", "sub-02/ses-a/anat#0"]
 
 
 def test_a_manifest_names_its_cases(tmp_path):
@@ -145,12 +210,29 @@ def test_a_manifest_names_its_cases(tmp_path):
         ("x.jsonl", "{"),
         ("x.jsonl", "[1]\n"),
         ("x.jsonl", '{"input": 3}\n'),
+        ("x.jsonl", "[" * 200_000),
+        ("x.csv", "input,output\na.nii,denoised_{kind}\nb.nii,{kind}_denoised\n"),
     ],
 )
 def test_a_broken_manifest_is_refused(name, text, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match="E-MANIFEST"):
         cases_of(tmp_path / name, READ)
+
+
+def test_places_outside_the_manifests_folder_are_places_of_their_own(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text(f"input\na/x.nii\n../a/x.nii\n{tmp_path}/a/x.nii\n/a/x.nii\n")
+    cases = cases_of(table, READ)
+    write_manifest(tmp_path / "manifest.jsonl", cases)
+    assert len({case.name for case in cases}) == len({case.output for case in cases}) == 4
+
+
+def test_outputs_that_are_one_file_are_not_two(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text("input,output\na.nii,x/y\nb.nii,x/./y\n")
+    with pytest.raises(InputError, match="E-MANIFEST"):
+        write_manifest(tmp_path / "manifest.jsonl", cases_of(table, READ))
 
 
 @pytest.mark.parametrize(("make", "code"), [(False, "E-MISSING"), (True, "E-NOIMAGES")])

@@ -110,7 +110,7 @@ def _checked(cases: Iterable[Case]) -> Iterator[Case]:
     outputs: set[str] = set()
     for number, case in enumerate(cases, 1):
         parts = case.output.split("/")
-        plain = KIND in parts[-1] and ".." not in parts and "" not in parts and not parts[0].startswith(".")
+        plain = KIND in parts[-1] and not {"", ".", ".."} & set(parts) and not parts[0].startswith(".")
         if not _NAME.fullmatch(case.name) or not plain or "\\" in case.output or "\0" in case.output:
             wanted = "a name of letters, digits, '-' and '_', and an output below the output folder"
             raise _broken(f"case {number} has a name or output that cannot be", wanted)

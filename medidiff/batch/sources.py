@@ -27,6 +27,7 @@ _ENDING = re.compile(r"(\.nii\.gz|\.nii|\.nrrd|\.nhdr|\.mha|\.mhd|\.hdr|\.tar\.g
 _HALF = re.compile(r"\.(img|img\.gz|raw|zraw)\Z", re.IGNORECASE)  # the voxels of another file
 _BIDS = re.compile(r"sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9]+)*_(?P<suffix>[A-Za-z0-9]+)\.nii(\.gz)?")
 _NO_SCANS = ("defacemask", "mask", "dseg", "probseg")
+_KINDS = re.compile("denoised|superresolved|spread|draw|lower|upper")
 _BATCH = ".medidiff"
 _MANIFESTS = (".csv", ".tsv", ".jsonl")
 _COLUMNS = ("input", "id", "scan", "output")
@@ -80,14 +81,19 @@ def _apart(cases: Sequence[Case]) -> Iterator[Case]:
 
 
 def _places(root: Path, out: Path | None) -> Iterator[Path]:
-    """Files that are scans, and the topmost folders that hold DICOM files by themselves, in the order of names."""
+    """Files that are scans, and the topmost folders that hold DICOM files by themselves, in the order of names.
+
+    Folders that cannot be opened come last, to be refused when their turn comes.
+    """
     own = None if out is None else os.path.realpath(out)
-    for folder, children, names in os.walk(root):
+    shut: list[Path] = []
+    links = _Links(root)
+    for folder, children, names in os.walk(root, onerror=lambda e: shut.append(Path(e.filename)), followlinks=True):
         here = Path(folder)
-        if own == os.path.realpath(folder) or (here / _BATCH / "settings.json").is_file():
+        if own == os.path.realpath(folder) or _is_file(here / _BATCH / "settings.json"):
             children.clear()  # results, also those of another batch
             continue
-        children[:] = sorted(name for name in children if not name.startswith("."))
+        children[:] = [name for name in sorted(children) if not name.startswith(".") and links.follows(here / name)]
         files = [here / name for name in sorted(names) if not name.startswith(".") and not _HALF.search(name)]
         kinds = {file: _kind(file) for file in files}
         if any(kind == "dicom" for kind in kinds.values()) and here != root:
@@ -98,6 +104,34 @@ def _places(root: Path, out: Path | None) -> Iterator[Path]:
         yield from scans if here != root or "dicom" not in kinds.values() else _loose(root, kinds, children)
         if files and not scans and not children:
             yield here  # nothing in it is known: refused when its turn comes
+    yield from sorted(shut)
+
+
+class _Links:
+    """Which links to folders are followed: those that lead out of the input, to what is not met there anyway.
+
+    Args:
+        root: of the input.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = Path(os.path.realpath(root))
+        self._targets: set[Path] = set()
+        self._followed: set[Path] = set()
+
+    def follows(self, folder: Path) -> bool:
+        """Whether a folder is walked into; one that is no link always is."""
+        if not os.path.islink(folder):  # noqa: PTH114 # that of a path raises where the folder around is closed
+            return True
+        target, home = Path(os.path.realpath(folder)), Path(os.path.realpath(folder.parent))
+        around = {target, *target.parents}
+        if self._root in around or target in (self._root, *self._root.parents) or target in (home, *home.parents):
+            return False
+        if self._followed & set(folder.parents) and self._targets & around:
+            return False  # a link in what a link led to: in a circle otherwise
+        self._targets.add(target)
+        self._followed.add(folder)
+        return True
 
 
 def _loose(root: Path, kinds: Mapping[Path, str], children: list[str]) -> Iterator[Path]:
@@ -109,24 +143,35 @@ def _loose(root: Path, kinds: Mapping[Path, str], children: list[str]) -> Iterat
 
 def _kind(file: Path) -> str:
     """Format by content, and for a file whose content says nothing by its name: it may be a scan that was damaged."""
-    if not file.is_file():
-        return ""
-    kind = kind_of(file)
+    name, there = file.name.lower(), _is_file(file)
+    kind = kind_of(file) if there else ""
     if kind in (*_FILES, "dicom"):
         return kind
-    name = file.name.lower()
+    if there is False and not file.is_symlink():
+        return ""  # a pipe, a device
+    if there is False and not file.suffix:
+        return "nifti"  # a link that leads nowhere, to a folder of scans for all one knows
     return "nifti" if _ENDING.search(name) else "dicom" if name.endswith((".dcm", ".ima")) else ""
+
+
+def _is_file(path: Path) -> bool | None:
+    """Whether it is one; None where the system does not tell."""
+    try:
+        return path.is_file()
+    except OSError:
+        return None
 
 
 def _of_place(place: Path, home: Path, options: ReadOptions) -> Iterator[Case]:
     """The cases of one place: each scan in it, or the place itself where what is in it cannot be told."""
     parts = place.relative_to(home).parts or (place.name,)
-    if options.scan or (place.is_file() and not _holds_several(place)):
-        yield case_at(place, parts, options.scan, single=place.is_file())
+    single = bool(_is_file(place))
+    if options.scan or (single and not _holds_several(place)):
+        yield case_at(place, parts, options.scan, single=single)
         return
     try:
         count = len(find(place, options).scans)
-    except InputError:
+    except (InputError, OSError):
         yield case_at(place, parts, 0, single=True)
         return
     for number in range(1, count + 1):
@@ -165,8 +210,10 @@ def _bids(root: Path, only: Sequence[str]) -> Iterator[Case]:
     for subject in subjects:
         if wanted and subject.name.removeprefix("sub-") not in wanted:
             continue
-        files = [*subject.glob("anat/*.nii*"), *subject.glob("ses-*/anat/*.nii*")]
-        for file in sorted(files):
+        homes = [subject, *sorted(subject.glob("ses-*"))]
+        for shut in filter(_is_shut, [*homes, *(home / "anat" for home in homes)]):
+            yield case_at(shut, shut.relative_to(root).parts, 0, single=True)  # refused when its turn comes
+        for file in sorted(file for home in homes for file in home.glob("anat/*.nii*")):
             name = _BIDS.fullmatch(file.name)
             if name is None or name["suffix"] in _NO_SCANS:
                 continue
@@ -174,6 +221,17 @@ def _bids(root: Path, only: Sequence[str]) -> Iterator[Case]:
             stem = _ENDING.sub("", file.name).removesuffix(name["suffix"])
             output = "/".join((*parts[:-1], f"{stem}desc-{KIND}_{name['suffix']}"))
             yield Case(_bids_name(parts), str(file.absolute()), 0, output)
+
+
+def _is_shut(folder: Path) -> bool:
+    """Whether a folder is there and cannot be opened."""
+    try:
+        os.scandir(folder).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _bids_name(parts: Sequence[str]) -> str:
@@ -200,12 +258,16 @@ def _listed(path: Path) -> Iterator[Case]:
             scan = -1
         if scan < 0:
             raise _broken(path, f"row {number} has a scan that is no number", "a number from 1, or 0 for the only scan")
-        case = case_at(place, [part for part in parts if part not in ("/", "..", ".")], scan, single=scan == 0)
+        case = case_at(place, [part for part in parts if part not in ("/", "..")], scan, single=scan == 0)
+        case = replace(case, name=case_name(parts, scan))  # ../a and a are two
         name, output = row.get("id") or case.name, row.get("output")
         if row.get("id"):
             case = replace(case, name=str(name), output=f"{name}_{KIND}")
         if output:
             text = _ENDING.sub("", str(output))
+            if _KINDS.search(text.replace(KIND, "")) and not text.endswith(KIND) and KIND in text:
+                found = f"row {number} has an output in which {KIND} stands beside the name of a kind"
+                raise _broken(path, found, f"{KIND} at the end, where no other output can mean the same file")
             case = replace(case, output=text if KIND in text else f"{text}_{KIND}")
         yield case
 
@@ -219,7 +281,7 @@ def _rows(path: Path) -> Iterable[Mapping[str, object]]:
                 rows = list(csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
     except OSError as error:
         raise InputError("E-READ", error.strerror or "the system refuses", file=path.name) from error
-    except (ValueError, csv.Error) as error:
+    except (ValueError, csv.Error, RecursionError) as error:
         raise _broken(path, "a line that is no JSON, or text that is not UTF-8", "UTF-8 text") from error
     if not all(isinstance(row, dict) for row in rows):
         raise _broken(path, "a line that is no JSON object", "one JSON object a line")
