@@ -19,7 +19,7 @@ from medidiff.batch.records import Basis, Done, Refused
 from medidiff.batch.status import Pace, status_of, write_report
 from medidiff.batch.worker import Worker
 from medidiff.errors import InputError, OutputError, PriorError
-from medidiff.io.files.atomic import partial_name
+from medidiff.io.files.atomic import output_errors, partial_name
 from tests.batch_cases import JOB, Copying, begin, ended, forked, killed, make_inputs, tree, work
 
 
@@ -210,6 +210,29 @@ def test_what_meets_one_case_refuses_it_alone(error, code, batch):
     record = batch.records.refused(batch.manifest[2].name)
     assert record.mend
     assert "SECRET" not in record.message
+
+
+def from_system(number: int) -> OutputError:
+    """What a writer makes of a refusal of the system."""
+    with pytest.raises(OutputError) as caught, output_errors("scan.bin"):
+        raise OSError(number, os.strerror(number))
+    return caught.value
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES])
+def test_a_place_that_is_taken_or_cannot_be_refuses_its_case_alone(number, batch):
+    events = []
+    error = from_system(number)
+    Worker(batch, Failing(batch.root, error), since_ns=batch.now_ns(), told=events.append).work(range(6))
+    assert [event.code for event in events] == ["", "", "E-OUT", "", "", "E-FORMAT"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOSPC])
+def test_a_folder_that_is_closed_as_a_whole_refuses_nobody(number, batch, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with pytest.raises(OutputError, match=r"E-OUT|E-DISK"):
+        Worker(batch, Failing(batch.root, from_system(number)), since_ns=batch.now_ns()).work(range(6))
+    assert dict(status_of(batch).refused) == {}
 
 
 def test_names_of_folders_do_not_stand_in_a_record(tmp_path):

@@ -213,6 +213,23 @@ def test_a_folder_that_medidiff_did_not_write_is_never_removed(card, tmp_path, c
     assert (place / "provenance.json").read_text() == "{}"
 
 
+def test_what_stands_in_the_way_of_one_result_keeps_no_other_from_being_written(words, scans, tmp_path, capsys):
+    table = words[2] = tmp_path / "list.csv"
+    inputs = [scans / f"sub-{n}" / "T1w.nii.gz" for n in range(3)]
+    rows = zip(inputs, ("x" * 250, "file/y", "z"), strict=True)
+    table.write_text("input,output\n" + "".join(f"{path},{name}\n" for path, name in rows))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("mine")
+    told = ran(words, capsys)
+    assert (told["done"], told["codes"]) == (1, {"E-OUT": 2})
+    (tmp_path / "out" / "z_denoised.nii.gz").unlink()
+    (tmp_path / "out" / "z_denoised.nii.gz").mkdir()
+    (tmp_path / "out" / "file").unlink()
+    told = ran([*words, "--retry-failed"], capsys)
+    assert (told["done"], told["codes"]) == (1, {"E-OUT": 2})
+    assert (tmp_path / "out" / "file" / "y_denoised.nii.gz").is_file()
+
+
 def test_the_hash_of_an_input_is_that_of_the_bytes_that_were_read(words, scans, tmp_path, capsys):
     dicom_cases.series(scans / "ser-1", modality="MR")
     ran(words, capsys)

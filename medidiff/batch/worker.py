@@ -6,6 +6,8 @@ case in the same way, then the lease goes. Whoever comes later believes a record
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from medidiff.batch.leases import Lease
 from medidiff.batch.records import Basis, Done, Refused
 from medidiff.catalogue import CATALOGUE
 from medidiff.errors import InputError, MedidiffError, OutputError, PriorError
-from medidiff.io.files.atomic import sha256
+from medidiff.io.files.atomic import IN_THE_WAY, sha256
 
 __all__ = ["NO_ARCHIVE", "Outcome", "Task", "Worker"]
 
@@ -202,7 +204,7 @@ class Worker:
         try:
             outcome = self.task.run(case)
         except MedidiffError as error:
-            if error.code in NO_ARCHIVE or (error.code in _HOPELESS and isinstance(error, OutputError | PriorError)):
+            if error.code in NO_ARCHIVE or (_meets_all(error) and not self._is_of_one_place(error)):
                 raise
             if error.code in _UNREACHED:
                 self._inputs.refuse_gone()
@@ -216,6 +218,14 @@ class Worker:
             return self._refuse(case, InputError("E-UNEXPECTED", found, mend=mend))
         records.put(self._done(case, outcome))
         return "done", ""
+
+    def _is_of_one_place(self, error: MedidiffError) -> bool:
+        """Whether the system refuses to write where this case's results go, and nowhere else for all one knows."""
+        cause = error.__cause__
+        if not isinstance(cause, OSError):
+            return False
+        closed = cause.errno in (errno.EACCES, errno.EPERM) and os.access(self.batch.root, os.W_OK | os.X_OK)
+        return closed or cause.errno in IN_THE_WAY
 
     def _is_true(self, record: Done | Refused, case: Case) -> bool:
         """Whether a record is of the same settings, the same prior and the same input as now."""
@@ -244,6 +254,10 @@ class Worker:
         mend = error.mend or CATALOGUE[error.code].mend
         self.batch.records.put(Refused(case.name, basis, error.code, case.plain(str(error)), case.plain(mend)))
         return "refused", error.code
+
+
+def _meets_all(error: MedidiffError) -> bool:
+    return error.code in _HOPELESS and isinstance(error, OutputError | PriorError)
 
 
 class _Heart:

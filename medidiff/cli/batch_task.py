@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +90,8 @@ class RestoreTask:
         told = [case.plain(sentence) for sentence in (*reading.decisions, *plan.chosen)]
         posterior = _without_machine(restored(verb, plan, told=told))
         for place in verb.outputs.values():
-            _make_room(place)
+            with output_errors(place.name):
+                _make_room(place, folder=verb.format == "dicom")
         files = dict(written(verb, posterior))
         prior = posterior.provenance.prior.get("name", "")
         return Outcome(
@@ -150,15 +153,17 @@ def _without_machine(posterior: Posterior) -> Posterior:
     return dataclasses.replace(posterior, provenance=dataclasses.replace(made, environment=environment))
 
 
-def _make_room(place: Path) -> None:
+def _make_room(place: Path, *, folder: bool) -> None:
     """Remove a series of our own that is to be made again; a folder of DICOM files is never written into."""
+    if place.exists() and place.is_dir() != folder:
+        number = errno.ENOTDIR if folder else errno.EISDIR
+        raise OSError(number, os.strerror(number))
     record = place / "provenance.json"
     if place.is_dir() and record.is_file():
         if b'"medidiff"' not in record.read_bytes():
             mend = "Choose another output folder."
             raise OutputError("E-OVERWRITE", "a folder that medidiff did not write", mend=mend, file=place.name)
-        with output_errors(place.name):
-            shutil.rmtree(place)
+        shutil.rmtree(place)
 
 
 def _metrics(reading: Reading, posterior: Posterior) -> Mapping[str, float]:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from medidiff.errors import InputError, OutputError
 
 __all__ = [
+    "IN_THE_WAY",
     "make_folder",
     "output_errors",
     "partial_name",
@@ -46,6 +47,8 @@ _PARTIAL = re.compile(r"\.medidiff-(?P<host>[0-9a-f]{8})-(?P<process>\d{1,10})-[
 _STALE_SECONDS = 86_400  # another machine's temporary, whose process cannot be asked for, is left alone for a day
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SAMPLE = 2**20
+IN_THE_WAY = frozenset((errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY))
+"""Refusals of the system that are about one name and no other."""
 
 
 def resolved(path: Path) -> Path:
@@ -90,6 +93,8 @@ def output_errors(name: str, folder: Path | None = None) -> Iterator[None]:
             mend = "Free some space and run the same command again."
             raise OutputError("E-DISK", found, file=name, mend=mend) from error
         mend = "Choose an output folder that exists and can be written."
+        if error.errno in IN_THE_WAY:
+            mend = "Choose another name, or move away what stands in its place."
         raise OutputError("E-OUT", found, file=name, mend=mend) from error
 
 
