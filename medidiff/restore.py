@@ -155,7 +155,7 @@ def _judged(question: Question, x: Tensor, drawn: Streamed, *, mean: Volume, mad
     thick = factor if slices is None else slices.thickness_mm / target.spacing_mm[slices.axis]
     thick = max(thick, 1.0) if operator.is_identity else thick
     signs = signs_of(question.y.cpu()[0, 0], x[0, 0], error, operator=operator, level=question.level)
-    seen = Seen(question.level, thick, factor, target.spacing_mm, signs)
+    seen = Seen(question.level, thick, factor, target.spacing_mm, signs, question.scope.outside)
     level = question.level * question.scale.gain
     return Answer(mean, _beside(question, mean, error[None]), level, seen, made)
 

@@ -92,6 +92,23 @@ def test_shifted_scans_are_not_claimed(fitted, shift, sign):
         assert any(sign in reason for reason in bounds.reasons), bounds.reasons
 
 
+@pytest.mark.parametrize(("strangers", "claimed"), [(0, False), (5, False), (6, True), (12, True)])
+def test_a_scan_out_of_scope_is_claimed_only_where_patients_were_so_too(strangers, claimed):
+    """A mirrored head has the signs of any other; nobody knows how the prior's errors are there."""
+    cases = [case(seed) for seed in range(12)]
+    cases = [
+        dataclasses.replace(each, seen=dataclasses.replace(each.seen, outside=n < strangers))
+        for n, each in enumerate(cases)
+    ]
+    held = Calibration.fit(cases, MADE, origin="degraded", version="0")
+    assert held.outside == strangers
+    seen = cases[-1].seen
+    assert held.objections(dataclasses.replace(seen, outside=False)) == ()
+    reasons = held.objections(dataclasses.replace(seen, outside=True))
+    assert (reasons == ()) == claimed
+    assert claimed or f"out of the scope of the prior, as {strangers} of the 12 calibration patients were" in reasons
+
+
 def test_without_signs_the_same_scans_would_be_claimed(fitted):
     """The negative: what is flagged is flagged by its signs alone."""
     usual = answer(100)[1].seen.signs
@@ -247,6 +264,26 @@ def test_a_broken_file_is_refused(fitted, change):
         Calibration.from_json(json.dumps(held), file="c.json")
     with pytest.raises(SettingsError, match="E-CALIBRATION"):
         Calibration.from_json("{")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda held: held.update(share=0.99),
+        lambda held: held.update(noise=[0.0, 1.0]),
+        lambda held: held.update(patients=1000),
+        lambda held: held["nodes"][0].update(signs={}, signs_std={}),
+        lambda held: held["nodes"][0].update(reaches={}),
+        lambda held: held.pop("sha256"),
+    ],
+)
+def test_a_file_that_was_edited_claims_nothing(fitted, change):
+    """Each of these is a calibration by its form, and none that was ever fitted; an edit of white space is none."""
+    held = json.loads(fitted.to_json())
+    assert Calibration.from_json(json.dumps(held)) == fitted
+    change(held)
+    with pytest.raises(SettingsError, match=r"E-CALIBRATION.*changed after it was written"):
+        Calibration.from_json(json.dumps(held), file="c.json")
 
 
 def test_cases_survive_json():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 
 import medidiff.cli as cli
 import medidiff.cli.calibrate as command
+import medidiff.trust.scope as judging
 from medidiff.calibrating import degraded
 from medidiff.io import read, write
 from medidiff.trust import Calibration
+from medidiff.trust.reference import Limits
 from tests.cli_cases import ball, document, everything, refused
+from tests.scope_heads import shipped
 
 FAST = ["--draws", 2, "--steps", 1, "--share", 0.8]
 
@@ -72,6 +76,18 @@ def test_a_shifted_scan_is_written_and_not_claimed(fitted, noisy, card, tmp_path
     assert "NOT claimed" in capsys.readouterr().err
     beside = json.loads((tmp_path / "l.json").read_text())["Provenance"]
     assert any("NOT claimed" in each for each in beside["decisions"])
+
+
+def test_a_scan_out_of_scope_is_not_claimed(fitted, noisy, card, tmp_path, capsys, monkeypatch):
+    """It has the signs of the calibration's patients, and is claimed where its scope is not judged (above)."""
+    limits = {"tissue": Limits(4.0, low=3.5)}
+    strange = dataclasses.replace(shipped(), prior="tiny", limits=limits)
+    monkeypatch.setattr(judging, "reference_for", lambda card: strange)
+    words = ["--prior", card, "--steps", 1, "--intervals", fitted, tmp_path / "l.nii", tmp_path / "u.nii", "--json"]
+    assert cli.main([str(word) for word in ["denoise", noisy[0], tmp_path / "m.nii", *words]]) == 3
+    told = json.loads(capsys.readouterr().out)["intervals"]
+    assert told["claimed"] is False
+    assert told["reasons"] == ["out of the scope of the prior, as 0 of the 4 calibration patients were"]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +206,8 @@ def test_what_would_end_badly_is_refused_at_once(patients, card, tmp_path, capsy
 def test_a_patient_counts_once_and_pairs_lie_on_one_grid(patients, noisy, card, tmp_path, capsys):
     out = ["-o", tmp_path / "c.json", "--prior", card, *FAST]
     assert "the same scan twice" in refused(["calibrate", *patients[:3], patients[0], *out], capsys, code=2)
+    copy = write(read(patients[0]), tmp_path / "another name.nii")[0]  # other bytes, the same voxels
+    assert "the same scan twice" in refused(["calibrate", *patients[:3], copy, *out], capsys, code=2)
     coarse = write(degraded(read(patients[0]), noise=0.05, factor=2, seed=0).scan, tmp_path / "coarse.nii.gz")[0]
     line = refused(["calibrate", *patients, "--degraded", coarse, *noisy[1:], *out], capsys, code=4)
     assert "E-GRID" in line

@@ -22,7 +22,7 @@ SETTINGS: Rows = {
     ),
     "E-BETAS": ("No schedule of noise over time steps.", "Take one of the named schedules."),
     "E-CALIBRATION": (
-        "A calibration that is broken, or for answers of another prior, task or way of drawing.",
+        "A calibration that is broken or was edited, or for answers of another prior, task or way of drawing.",
         "Restore as the calibration says, or make another with medidiff calibrate.",
     ),
     "E-CASES": ("Too few scans for a figure about a set of them.", "Give more scans."),

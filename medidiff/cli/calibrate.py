@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from medidiff.applying import voxels_sha256
 from medidiff.calibrating import Degraded, answered, degraded, judged, paired
 from medidiff.cli.calibrate_verbs import Calibrate
 from medidiff.cli.screen import Screen
@@ -60,7 +61,7 @@ def run(verb: Calibrate, session: Session) -> None:
     groups = _groups(verb)
     _refuse(verb)
     readings = [session.read(path) for path in verb.scans]
-    names = [hashlib.sha256(" ".join(reading.sha256).encode()).hexdigest() for reading in readings]
+    names = [voxels_sha256(reading.volume.data) for reading in readings]  # the same scan under another name is the same
     if len(set(names)) < len(names):
         raise SettingsError("E-PATIENTS", "the same scan twice", wanted="one scan of each patient")
     partners = [session.read(path) for path in verb.degraded] if verb.degraded else [None] * len(readings)

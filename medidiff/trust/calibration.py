@@ -6,12 +6,13 @@ It is a small JSON file without anything of a patient: hashes of the scans, and 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ class Seen:
         distance: between slices, in voxels of the answer.
         spacing_mm: of the answer's voxels.
         signs: of `medidiff.trust.signs.signs_of`.
+        outside: whether it is out of the scope of the prior.
     """
 
     noise: float
@@ -48,6 +50,7 @@ class Seen:
     distance: float
     spacing_mm: tuple[float, float, float]
     signs: Mapping[str, float]
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ class Calibration:
         share: of a patient's tissue that is inside, on average over patients.
         cap: B of `medidiff.trust.conformal`: a patient with a larger share outside counts as this.
         patients: how many it was made on.
+        outside: how many of them had a scan out of the scope of the prior.
         made: how their answers were made.
         noise: range of σ for which it holds, as shares of the tissue maximum.
         thickness: range of slice thickness, in voxels of the answer.
@@ -140,6 +144,7 @@ class Calibration:
     share: Annotated[float, Field(gt=0, lt=1)]
     cap: Annotated[float, Field(gt=0, le=1)]
     patients: Annotated[int, Field(ge=2)]
+    outside: Annotated[int, Field(ge=0)]
     made: Made
     noise: Range
     thickness: Range
@@ -194,6 +199,7 @@ class Calibration:
             share=share,
             cap=cap,
             patients=len(patients),
+            outside=len({case.patient for case in cases if case.seen.outside}),
             made=made,
             noise=_range([each.noise for each in seen]),
             thickness=_range([each.thickness for each in seen]),
@@ -233,6 +239,10 @@ class Calibration:
             )
             if not low / _SLACK <= value <= high * _SLACK
         ]
+        if seen.outside and 2 * self.outside < self.patients:
+            found.insert(
+                0, f"out of the scope of the prior, as {self.outside} of the {self.patients} calibration patients were"
+            )
         if not seen.signs:
             return (*found, "no tissue is found in the answer")
         node = self.at(seen)
@@ -252,7 +262,12 @@ class Calibration:
 
     def to_json(self) -> str:
         """The file's text; the same calibration always gives the same text."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        values = dataclasses.asdict(self) | {"sha256": self._digest()}
+        return json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    def _digest(self) -> str:
+        """SHA-256 of all numbers, by which the file shows that none was changed."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str, *, file: str = "") -> Calibration:
@@ -261,13 +276,18 @@ class Calibration:
         Raises:
             SettingsError: ``E-CALIBRATION``, it is none, or was changed so that it cannot be.
         """
+        mend = "Make it again with 'medidiff calibrate'; it is not meant to be edited."
         try:
-            return TypeAdapter(cls).validate_json(text)
+            values = TypeAdapter(dict[str, Any]).validate_json(text)
+            told = values.pop("sha256", None)
+            held = TypeAdapter(cls).validate_json(json.dumps(values))
         except ValidationError as error:
             first = error.errors()[0]
             entry = ".".join(str(part) for part in first["loc"])[:80]
-            mend = "Make it again with 'medidiff calibrate'; it is not meant to be edited."
             raise SettingsError("E-CALIBRATION", first["msg"][:200], mend=mend, file=file, attribute=entry) from error
+        if told != held._digest():
+            raise SettingsError("E-CALIBRATION", "changed after it was written", mend=mend, file=file)
+        return held
 
 
 def _refuse(share: float, cap: float | None) -> None:
