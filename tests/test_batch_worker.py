@@ -128,6 +128,21 @@ def test_other_settings_or_another_prior_of_the_same_name_do_all_again(batch, tm
         begin(batch.root, cases, dataclasses.replace(other.job, source="/elsewhere"), go_on=True)
 
 
+@pytest.mark.parametrize(
+    "changed", [{"options": {"strength": 2}}, {"priors": {"tiny": "2" * 64}}], ids=["config", "prior"]
+)
+def test_what_an_older_run_settles_meanwhile_is_not_settled_for_one_of_other_settings(changed, batch):
+    newer = begin(batch.root, list(batch.manifest), dataclasses.replace(JOB, **changed), go_on=True)
+    since = newer.now_ns()
+    work(batch, numbers=[0, 5])
+    work(newer, numbers=[1], since_ns=since)
+    assert work(newer, since_ns=since) == [("done", "")] * 4 + [("refused", "E-FORMAT")]
+    records = [newer.records.done(case.name) or newer.records.refused(case.name) for case in newer.manifest]
+    assert {record.basis.config_sha256 for record in records} == {newer.job.config_sha256}
+    assert {record.basis.prior_sha256 for record in records} <= set(map(newer.job.prior_sha256, ("", "tiny")))
+    assert work(newer, since_ns=since) == []
+
+
 def test_a_refused_case_is_tried_again_on_request_and_when_it_was_mended(batch, tmp_path):
     work(batch)
     log = tmp_path / "log"

@@ -30,7 +30,7 @@ from typing import Any
 
 from medidiff.batch.cases import Case, Manifest, write_manifest
 from medidiff.batch.leases import Leases
-from medidiff.batch.records import Records
+from medidiff.batch.records import Done, Records, Refused
 from medidiff.errors import InputError, OutputError
 from medidiff.io.files.atomic import output_errors, partial_name, remove_stale, sync, write_file
 
@@ -96,6 +96,8 @@ class Batch:
         self.records = Records(root, self.folder)
         self.leases = Leases(self.folder / "leases", limit_s=lease_limit_s)
         self.job, digest = self._read()
+        self._config = self.job.config_sha256.encode()
+        self._priors = [self.job.prior_sha256(name).encode() for name in (*self.job.priors, "")]
         self.manifest = Manifest(self.folder / "manifest.jsonl")
         if self.manifest.sha256 != digest:
             found = "the manifest is not that which the batch began with"
@@ -167,6 +169,13 @@ class Batch:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError("E-BATCH", "the settings of the batch are damaged", mend=_MEND, file=path.name) from error
         return job, digest
+
+    def settled(self, case: str, since_ns: int) -> type[Done | Refused] | None:
+        """As `Records.settled`, with these settings and priors: a run of older ones may still be under way."""
+        return self.records.settled(case, since_ns, fits=self._fits)
+
+    def _fits(self, record: bytes) -> bool:
+        return self._config in record and any(prior in record for prior in self._priors)
 
     def now_ns(self) -> int:
         """The time, as the file system of the batch has it.

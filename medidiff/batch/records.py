@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,16 +161,20 @@ class Records:
         with output_errors(other.name), suppress(FileNotFoundError):
             other.unlink()
 
-    def settled(self, case: str, since_ns: int) -> type[Done | Refused] | None:
+    def settled(
+        self, case: str, since_ns: int, *, fits: Callable[[bytes], bool] | None = None
+    ) -> type[Done | Refused] | None:
         """How a case was settled after a moment: written or confirmed by anybody; None when it was not.
 
         Args:
             case: its name.
             since_ns: the moment, in the file system's own time.
+            fits: whether a record that was is one of those that count; all when left out.
         """
         for kind in (Done, Refused):
             with suppress(OSError):
-                if self._place(kind, case).stat().st_mtime_ns > since_ns:
+                place = self._place(kind, case)
+                if place.stat().st_mtime_ns > since_ns and (fits is None or fits(place.read_bytes())):
                     return kind
         return None
 

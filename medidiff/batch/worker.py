@@ -165,14 +165,14 @@ class Worker:
     def _try(self, number: int, *, from_the_dead: bool = True) -> str:
         """What came of a case: ``"mine"``, settled just now; ``"others"``, settled before; or ``"held"``."""
         case = self.batch.manifest[number]
-        if self.batch.records.settled(case.name, self.since_ns):
+        if self.batch.settled(case.name, self.since_ns):
             return "others"
         lease = self.batch.leases.take(case.name, from_the_dead=from_the_dead)
         if lease is None:
             return "held"
         self._heart.lease = lease
         try:
-            if self.batch.records.settled(case.name, self.since_ns):  # while we waited for the lease
+            if self.batch.settled(case.name, self.since_ns):  # while we waited for the lease
                 return "others"
             begin = time.monotonic()
             state, code = self._settle(case, lease)

@@ -169,7 +169,7 @@ def _work(verb: Batching, batch: Batch, *, since: int, numbers: range, pace: Pac
     crew = _Crew(lambda count: verb.engine_with(resources).start(command, count), may_wait=verb.engine != "local")
 
     def is_over() -> bool:
-        return all(batch.records.settled(batch.manifest[n].name, since) for n in numbers)
+        return all(batch.settled(batch.manifest[n].name, since) for n in numbers)
 
     crew.work(choice.workers, watch, is_over, seems_over=lambda: pace.settled >= pace.total)
     return choice
