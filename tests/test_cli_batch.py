@@ -18,7 +18,7 @@ import pytest
 import medidiff.cli as cli
 from medidiff.batch.job import Batch
 from medidiff.batch.metrics import waiting
-from medidiff.cli import batch_status
+from medidiff.cli import batch_status, batch_task
 from medidiff.cli.batch_task import RestoreTask
 from medidiff.errors import SettingsError
 from medidiff.io import read, write
@@ -201,6 +201,37 @@ def test_dicom_series_become_series_of_their_studies(card, tmp_path, capsys):
     (next(place.glob("*.dcm"))).unlink()
     assert ran([*words, "--format", "dicom"], capsys, 0)["run"]["computed"] == 1
     assert len(list(place.glob("*.dcm"))) == len(list((tmp_path / "in").rglob("*.dcm")))
+    (place / "provenance.json").write_text("{")
+    assert ran([*words, "--format", "dicom"], capsys, 0)["run"]["computed"] == 1
+    assert len(list(place.glob("*.dcm"))) == len(list((tmp_path / "in").rglob("*.dcm")))
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-9], lambda data: b"\xff" + data[1:]])
+def test_a_damaged_record_of_a_result_is_made_again_and_a_foreign_one_is_not(damage, words, tmp_path, capsys):
+    ran(words, capsys)
+    beside = tmp_path / "out" / "sub-1" / "T1w_denoised.json"
+    whole = beside.read_bytes()
+    beside.write_bytes(damage(whole))
+    assert ran(words, capsys)["run"]["computed"] == 1
+    assert beside.read_bytes() == whole
+    shutil.rmtree(tmp_path / "out" / ".medidiff")  # now nobody says that it was ours
+    beside.write_bytes(damage(whole))
+    assert ran(words, capsys)["codes"] == {"E-FORMAT": 1, "E-OVERWRITE": 1}
+    assert beside.read_bytes() == damage(whole)
+
+
+def test_an_unknown_error_of_a_reader_refuses_its_case_and_no_more(words, capsys, monkeypatch):
+    find = batch_task.find
+
+    def odd(path: Path, *args: object) -> object:
+        if "sub-1" in str(path):
+            raise ZeroDivisionError
+        return find(path, *args)
+
+    monkeypatch.setattr(batch_task, "find", odd)
+    for _ in range(2):
+        told = ran(words, capsys)
+        assert (told["done"], told["codes"]) == (2, {"E-FORMAT": 1, "E-UNEXPECTED": 1})
 
 
 def test_a_folder_that_medidiff_did_not_write_is_never_removed(card, tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 
 from medidiff.batch.cases import Case
 from medidiff.batch.job import Batch, Job
-from medidiff.batch.journal import Event, Journal, seconds_of
+from medidiff.batch.journal import Event, Journal, Tail, seconds_of
 from medidiff.batch.records import Basis, Done, Refused
 from medidiff.io import write
 from medidiff.volume import Provenance
@@ -124,3 +124,22 @@ def test_the_last_time_counts_and_a_cut_line_does_not(tmp_path):
     journal.put(Event("a", "done", "", 9.0, 10.0))
     (tmp_path / "2-1-x.jsonl").write_text('{"case": "a", "state": "done", "cod')
     assert seconds_of(tmp_path) == {"a": 5.0}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"[" * 100_000, b"\xff\xfe\0", b"[1]", b"null"),
+        b'{"case": ["a"], "state": "done", "code": "", "seconds": 1, "at": 1}',
+        b'{"case": "a", "state": "done", "code": "", "seconds": "long", "at": 1}',
+        b'{"case": "a", "state": "done", "code": "", "seconds": NaN, "at": 1}',
+        b'{"case": "a", "state": "done", "code": "", "seconds": 1, "at": 1e999}',
+    ],
+    ids=range(8),
+)
+def test_no_line_of_a_journal_ends_what_reads_it(line, tmp_path):
+    (tmp_path / "1-1-x.jsonl").write_bytes(line + b"\n")
+    (tmp_path / "1-2-folder.jsonl").mkdir()
+    Journal(tmp_path, 1).put(Event("a", "done", "", 9.0, 10.0))
+    assert seconds_of(tmp_path) == {"a": 9.0}
+    assert [event.seconds for event in Tail(tmp_path, 1).new()] == [9.0]

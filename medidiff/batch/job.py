@@ -166,7 +166,7 @@ class Batch:
                 raise ValueError
         except FileNotFoundError as error:
             raise InputError("E-BATCH", "no batch in this folder", mend=_MEND, file=self.root.name) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError("E-BATCH", "the settings of the batch are damaged", mend=_MEND, file=path.name) from error
         return job, digest
 

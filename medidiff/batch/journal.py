@@ -7,6 +7,7 @@ that it settled. A line that cannot be written is a line less.
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import time
@@ -77,8 +78,19 @@ class Tail:
                     if not line.endswith(b"\n"):
                         break
                     self._read[path] = self._read.get(path, 0) + len(line)
-                    with suppress(ValueError, TypeError):
-                        yield Event(**json.loads(line))
+                    if (event := _event(line)) is not None:
+                        yield event
+
+
+def _event(line: bytes) -> Event | None:
+    """What a line says; None for one that was cut, or is none of ours."""
+    try:
+        event = Event(**json.loads(line))
+        texts = (event.case, event.state, event.code)
+        told = all(isinstance(text, str) for text in texts) and math.isfinite(event.seconds) and math.isfinite(event.at)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return None
+    return event if told else None
 
 
 def now() -> float:
@@ -92,8 +104,7 @@ def seconds_of(folder: Path) -> dict[str, float]:
     for path in sorted(folder.glob("*.jsonl")):
         with suppress(OSError):
             for line in path.read_bytes().splitlines():
-                with suppress(ValueError, TypeError):
-                    event = Event(**json.loads(line))
-                    if event.state == "done":
-                        last[event.case] = max(last.get(event.case, (0.0, 0.0)), (event.at, event.seconds))
+                event = _event(line)
+                if event is not None and event.state == "done":
+                    last[event.case] = max(last.get(event.case, (0.0, 0.0)), (event.at, event.seconds))
     return {case: seconds for case, (_, seconds) in last.items()}

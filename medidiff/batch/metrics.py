@@ -49,7 +49,7 @@ def waiting(batch: Batch) -> Iterator[tuple[Path, Waiting]]:
     places = sorted((batch.folder / "metrics").glob("*.json"))
     for place in places:
         if not place.name.endswith(_SENT) and not place.name.startswith("."):
-            with suppress(OSError, ValueError, TypeError):
+            with suppress(OSError, ValueError, TypeError, RecursionError):
                 yield place, Waiting(**json.loads(place.read_text(encoding="utf-8")))
 
 

@@ -213,5 +213,5 @@ def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
             return None
         tuples = {"decisions": tuple(fields["decisions"])} if kind is Done else {}
         return kind(**fields | tuples | {"basis": Basis(**fields["basis"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MedidiffError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MedidiffError):
         return None

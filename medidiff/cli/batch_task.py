@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from medidiff.batch.cases import Case
-from medidiff.batch.job import Job
+from medidiff.batch.job import FOLDER, Job
 from medidiff.batch.metrics import OUT_OF_SCOPE
+from medidiff.batch.records import Records
 from medidiff.batch.worker import Outcome
 from medidiff.cli.describe import shown
 from medidiff.cli.engine_options import EngineOptions
@@ -57,7 +58,7 @@ class RestoreTask:
         try:
             scan = find(path, read_options(self._verb(case))).only(case.scan, file=path.name)
             return _combined([sha256(file) for file in scan.files], path)
-        except (InputError, OSError):
+        except Exception:  # whatever it was, the case is refused for it, and that needs a fingerprint
             return hashlib.sha256("\n".join(_seen(path)).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _verb(self, case: Case) -> Restoring:
@@ -89,9 +90,11 @@ class RestoreTask:
         plan = prepared(verb, reading, load=self._load)
         told = [case.plain(sentence) for sentence in (*reading.decisions, *plan.chosen)]
         posterior = _without_machine(restored(verb, plan, told=told))
+        before = Records(self.root, self.root / FOLDER).done(case.name)
+        made = {} if before is None else {self.root / name: digest for name, digest in before.files.items()}
         for place in verb.outputs.values():
             with output_errors(place.name):
-                _make_room(place, folder=verb.format == "dicom")
+                _make_room(place, made, folder=verb.format == "dicom")
         files = dict(written(verb, posterior))
         prior = posterior.provenance.prior.get("name", "")
         return Outcome(
@@ -142,7 +145,7 @@ def _seen(path: Path) -> list[str]:
             return [sha256(path)]
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return [f"{file.relative_to(path)} {(about := file.stat()).st_size} {about.st_mtime_ns}" for file in files]
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with a NUL
         return [type(error).__name__]
 
 
@@ -153,17 +156,34 @@ def _without_machine(posterior: Posterior) -> Posterior:
     return dataclasses.replace(posterior, provenance=dataclasses.replace(made, environment=environment))
 
 
-def _make_room(place: Path, *, folder: bool) -> None:
-    """Remove a series of our own that is to be made again; a folder of DICOM files is never written into."""
+def _make_room(place: Path, made: Mapping[Path, str], *, folder: bool) -> None:
+    """Remove what is ours and is to be made again, but no writer would replace.
+
+    That is a series, for a folder of DICOM files is never written into; and a JSON record that was damaged, which
+    looks like somebody else's.
+
+    Args:
+        place: where a result goes.
+        made: SHA-256 of each file that an earlier run wrote for this case.
+        folder: whether the result is one.
+    """
     if place.exists() and place.is_dir() != folder:
         number = errno.ENOTDIR if folder else errno.EISDIR
         raise OSError(number, os.strerror(number))
+    if not folder:
+        beside = record_path(place)
+        if beside in made and beside.is_file() and sha256(beside) != made[beside]:
+            beside.unlink()
+        return
     record = place / "provenance.json"
-    if place.is_dir() and record.is_file():
-        if b'"medidiff"' not in record.read_bytes():
-            mend = "Choose another output folder."
-            raise OutputError("E-OVERWRITE", "a folder that medidiff did not write", mend=mend, file=place.name)
+    whole = (
+        path for path, digest in made.items() if place in path.parents and path.is_file() and sha256(path) == digest
+    )
+    if any(whole) or (record.is_file() and b'"medidiff"' in record.read_bytes()):
         shutil.rmtree(place)
+    elif record.is_file():
+        mend = "Choose another output folder."
+        raise OutputError("E-OVERWRITE", "a folder that medidiff did not write", mend=mend, file=place.name)
 
 
 def _metrics(reading: Reading, posterior: Posterior) -> Mapping[str, float]:

@@ -39,7 +39,7 @@ class _Known:
         try:
             fields = json.loads(path.read_bytes())
             return cls(str(fields["of"]), str(fields["page_sha256"]), tuple(map(str, fields["flags"])))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
 
