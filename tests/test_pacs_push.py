@@ -10,6 +10,7 @@ from pynetdicom import evt
 
 from medidiff.errors import InputError, OutputError, SettingsError
 from medidiff.pacs import Wanted, open_archive, pull_series, pull_study, push_folder
+from medidiff.pacs.answers import Refused
 from medidiff.pacs.instances import describe
 from tests import pacs_cases
 from tests.pacs_cases import (
@@ -108,6 +109,39 @@ def test_a_push_that_is_cut_goes_on(files):
     done = push_folder(shelf, files[0].parent, patience=HASTY)
     assert done.sent == 5
     assert len(shelf.held) == 5
+
+
+@pytest.mark.parametrize("how", ["refused", "lost"])
+def test_a_series_that_the_archive_does_not_take_keeps_no_other_from_being_sent(how, tmp_path):
+    files = study_of(tmp_path / "in", series=3, slices=2)
+    first = {describe(file, name="x").uid for file in files[:2]}
+
+    class Choosy(Shelf):
+        def store(self, instances):
+            super().store([each for each in instances if each.uid not in first])
+            unwanted = [each for each in instances if each.uid in first]
+            return [Refused(each.uid, "0xC000") for each in unwanted] if how == "refused" else []
+
+    shelf = Choosy()
+    for _ in range(2):
+        with pytest.raises(OutputError, match="1 of 3 series were not taken whole") as caught:
+            push_folder(shelf, tmp_path / "in", patience=HASTY)
+        assert caught.value.code == {"refused": "E-PACS-STORE", "lost": "E-PACS-UNCONFIRMED"}[how]
+        assert len(shelf.held) == 4
+
+
+@pytest.mark.parametrize("code", ["E-PACS-FULL", "E-PACS-LOGIN"])
+def test_an_archive_that_takes_nothing_is_not_asked_for_each_series(code, tmp_path):
+    study_of(tmp_path / "in", series=3, slices=1)
+    shelf = Shelf()
+
+    def trouble(method: str) -> None:
+        if method == "store":
+            raise InputError(code, "x")
+
+    shelf.trouble = trouble
+    refused(code, OutputError, lambda: push_folder(shelf, tmp_path / "in", patience=HASTY))
+    assert shelf.asked.count("store") == 1
 
 
 def test_damaged_files_stop_a_push_before_it_begins(files, tmp_path):

@@ -21,6 +21,7 @@ from medidiff.pacs.patience import Patience
 __all__ = ["Pushed", "push_folder"]
 
 Report = Callable[[int, int], None]
+_OF_ONE_SERIES = ("E-PACS-STORE", "E-PACS-UNCONFIRMED", "E-PACS-UNSUPPORTED")
 _BATCH = ".medidiff"  # folder of a batch below its results: records, and series that an archive has sent itself
 
 
@@ -56,7 +57,8 @@ def push_folder(
     Raises:
         InputError: nothing is there, or a file is damaged; nothing was sent.
         SettingsError: ``E-SYNTHETIC``, invented scans, which were not allowed; nothing was sent.
-        OutputError: the archive did not take all of it; what it took, it keeps.
+        OutputError: the archive did not take all of it; what it took, it keeps, and one series that it refuses keeps
+            no other from being sent.
     """
     instances, skipped = _files(folder)
     if any(each.synthetic for each in instances) and not synthetic:
@@ -66,18 +68,26 @@ def push_folder(
     for each in instances:
         series.setdefault((each.study, each.series), {})[each.uid] = each
     sent = present = 0
+    faults: list[InputError] = []
     for done, (place, parts) in enumerate(series.items()):
         push = _Push(archive, *place, parts)
         try:
             patience.persist(push.round, progress=lambda push=push: push.reached)  # type: ignore[misc]
         except InputError as error:
-            raise OutputError(
-                error.code, error.found, wanted=error.wanted, mend=error.mend, file=folder.name
-            ) from error
+            if error.code not in _OF_ONE_SERIES:
+                raise _untaken(error, error.found, folder) from error
+            faults.append(error)
         sent, present = sent + push.sent, present + len(parts) - push.sent
         if report is not None:
             report(done + 1, len(series))
+    if faults:
+        told = f"; {len(faults)} of {len(series)} series were not taken whole, the others were" * (len(series) > 1)
+        raise _untaken(faults[0], faults[0].found + told, folder) from faults[0]
     return Pushed(sent, present, len(series), tuple(skipped))
+
+
+def _untaken(error: InputError, found: str, folder: Path) -> OutputError:
+    return OutputError(error.code, found, wanted=error.wanted, mend=error.mend, file=folder.name)
 
 
 def _files(folder: Path) -> tuple[list[Instance], list[Skipped]]:
