@@ -6,12 +6,14 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from medidiff.errors import SettingsError
 from medidiff.physics import (
     Degradation,
     Noise,
     Separable,
+    boxes,
     gaussian_profile,
     identity,
     nothing,
@@ -344,3 +346,10 @@ def test_a_degradation_is_the_operator_and_then_the_noise():
     y = scanner.observe(x, torch.Generator().manual_seed(2))
     assert torch.equal(y, scanner.noise.apply(scanner.operator(x), torch.Generator().manual_seed(2)))
     assert not torch.equal(y, scanner.observe(x, torch.Generator().manual_seed(3)))
+
+
+def test_boxes_are_the_means_of_the_voxels_in_them():
+    x = torch.randn((1, 1, 8, 6, 4), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.allclose(boxes((4, 3, 2), (8, 6, 4))(x), functional.avg_pool3d(x, 2))
+    three_to_two = boxes((2, 3, 2), (3, 3, 2))(x[..., :3, :3, :2])
+    assert torch.allclose(three_to_two[..., 0, :, :], (x[..., 0, :3, :2] + x[..., 1, :3, :2] / 2) / 1.5)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from whole_cases import COARSE, ball, small_cascade, small_coarse
 
 from medidiff.case import TISSUES
@@ -19,6 +21,7 @@ from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.prior.asking import Vocabulary
 from medidiff.prior.coarse import CoarseCard, CoarsePrior
 from medidiff.synthesis import Cascade, Effort, Request
+from medidiff.synthesis.cascade import _boxed
 from medidiff.synthesis.request import check_field, check_spacing, finer_shares
 from medidiff.synthesis.tissue import labelled
 from medidiff.volume import Geometry, Volume
@@ -285,3 +288,64 @@ def test_each_stage_draws_with_a_sampler_of_its_own():
     assert np.array_equal(drawn("ancestral", "heun"), drawn("ancestral", "euler"))
     assert not np.array_equal(drawn("ancestral"), drawn("heun"))
     assert not np.array_equal(drawn("euler", "euler", spacing_mm=2.0), drawn("euler", "ancestral", spacing_mm=2.0))
+
+
+def test_rounds_and_noise_lead_away_from_the_coarse_draw():
+    """More rounds wander further from the coarse draw, and so does a draw about more noise."""
+    silent = []
+    for prior in small_cascade().finer:
+        untrained = copy.deepcopy(prior.denoiser)  # answers what the preconditioning knows, a smooth explanation
+        for parameter in untrained.backbone.parameters():
+            parameter.zero_()
+        silent.append(dataclasses.replace(prior, denoiser=untrained))
+
+    def drawn(rounds: int, noise: float) -> np.ndarray:
+        effort = Effort(2, (2,), starts=(0.1,), rounds=(rounds,), noises=(noise,))
+        cascade = Cascade(small_coarse(), finer=silent, effort=effort, device="cpu")
+        return eighths(cascade.draw(Request(spacing_mm=2.0), 0, seed=0).image.data[0])
+
+    coarse = small_cascade().draw(Request(spacing_mm=4.0), 0, seed=0).image.data[0]
+    inside = ndimage.binary_erosion(coarse > 0.3)  # the mask of the head is another where it was drawn anew
+    off = [(drawn(*each) - coarse)[inside] for each in ((1, 0.02), (3, 0.02), (1, 0.3))]
+    sizes = [float(np.sqrt(np.mean(np.square(each)))) for each in off]
+    assert sizes[0] < min(sizes[1:]), sizes
+
+
+def test_to_a_given_map_there_is_one_round():
+    request = Request(spacing_mm=2.0, tissue=label_map())
+    one, three = (small_cascade(Effort(2, (1,), rounds=rounds)).draw(request, 0, seed=0) for rounds in ((1,), (3,)))
+    assert np.array_equal(one.image.data, three.image.data)
+    free = [
+        small_cascade(Effort(2, (1,), rounds=rounds)).draw(Request(spacing_mm=2.0), 0, seed=0)
+        for rounds in ((1,), (3,))
+    ]
+    assert not np.array_equal(free[0].image.data, free[1].image.data)
+
+
+@pytest.mark.parametrize(("coarse", "fine"), [(16, 32), (16, 64), (32, 71), (18, 20)])
+def test_the_box_about_a_head_is_one_box_in_both_grids(coarse, fine):
+    shares = torch.zeros(3, 16, 16, 16)
+    shares[1, 5:9, 6:10, 7:8] = 1.0
+    seen, drawn = _boxed(shares, (coarse,) * 3, (fine,) * 3)
+    for axis, (low, high) in enumerate(((5, 9), (6, 10), (7, 8))):
+        faces = [(cut.start / n, cut.stop / n) for cut, n in ((seen[axis], coarse), (drawn[axis], fine))]
+        assert faces[0] == pytest.approx(faces[1])
+        assert faces[0][0] <= max(low - 3, 0) / 16
+        assert faces[0][1] >= min(high + 3, 16) / 16
+    assert _boxed(torch.zeros(3, 16, 16, 16), (coarse,) * 3, (fine,) * 3)[0] == (slice(0, coarse),) * 3
+
+
+def test_beside_the_head_there_is_air():
+    case = small_cascade(Effort(2, (1,))).draw(Request(spacing_mm=2.0), 0, seed=0)
+    assert not case.image.data[:, ~near(case.labels.data[0] > 0)].any()
+    assert case.image.data.any()
+
+
+def near(mask):
+    return ndimage.binary_dilation(mask, iterations=8)
+
+
+def eighths(image):
+    """Means of 2 x 2 x 2 voxels."""
+    i, j, k = (n // 2 for n in image.shape)
+    return image.reshape(i, 2, j, 2, k, 2).mean((1, 3, 5))

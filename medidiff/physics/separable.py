@@ -187,6 +187,20 @@ class Separable:
         return x + self._apply(spectrum * gain.to(spectrum), lambda axis: axis.svd[2].mT)
 
 
+def boxes(coarse: Sequence[int], fine: Sequence[int]) -> Separable:
+    """What the voxels of a coarse grid see of a finer one over the same box.
+
+    Args:
+        coarse: (i, j, k) voxels of the coarse grid.
+        fine: (I, J, K) of the finer one, at least as many along each axis.
+    """
+    matrices = [
+        sampling(n, factor=n / count, offset=(n / count - 1) / 2, count=count)
+        for n, count in zip(fine, coarse, strict=True)
+    ]
+    return Separable((matrices[0], matrices[1], matrices[2]))
+
+
 def sampling(
     size: int,
     *,

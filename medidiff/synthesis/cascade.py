@@ -3,14 +3,22 @@
 Every stage asks ``p(x | y)``. The coarse one has measured nothing; for each of the others y is the drawn volume, whose
 voxels are boxes on the finer grid, ``A = (box, box, box)``, as in super-resolution. Case n of a seed is drawn from
 numbers of its own, so it is the same whatever is drawn beside it, before or after.
+
+A drawn volume is no scan, and a prior that takes it for one refines its faults. So it is given noise, and the finer
+prior is told of it (conditioning augmentation: Ho et al. 2022, arXiv 2106.15282): what the noise hides is drawn anew. A
+stage may do so several times, each time about what coarser voxels see of its last draw. That alternates between
+``p(x | y)`` and ``p(y | x)``, as Gibbs sampling does, and so leads from any y towards what the finer prior knows, while
+what the noise does not hide, the large structures, wanders slowly.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +39,7 @@ from medidiff.diffusion import (
 )
 from medidiff.diffusion.whole import Asked
 from medidiff.errors import PriorError
-from medidiff.physics import Separable, sampling
+from medidiff.physics import boxes
 from medidiff.prior import Prior
 from medidiff.prior.coarse import DEFAULT_COARSE, CoarsePrior
 from medidiff.settings import Progress, compute_device, require
@@ -42,7 +50,9 @@ from medidiff.volume import Geometry, Provenance, Volume
 
 __all__ = ["Cascade", "Effort"]
 
-_NOISE = 0.01  # of a drawn volume, as the finer priors are told
+_LAST = 0.01  # lowest level of the finer draws
+_AROUND = 3  # coarse voxels about the head that the finer stages see
+_SOME = 0.02  # share of tissue from which a voxel is of the head
 _TILE = 320**3  # voxels that a prior is shown at once
 
 
@@ -57,12 +67,17 @@ class Effort:
             good, leave out least with a method of second order; the fresh noise of `ancestral` mends the coarse one's
             mistakes, which show as speckle otherwise.
         starts: σ at which the finer draws begin about their posterior mean, in order; the last holds on.
+        noises: σ_y that the finer priors are shown a drawn volume with, in order; the last holds on.
+        rounds: draws of each finer prior, each about the last one, in order; the last holds on. To a given map there is
+            one, which stays nearest to it.
     """
 
     coarse: int = 48
     finer: tuple[int, ...] = (6, 4)
     samplers: tuple[str, ...] = ("ancestral", "heun")
-    starts: tuple[float, ...] = (0.6, 0.3)
+    starts: tuple[float, ...] = (1.0, 0.3)
+    noises: tuple[float, ...] = (0.06, 0.02)
+    rounds: tuple[int, ...] = (3, 1)
 
     def __post_init__(self) -> None:
         known = f"of {', '.join(SAMPLERS)}"
@@ -72,12 +87,14 @@ class Effort:
                 ("steps", steps, min(steps) >= 1 and bool(self.finer), "at least 1"),
                 ("samplers", self.samplers, bool(self.samplers) and set(self.samplers) <= set(SAMPLERS), known),
                 ("starts", self.starts, bool(self.starts) and min(self.starts) > 0, "levels above 0"),
+                ("noises", self.noises, bool(self.noises) and min(self.noises) > 0, "levels above 0"),
+                ("rounds", self.rounds, bool(self.rounds) and min(self.rounds) >= 1, "at least 1"),
             ]
         )
 
     def sampler(self, stage: int) -> Sampler:
         """The sampler of a stage, 0 for the coarse one."""
-        return SAMPLERS[self.samplers[min(stage, len(self.samplers) - 1)]]
+        return SAMPLERS[_nth(self.samplers, stage)]
 
 
 class Cascade:
@@ -151,14 +168,16 @@ class Cascade:
             state, given = self._coarse(request, generators, grid)
             image, shares = state[:, :1], state[0, 1:].clamp(0, 1)
             told(1, stages + 1)
-            for stage, prior in enumerate(self.finer[:stages]):
+            for stage in range(stages):
                 target = grid.shape if stage == stages - 1 else tuple(2 * n for n in image.shape[-3:])
-                image = self._finer(image, prior, (target[0], target[1], target[2]), stage, generators)
+                rounds = _nth(self.effort.rounds, stage) if given is None else 1
+                image = self._about_the_head(image, shares, target, stage, generators, rounds)
                 told(stage + 2, stages + 1)
         image, shares = image[0, 0].cpu(), shares.cpu()
         if not bool(torch.isfinite(image).all()):
             raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")
-        fine = finer_shares(shares, grid)
+        wandered = given is None and any(_nth(self.effort.rounds, stage) > 1 for stage in range(stages))
+        fine = finer_shares(_softened(shares) if wandered else shares, grid)
         image = _brain(image, fine)
         labels = labelled(image, fine) if given is None else _most(given)
         return self._case(request, number, seed, image=image, labels=labels, grid=grid)
@@ -177,7 +196,7 @@ class Cascade:
             (1, 1, *shape) draw.
         """
         with torch.no_grad():
-            return self._finer(image, self.finer[stage], shape, stage, generators_for(seed, [number]))
+            return self._finer(image, shape, stage, generators_for(seed, [number]), _nth(self.effort.rounds, stage))
 
     def _grid(self, request: Request) -> Geometry:
         """The whole frame in the voxels that are asked for."""
@@ -207,18 +226,41 @@ class Cascade:
         state = sample(guided, start, sigmas, condition=asked, generators=generators)  # type: ignore[arg-type]
         return state, fine
 
-    def _finer(
-        self, image: Tensor, prior: Prior, shape: tuple[int, int, int], stage: int, generators: Sequence[Generator]
+    def _about_the_head(
+        self,
+        image: Tensor,
+        shares: Tensor,
+        shape: Sequence[int],
+        stage: int,
+        generators: Sequence[Generator],
+        rounds: int,
     ) -> Tensor:
-        """A draw of the finer volume that `image` is a measurement of."""
-        condition = observe(image, _boxes(image.shape[-3:], shape), _NOISE)
+        """A draw of the finer volume where there is a head, and air elsewhere."""
+        seen, drawn = _boxed(shares, image.shape[-3:], shape)
+        finer = image.new_zeros((1, 1, *shape))
+        sides = [cut.stop - cut.start for cut in drawn]
+        whole = slice(None)
+        finer[whole, whole, *drawn] = self._finer(image[whole, whole, *seen], sides, stage, generators, rounds)
+        return finer
+
+    def _finer(
+        self, image: Tensor, shape: Sequence[int], stage: int, generators: Sequence[Generator], rounds: int
+    ) -> Tensor:
+        """A draw of the finer volume that `image` is a noisy measurement of, in some rounds."""
+        prior, effort = self.finer[stage], self.effort
+        noise, start = _nth(effort.noises, stage), _nth(effort.starts, stage)
+        sees = boxes(image.shape[-3:], shape)
         denoiser = Tiled(prior.denoiser, cheapest_tile(shape, voxels=_TILE, halo=prior.halo), prior.halo)
-        mean = denoiser(torch.zeros_like(condition.image), torch.tensor(torch.inf), condition)
-        start = self.effort.starts[min(stage, len(self.effort.starts) - 1)]
-        sigmas = karras(self.effort.finer[min(stage, len(self.effort.finer) - 1)], _NOISE, start)
-        sample = self.effort.sampler(stage + 1)
-        state = informed(mean, start, generators)
-        return sample(denoiser, state, sigmas, condition=condition, generators=generators)
+        sample, sigmas = effort.sampler(stage + 1), karras(_nth(effort.finer, stage), _LAST, start)
+        finer = None
+        for _ in range(rounds):
+            seen = informed(image if finer is None else sees(finer), noise, generators)
+            condition = observe(seen, sees, noise)
+            mean = denoiser(torch.zeros_like(condition.image), torch.tensor(torch.inf), condition)
+            state = informed(mean, start, generators)
+            finer = sample(denoiser, state, sigmas, condition=condition, generators=generators)
+        assert finer is not None
+        return finer
 
     def _case(self, request: Request, number: int, seed: int, *, image: Tensor, labels: Tensor, grid: Geometry) -> Case:
         scan = Volume(image.numpy(), grid, self.coarse.card.modality)
@@ -254,19 +296,39 @@ def _finer(name: str, folder: Path) -> Prior:
     return Prior.load(beside if beside.is_file() else name)
 
 
-def _boxes(coarse: Sequence[int], fine: Sequence[int]) -> Separable:
-    """What voxels of a coarse grid see of a finer one over the same box."""
-    matrices = [
-        sampling(n, factor=n / count, offset=(n / count - 1) / 2, count=count)
-        for n, count in zip(fine, coarse, strict=True)
-    ]
-    return Separable((matrices[0], matrices[1], matrices[2]))
+def _nth(values: Sequence[Any], stage: int) -> Any:
+    """What holds for a stage; the last holds on."""
+    return values[min(stage, len(values) - 1)]
+
+
+def _boxed(shares: Tensor, coarse: Sequence[int], fine: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The same box about the head in a coarser and a finer grid of the frame; all of it where there is no head.
+
+    Its faces lie between voxels of both grids.
+    """
+    seen, drawn = [], []
+    for axis, (n, count) in enumerate(zip(fine, coarse, strict=True)):
+        others = [dim for dim in (1, 2, 3) if dim != axis + 1]
+        there = torch.nonzero((shares.sum(0, keepdim=True) > _SOME).any(dim=others[1]).any(dim=others[0])[0])[:, 0]
+        step = count // math.gcd(n, count)  # voxels of the coarser grid whose faces both grids share
+        size = shares.shape[axis + 1]
+        low, high = (int(there[0]) - _AROUND, int(there[-1]) + 1 + _AROUND) if len(there) else (0, size)
+        first = max(low * count // size // step, 0) * step
+        last = min(-(-high * count // size // step), count // step) * step
+        seen.append(slice(first, last))
+        drawn.append(slice(first * n // count, last * n // count))
+    return tuple(seen), tuple(drawn)
 
 
 def _brain(image: Tensor, shares: Tensor) -> Tensor:
     """The scan with air where no tissue was drawn, as the training scans have it."""
     near = nnf.max_pool3d(shares.sum(0)[None, None], 3, stride=1, padding=1)[0, 0]
     return torch.where(near > 0.1, image.clamp_min(0), 0.0)
+
+
+def _softened(shares: Tensor) -> Tensor:
+    """Shares of tissue of a head whose folds were drawn anew: means over 3 x 3 x 3 voxels."""
+    return nnf.avg_pool3d(shares[None], 3, stride=1, padding=1)[0]
 
 
 def _most(shares: Tensor) -> Tensor:
