@@ -128,3 +128,16 @@ def test_a_manifest_of_wrong_paths_begins_no_batch_and_can_be_corrected(words, t
     assert cli.main([*map(str, words)]) == 7
     capsys.readouterr()
     assert document(["batch", "status", tmp_path / "out"], capsys)["codes"] == {"E-MISSING": 1}
+
+
+def test_a_manifest_that_has_changed_is_told_and_does_not_change_the_batch(words, tmp_path, capsys):
+    table = words[2] = tmp_path / "list.csv"
+    table.write_text("input\nin/scan-0.nii.gz\n")
+    for _ in range(2):
+        assert cli.main([*map(str, words)]) == 0
+        assert capsys.readouterr().err == ""
+    for text in ("input\nin/scan-0.nii.gz\nin/scan-1.nii.gz\n", "input\nin/scan-1.nii.gz\n", "input\n", "path\n1\n"):
+        table.write_text(text)
+        assert cli.main([*map(str, words)]) == 0
+        assert "has changed since the batch began" in capsys.readouterr().err
+    assert [case.input for case in Batch(tmp_path / "out").manifest] == [str(tmp_path / "in" / "scan-0.nii.gz")]

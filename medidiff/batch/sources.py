@@ -20,7 +20,7 @@ from medidiff.errors import InputError
 from medidiff.io import ReadOptions, find
 from medidiff.io.files.formats import kind_of
 
-__all__ = ["case_at", "cases_of", "is_bids"]
+__all__ = ["case_at", "cases_of", "is_bids", "is_manifest"]
 
 _FILES = ("nifti", "nrrd", "metaimage", "archive")
 _ENDING = re.compile(r"(\.nii\.gz|\.nii|\.nrrd|\.nhdr|\.mha|\.mhd|\.hdr|\.tar\.gz|\.tgz|\.tar|\.zip)\Z", re.IGNORECASE)
@@ -48,7 +48,7 @@ def cases_of(source: Path, options: ReadOptions, *, out: Path | None = None, onl
     """
     if not source.exists():
         raise InputError("E-MISSING", "no such file or folder", mend="Check the path.", file=source.name)
-    if source.is_file() and source.name.lower().endswith(_MANIFESTS):
+    if is_manifest(source):
         found = list(_listed(source))
     elif source.is_dir() and is_bids(source):
         found = list(_bids(source, only))
@@ -60,6 +60,11 @@ def cases_of(source: Path, options: ReadOptions, *, out: Path | None = None, onl
         mend = "Give a folder of scans, a BIDS data set, or a CSV or JSONL manifest."
         raise InputError("E-NOIMAGES", "nothing in it could be a scan", mend=mend, file=source.name)
     return list(_apart(found))
+
+
+def is_manifest(source: Path) -> bool:
+    """Whether a path is a file that lists scans."""
+    return source.is_file() and source.name.lower().endswith(_MANIFESTS)
 
 
 def is_bids(source: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from medidiff.batch.job import FOLDER, Batch, Job, Listing
 from medidiff.batch.journal import Tail
 from medidiff.batch.metrics import Cohort, Waiting, cohort, put
 from medidiff.batch.quarantine import QUARANTINE
-from medidiff.batch.sources import cases_of
+from medidiff.batch.sources import cases_of, is_manifest
 from medidiff.batch.status import Pace, Status, status_of, write_report
 from medidiff.batch.worker import Worker
 from medidiff.cli.batch_archive import series_cases, source_of, task_of
@@ -57,9 +58,14 @@ def run(verb: Batching, session: Session) -> int:
     if verb.dry_run:
         _show_plan(verb, job, screen)
         return 0
+    again = Batch.is_there(verb.out)
     batch = Batch.begin(verb.out, job, _listing(verb), go_on=verb.go_on)
     if not verb.source.is_archive:
         Inputs(batch.manifest).refuse_gone()
+    if again and _lists_others(verb, batch):
+        screen.note(
+            "The manifest has changed since the batch began, which keeps its cases: begin another for the new ones."
+        )
     session.begin()
     batch.sweep()
     since = batch.now_ns()
@@ -86,6 +92,16 @@ def _cases(verb: Batching) -> list[Case]:
     found = cases_of(verb.source.path, read_options(verb), out=verb.out)
     Inputs(found).refuse_gone()
     return found
+
+
+def _lists_others(verb: Batching, batch: Batch) -> bool:
+    """Whether a manifest names other cases than when the batch began; folders are not listed again."""
+    if verb.source.is_archive or not is_manifest(verb.source.path):
+        return False
+    try:
+        return any(new != old for new, old in zip_longest(_cases(verb), batch.manifest))
+    except InputError:
+        return True
 
 
 def _check(verb: Batching) -> None:
