@@ -430,6 +430,20 @@ def test_a_case_is_settled_after_a_moment_only_by_what_was_written_or_seen_after
     assert batch.records.settled(name, since + 10**9) is None
 
 
+def test_the_record_of_another_person_is_confirmed_too(batch, monkeypatch):
+    work(batch)
+    before, since = tree(batch.root), batch.now_ns()
+    time.sleep(0.01)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "not the owner")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert work(batch, since_ns=since) == [("kept", "")] * 5 + [("refused", "E-FORMAT")]
+    assert all(batch.settled(case.name, since) for case in batch.manifest)
+    assert tree(batch.root) == before
+
+
 def test_a_record_that_cannot_be_written_is_an_output_error(batch, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "full")
