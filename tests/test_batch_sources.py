@@ -61,6 +61,22 @@ def test_a_folder_of_dicom_files_is_as_many_cases_as_it_holds_scans(tmp_path):
     assert found(tmp_path / "sub-1" / "ser-1") == {".#1": "ser-1/scan-01_{kind}"}
 
 
+@pytest.mark.parametrize("home", ["", "sub-1"], ids=["input", "subject"])
+def test_a_dicom_file_hides_no_other_scan_beside_or_below_it(home, tmp_path):
+    dicom_cases.series(tmp_path / home, modality="MR")
+    dicom_cases.series(tmp_path / home / "ser-2", modality="MR")
+    for name in ("T1w.nii.gz", "ses-1/T2w.nii", "ses-1/deep/FLAIR.nrrd", "ser-2/T1w.mha"):
+        scan(tmp_path / home / name)
+    (tmp_path / home / "broken.nii.gz").write_bytes(b"")
+    (tmp_path / home / "notes").mkdir()
+    (tmp_path / home / "notes" / "readme.txt").write_text("words")
+    files = {name for name in found(tmp_path) if name.removesuffix("#0").endswith((".gz", ".nii", ".nrrd", ".mha"))}
+    places = {f"{home}/" * bool(home) + name for name in ("T1w.nii.gz", "broken.nii.gz", "ses-1/T2w.nii")}
+    places |= {f"{home}/" * bool(home) + name for name in ("ses-1/deep/FLAIR.nrrd", "ser-2/T1w.mha")}
+    assert files == {f"{place}#0" for place in places}
+    assert set(found(tmp_path)) - files == {f"{home or '.'}#1", f"{home or '.'}#2"}
+
+
 def test_names_of_people_stand_in_the_manifest_alone(tmp_path):
     scan(tmp_path / "in" / "DOE^JANE 19700131" / "T1w.nii.gz")
     (case,) = cases_of(tmp_path / "in", READ)

@@ -88,10 +88,12 @@ def _apart(cases: Sequence[Case]) -> Iterator[Case]:
 def _places(root: Path, out: Path | None) -> Iterator[Path]:
     """Files that are scans, and the topmost folders that hold DICOM files by themselves, in the order of names.
 
+    A folder of DICOM files stands for all those below it; scans of other kinds in and below it stand for themselves.
     Folders that cannot be opened come last, to be refused when their turn comes.
     """
     own = None if out is None else os.path.realpath(out)
     shut: list[Path] = []
+    covered: set[Path] = set()  # whose DICOM files are those of a folder above
     links = _Links(root)
     for folder, children, names in os.walk(root, onerror=lambda e: shut.append(Path(e.filename)), followlinks=True):
         here = Path(folder)
@@ -101,13 +103,14 @@ def _places(root: Path, out: Path | None) -> Iterator[Path]:
         children[:] = [name for name in sorted(children) if not name.startswith(".") and links.follows(here / name)]
         files = [here / name for name in sorted(names) if not name.startswith(".") and not _HALF.search(name)]
         kinds = {file: _kind(file) for file in files}
-        if any(kind == "dicom" for kind in kinds.values()) and here != root:
-            children.clear()
+        within = here.parent in covered and not here.is_symlink()
+        dicom, scans = "dicom" in kinds.values(), [file for file, kind in kinds.items() if kind in _FILES]
+        if dicom or within:
+            covered.add(here)
+        if dicom and not within:
             yield here
-            continue
-        scans = [file for file, kind in kinds.items() if kind in (*_FILES, "dicom")]
-        yield from scans if here != root or "dicom" not in kinds.values() else _loose(root, kinds, children)
-        if files and not scans and not children:
+        yield from scans
+        if files and not (scans or dicom or within or children):
             yield here  # nothing in it is known: refused when its turn comes
     yield from sorted(shut)
 
@@ -137,13 +140,6 @@ class _Links:
         self._targets.add(target)
         self._followed.add(folder)
         return True
-
-
-def _loose(root: Path, kinds: Mapping[Path, str], children: list[str]) -> Iterator[Path]:
-    """DICOM files lie in the input folder itself: it is one place, with all that is below it."""
-    children.clear()
-    yield root
-    yield from (file for file, kind in kinds.items() if kind == "archive")
 
 
 def _kind(file: Path) -> str:
