@@ -125,12 +125,18 @@ def test_without_signs_the_same_scans_would_be_claimed(fitted):
         ({"thickness": 3.0}, "thickness"),
         ({"distance": 2.0}, "distance"),
         ({"spacing_mm": (1.0, 1.0, 2.0)}, "voxels (mm) of 2"),
+        ({"spacing_mm": (1.035, 1.0, 1.0)}, "voxels (mm) of 1.035"),  # another protocol, likely another scanner
         ({"signs": {}}, "no tissue"),
     ],
 )
 def test_out_of_range_nothing_is_claimed(fitted, change, says):
     seen = dataclasses.replace(answer(100)[1].seen, **change)
     assert any(says in reason for reason in fitted.objections(seen))
+
+
+def test_voxels_that_differ_by_rounding_are_claimed(fitted):
+    seen = dataclasses.replace(answer(100)[1].seen, spacing_mm=(0.99, 1.01, 1.0))
+    assert fitted.objections(seen) == ()
 
 
 @pytest.mark.parametrize(

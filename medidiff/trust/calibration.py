@@ -28,7 +28,8 @@ __all__ = ["BUNDLED_CALIBRATIONS", "Calibration", "Case", "Made", "Node", "Seen"
 BUNDLED_CALIBRATIONS = Path(__file__).parent / "bundled"
 """Where medidiff's own lie, one for each task, from validation subjects of the bundled prior."""
 _GROUPS = 8  # of the expected error, in which the standardised error is set to 1
-_SLACK = 1.1  # factor: as far beyond the calibrated noise, thickness and voxels as the claim reaches
+_SLACK = 1.1  # factor: as far beyond the calibrated noise, thickness and distance as the claim reaches
+_SAME = 1.02  # likewise for the sides of voxels: scans of one protocol have the same
 _TOLD = 3  # reasons that are named
 
 
@@ -231,13 +232,13 @@ class Calibration:
         """Why the share is not claimed for a scan, as sentences; empty where it is."""
         found = [
             f"{name} {value:.4g}, calibrated for {low:.4g} to {high:.4g}"
-            for name, value, (low, high) in (
-                ("a noise level (share of the tissue maximum) of", seen.noise, self.noise),
-                ("a slice thickness (voxels of the answer) of", seen.thickness, self.thickness),
-                ("a slice distance (voxels of the answer) of", seen.distance, self.distance),
-                *(("voxels (mm) of", side, held) for side, held in zip(seen.spacing_mm, self.spacing_mm, strict=True)),
+            for name, value, (low, high), slack in (
+                ("a noise level (share of the tissue maximum) of", seen.noise, self.noise, _SLACK),
+                ("a slice thickness (voxels of the answer) of", seen.thickness, self.thickness, _SLACK),
+                ("a slice distance (voxels of the answer) of", seen.distance, self.distance, _SLACK),
+                *(("voxels (mm) of", *sides, _SAME) for sides in zip(seen.spacing_mm, self.spacing_mm, strict=True)),
             )
-            if not low / _SLACK <= value <= high * _SLACK
+            if not low / slack <= value <= high * slack
         ]
         if seen.outside and 2 * self.outside < self.patients:
             found.insert(
