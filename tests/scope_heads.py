@@ -64,6 +64,21 @@ def _wave(image: np.ndarray) -> np.ndarray:
     return np.abs(rng.standard_normal(image.shape) * 500).astype(np.float32)
 
 
+def _zero_filled(image: np.ndarray) -> np.ndarray:
+    """The outer half of k-space along two axes is empty, as in a scan interpolated in plane by its scanner."""
+    spectrum = np.fft.fftn(image)
+    for axis in (0, 1):
+        n = image.shape[axis]
+        np.moveaxis(spectrum, axis, 0)[np.abs(np.fft.fftfreq(n)) > 0.25] = 0
+    return np.abs(np.fft.ifftn(spectrum)).astype(np.float32)
+
+
+def _spike(image: np.ndarray) -> np.ndarray:
+    """One wrong sample of k-space, and its conjugate: stripes of a twelfth of the brightness."""
+    x, y, z = np.indices(image.shape)
+    return np.abs(image + 80 * np.cos(1.1 * x + 0.7 * y + 0.4 * z)).astype(np.float32)
+
+
 FAULTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "upside down": (_upside_down, "upright"),
     "front to back": (lambda image: np.flip(image, 1).copy(), "upright"),
@@ -76,6 +91,8 @@ FAULTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "clipped": (lambda image: np.minimum(image, 700), "top"),
     "noise": (_wave, "match"),
     "lossy blocks": (_blocks, "blocky"),
+    "zero-filled": (_zero_filled, "cliff"),
+    "spike": (_spike, "spike"),
     "ghosts": (_ghosts, "ghost"),
     "shading": (_shaded, "shading"),
 }

@@ -76,7 +76,8 @@ def test_signs_do_not_depend_on_the_order_of_the_axes(order, head, signs, refere
     data = np.ascontiguousarray(head.data[0].transpose(order))
     found = traits_of(Volume(data, Geometry(data.shape, affine), "MR"), reference.template)
     for name in signs.keys() - {"blocky"}:  # which of three equal axes are the two finest is a matter of order
-        assert found[name] == pytest.approx(signs[name], abs=0.03), name
+        apart = 0.1 if name == "spike" else 0.03  # blocks of k-space begin elsewhere
+        assert found[name] == pytest.approx(signs[name], abs=apart), name
 
 
 def test_an_affine_that_forgets_the_order_of_the_axes_changes_them(head, signs, reference):
@@ -163,6 +164,14 @@ def test_part_of_a_head_is_not_held_against_a_whole_one(head, reference):
     assert scope.signs["whole"] is None
     assert not scope.outside
     assert "too little of a head" in scope.sentence
+
+
+def test_a_small_part_shows_no_blocks_of_a_lossy_code(head, reference):
+    """Of six blocks along an axis, one of the eight places has larger steps by chance in every fifteenth part."""
+    fine = ndimage.zoom(head.data[0][28:52, 36:60, 28:52], 2, order=1)
+    signs = traits_of(Volume(fine, Geometry.regular(fine.shape), "MR"), reference.template)
+    assert signs["tissue"] > 1.5
+    assert signs["blocky"] is None
 
 
 def test_what_is_no_single_finite_channel_is_refused(head, reference):

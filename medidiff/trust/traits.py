@@ -1,4 +1,4 @@
-"""What is measured of a scan before it is restored: its grain, grey levels, planes and anatomy, each as one number.
+"""What is measured of a scan before it is restored: grain, k-space, grey levels, planes, anatomy, each as one number.
 
 Every number is a ratio, so that neither units nor gain matter, and is None where a scan does not show enough for it.
 """
@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from medidiff.anatomy import foreground
 from medidiff.trust.coarse import Array, Coarse, Field, coarse, field_of
+from medidiff.trust.kspace import kspace_traits
 from medidiff.trust.pose import SIDE_MM, Pose, Template, find_pose
 from medidiff.volume import Volume
 
@@ -34,6 +35,7 @@ _MEDIAN_OF_NORMAL = 0.6744897501960817
 _LARGE_PLANE = 0.3  # of the largest plane's tissue
 _NEIGHBOURS = 4
 _BLOCK = 8  # voxels of a JPEG block
+_FEWEST_BLOCKS = 7  # along an axis: of fewer, the median step at one of the eight places is large by chance
 _SLOW = 6.0  # cubes of 4 mm, standard deviation
 _FEWEST_AIR = 1000  # cubes of 4 mm
 _WHITE, _GREY, _FLUID = 1.3, (0.75, 1.0), 0.62  # ranks of brightness in the mean brain
@@ -55,7 +57,7 @@ def traits_of(volume: Volume, template: Template) -> dict[str, float | None]:
     found |= {"across": _across(blocks)} | _levels(blocks)
     if blocks.tissue_ml < _FEWEST_ML:
         return found
-    found |= _grain(blocks) | _planes(blocks) | _grid(blocks)
+    found |= _grain(blocks) | kspace_traits(blocks) | _planes(blocks) | _grid(blocks)
     field = field_of(blocks, SIDE_MM, ceiling=_CEILING)
     pose = find_pose(field.halved(), template)
     return found | _anatomy(blocks, field, pose, template)
@@ -224,7 +226,7 @@ def _grid(blocks: Coarse) -> dict[str, float | None]:
     worst = None
     for axis in range(3):
         along = np.moveaxis(image, axis, 0)
-        if len(along) < 5 * _BLOCK:
+        if len(along) < _FEWEST_BLOCKS * _BLOCK:
             continue
         # A step that neither neighbour continues: across it, less half of what goes on before and after.
         step = np.abs(along[2:-1] - along[1:-2] - (along[1:-2] - along[:-3] + along[3:] - along[2:-1]) / 2)
@@ -233,7 +235,7 @@ def _grid(blocks: Coarse) -> dict[str, float | None]:
         sizes = (np.minimum(step, 0.2) * tissue).sum(axis=(1, 2)) / np.maximum(count, 1)
         sizes[count < _LARGE_PLANE * count.max()] = np.nan
         each = [sizes[phase::_BLOCK] for phase in range(_BLOCK)]
-        if min(np.isfinite(part).sum() for part in each) < 3:
+        if min(np.isfinite(part).sum() for part in each) < _FEWEST_BLOCKS:
             continue
         phases = np.array([float(np.nanmedian(part)) for part in each])
         ratio = float(phases.max() / max(float(np.median(phases)), 1e-6))

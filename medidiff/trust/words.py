@@ -79,6 +79,14 @@ _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
         f"noise of {100 * 10**v:.0f} % of the brightness, "
         f"in scans of the kind at most {100 * 10 ** _beyond(v, b):.0f} %"
     ),
+    "cliff": lambda v, _: (
+        f"looks zero-filled or interpolated: along two axes its k-space ends before the edge, by a drop of power "
+        f"to one in {10**v:.0f}"
+    ),
+    "spike": lambda v, _: (
+        f"has stripes: one spatial frequency stands out {10 ** (v / 2):.0f} times above those around it, "
+        "as of a spike in k-space"
+    ),
     "top": lambda v, _: f"looks clipped or windowed: {100 * 10**v:.2g} % of the tissue holds the very highest value",
     "eight": lambda _v, _: "looks windowed to 8 bit: it fills 256 grey levels exactly",
     "air": lambda v, _: f"looks inverted: what surrounds the tissue is {100 * v:.0f} % as bright as the tissue",
