@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from calibration import SETTINGS
-from findings import series
+from findings import machine, series
 from numpy.typing import NDArray
 
 from medidiff.errors import InputError
@@ -34,6 +34,7 @@ __all__ = [
     "PLAIN",
     "RESPLITS",
     "Record",
+    "claims",
     "coverage",
     "finding",
     "fitted",
@@ -46,6 +47,9 @@ __all__ = [
 ]
 
 RESPLITS = 200
+_CORRELATIONS = ("spearman", "spearman_4_mm", "spearman_8_mm")
+_FIGURES = [*_CORRELATIONS, "standardised", "standardised_before", "bins", "coverage", "coverage_sd"]
+_FIGURES += ["in_lesions", "lesion_voxels", "claimed", "inside"]
 _BINS = 8
 PLAIN = [name for name, setting in SETTINGS.items() if not setting.change]
 
@@ -264,27 +268,50 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
     return rows | {"flags": flags(records)}
 
 
+def claims(rows: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of `flags` by what was scanned: ours at each setting first, then shifted ones, then other sites."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows["flags"]:
+        part, _, rest = row["subject"].partition("-")
+        kind = f"{rest.rsplit('-', 1)[0]}, {row['setting']}" if part == "foreign" else row["setting"]
+        groups.setdefault(kind, []).append(row)
+    return dict(sorted(groups.items(), key=lambda item: (item[0] not in PLAIN, item[0])))
+
+
 def finding(records: Sequence[Record], rows: Mapping[str, Any]) -> dict[str, Any]:
     """What `report.py keep` takes."""
     first = records[0]
     each: list[dict[str, Any]] = []
+
+    def one_by_one(setting: str, **told: Sequence[float]) -> None:
+        for name, values in told.items():
+            each.extend({"setting": setting, "scan": n, name: float(v)} for n, v in enumerate(values, 1))
+
     for name, told in rows["spread"].items():
-        for figure, values in told.items():
-            each += [{"setting": name, "scan": n, figure: v} for n, v in enumerate(values, 1)]
-    for name, by_size in rows["coverage"].items():
-        for size, values in by_size.items():
-            each += [{"setting": f"{name} {size} mm", "coverage": float(np.mean(values))}] if values else []
+        one_by_one(name, **{figure: told[figure] for figure in _CORRELATIONS})
     for name, found in rows["standardised"].items():
         if found:
-            each += [{"setting": name, "scan": n, "standardised": v} for n, v in enumerate(found["after"], 1)]
-            each += [{"setting": f"{name} bins", "scan": n, "standardised": v} for n, v in enumerate(found["bins"], 1)]
-    figures = series(
-        each, by=["setting"], values=["spearman", "spearman_4_mm", "spearman_8_mm", "coverage", "standardised"]
-    )
-    params = {"command": "python validation/calibration.py", "set": "t1-ds002748", "device": first.device}
-    params |= {"draws": str(first.made.draws), "steps": str(first.made.steps), "prior_sha256": first.made.prior_sha256}
-    params |= {"region": f"central {first.crop}^3 voxels" if first.crop else "whole scan", "version": __version__}
-    return {"params": params, "figures": {name: list(map(list, points.items())) for name, points in figures.items()}}
+            one_by_one(name, standardised=found["after"], standardised_before=found["before"], bins=found["bins"])
+    for name, by_size in rows["coverage"].items():
+        for size, values in by_size.items():
+            if values:
+                one_by_one(f"{name} {size} mm", coverage=[np.mean(values)], coverage_sd=[np.std(values, ddof=1)])
+    for name, by_diameter in rows["lesions"].items():
+        for diameter, (inside, count) in by_diameter.items():
+            one_by_one(f"{name} {diameter} mm", in_lesions=[inside], lesion_voxels=[count])
+    for kind, found in claims(rows).items():
+        one_by_one(kind, claimed=[row["claimed"] for row in found], inside=[row["coverage"] for row in found])
+    figures = series(each, by=["setting"], values=_FIGURES)
+    crop = f" --crop {first.crop}" if first.crop else ""
+    params = {"command": f"python validation/calibration.py{crop}", "set": "t1-ds002748", "device": first.device}
+    params |= {"draws": str(first.made.draws), "steps": str(first.made.steps), "load": "not recorded"}
+    params |= {"prior": f"{first.made.prior} {first.made.prior_sha256}", "version": __version__}
+    params |= {"region": f"central {first.crop}³ voxels" if first.crop else "whole scan"}
+    told = {name: value for name, value in machine(first.device).items() if name in ("machine", "day", "gpu")}
+    return {
+        "params": params | told,
+        "figures": {name: list(map(list, points.items())) for name, points in figures.items()},
+    }
 
 
 def shipped(records: Sequence[Record], task: str, share: float) -> Calibration:

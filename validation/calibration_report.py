@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import scoring
-from calibration_figures import PLAIN, RESPLITS, finding, load, shipped, summary
+from calibration_figures import RESPLITS, claims, finding, load, shipped, summary
 
 from medidiff.errors import MedidiffError
 from medidiff.io.files.atomic import write_file
@@ -101,12 +101,7 @@ def _flags(rows: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield _line("scans", "n", "claimed", "coverage, %: least", "mean", "most")
     yield _line("---", *["--:"] * 5)
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows["flags"]:
-        part, _, rest = row["subject"].partition("-")
-        kind = f"{rest.rsplit('-', 1)[0]}, {row['setting']}" if part == "foreign" else row["setting"]
-        groups.setdefault(kind, []).append(row)
-    for kind, found in sorted(groups.items(), key=lambda item: (item[0] not in PLAIN, item[0])):
+    for kind, found in claims(rows).items():
         inside = [100 * row["coverage"] for row in found]
         cells = [f"{value:.1f}" for value in (min(inside), np.mean(inside), max(inside))]
         yield _line(kind, str(len(found)), str(sum(row["claimed"] for row in found)), *cells)

@@ -1,7 +1,8 @@
 """The tables and sentences with figures that stand in the README and in ``docs/``, made from kept results alone.
 
-Each entry of `MAIN`, and of `set_tables.SETS`, makes one block of Markdown from ``validation/results/*.json``. Where it
-stands is marked there, ``<!-- results: NAME -->`` to ``<!-- end -->``; `report.py fill` writes it, and a test compares.
+Each entry of `MAIN`, `set_tables.SETS` and `trust_tables.TRUST` makes one block of Markdown from
+``validation/results/*.json``. Where it stands is marked there, ``<!-- results: NAME -->`` to ``<!-- end -->``;
+`report.py fill` writes it, and a test compares.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from findings import RESULTS, Finding, read
 
-__all__ = ["MAIN", "Results", "Table", "every_figure", "source"]
+__all__ = ["MAIN", "NAMES", "Results", "Table", "every_figure", "mean_sd", "source"]
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "medidiff" / "prior" / "bundled"
@@ -257,49 +258,6 @@ def speed(results: Results) -> Table:
     return Table(("voxels", "", "wall (s)", "compute (s)", "peak (GiB)"), tuple(rows), note, words=2)
 
 
-def lesions(results: Results) -> Table:
-    """What becomes of planted lesions, and what is made up."""
-    found = results["lesions"]
-    rows = []
-    for task, method in (keys for keys in found.rows() if len(keys) == 2):
-        if f"within/{task}/{method}" not in found.figures:
-            continue
-        shown = {name: mean_sd(found.of(name, task, method), 2) for name in ("recovered", "small", "faint", "error")}
-        lesions_, within = (found.of(name, task, method) for name in ("lesions", "within"))
-        made_up = " / ".join(f"{np.mean(found.of(f'invented_{k}', task, method)):.2g}" for k in (1, 2, 3))
-        back = f"{np.mean(found.of('returned', task, method)):+.2f}"
-        cells = (f"{sum(lesions_):.0f}", f"{100 * np.mean(within):.1f} %", *shown.values(), back, made_up)
-        rows.append((_noise(task), NAMES.get(method, method), *cells))
-    head = ("noise", "", "n", "recovered 0.8 to 1.2", "recovered", "under 5 voxels", "1 and 2 σ", "error", "returned")
-    return Table((*head, "invented ≥ 1 / 2 / 3 σ"), tuple(rows), source(found), words=2)
-
-
-def lesion_flags(results: Results) -> Table:
-    """How well flags tell what was planted, and the error in lesions beside the peers'."""
-    found = results["lesions"]
-    rows = []
-    for task in dict.fromkeys(keys[0] for keys in found.rows()):
-        if f"flags/{task}/medidiff" not in found.figures:
-            continue
-        flags, added, gone = (found.of(name, task, "medidiff") for name in ("flags", "auc_added", "auc_removed"))
-        against = [
-            f"{NAMES[peer]}: {found.of('against_difference', task, peer)[0]:+.3f} "
-            f"({found.of('against_low', task, peer)[0]:+.3f} to {found.of('against_high', task, peer)[0]:+.3f})"
-            for peer in ("bm4d", "cubic b-spline")
-            if f"against_difference/{task}/{peer}" in found.figures
-        ]
-        cells = (f"{np.mean(flags):.2g}", f"{np.mean(added):.3f}", f"{np.mean(gone):.3f}", "; ".join(against))
-        rows.append((_noise(task), *cells))
-    head = ("noise", "flags, answers as they are", "AUC, planted", "AUC, lesions removed", "error less that of")
-    return Table(head, tuple(rows), source(found))
-
-
-def _noise(task: str) -> str:
-    """``9`` as 9 %, ``x3 3`` as ×3, 3 %."""
-    thick, _, level = task.rpartition(" ")
-    return f"×{thick.removeprefix('x')}, {level} %" if thick else f"{level} %"
-
-
 def _together(results: Results, names: Sequence[str] | Mapping[str, str]) -> str:
     """The sources of several results, what they share told once."""
     lines = [source(results[name]) for name in names]
@@ -341,6 +299,4 @@ MAIN: dict[str, Callable[[Results], Table | str]] = {
     "superresolution-detail": superresolution_detail,
     "harm": harm,
     "speed": speed,
-    "lesions": lesions,
-    "lesion-flags": lesion_flags,
 }
