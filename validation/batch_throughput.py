@@ -1,7 +1,7 @@
 """What two workers do against one, and what the machinery of a batch costs beside the computing.
 
     python validation/batch_throughput.py                                    # some minutes of two free cores
-    python validation/batch_throughput.py --cases 24 --side 128 --rounds 5   # the size that docs/scaling.md names
+    python validation/batch_throughput.py --cases 8 --side 96 --rounds 5    # the size that docs/scaling.md names
 
 *Throughput*: ``medidiff batch denoise`` with one and with two workers of one thread each, in turn, as often as there
 are rounds; cases an hour from the start of the first case to the end of the last, so that starting Python does not
