@@ -210,9 +210,10 @@ def test_a_file_that_changes_after_it_was_found(tmp_path, change):
     elif change == "gone":
         files[2].unlink()
     else:
-        other, held = tmp_path.parent / f"{tmp_path.name}-other", bytearray(files[2].read_bytes())
-        held[-1] ^= 1  # one bit of a file of the same size
-        other.write_bytes(held)
+        other, held = tmp_path.parent / f"{tmp_path.name}-other", files[2].read_bytes()
+        uid = pydicom.dcmread(files[2]).SOPInstanceUID.encode()
+        changed = uid[:-1] + (b"1" if uid.endswith(b"2") else b"2")
+        other.write_bytes(held.replace(uid, changed))  # another image in a file of the same size
         other.replace(files[2])
     with pytest.raises(InputError, match=r"E-CHANGED: IM0002\.dcm"):
         scan.load()
