@@ -21,7 +21,6 @@ from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.prior.asking import Vocabulary
 from medidiff.prior.coarse import CoarseCard, CoarsePrior
 from medidiff.synthesis import Cascade, Effort, Request
-from medidiff.synthesis.cascade import _boxed
 from medidiff.synthesis.request import check_field, check_spacing, finer_shares
 from medidiff.synthesis.tissue import labelled
 from medidiff.volume import Geometry, Volume
@@ -320,29 +319,6 @@ def test_to_a_given_map_there_is_one_round():
         for rounds in ((1,), (3,))
     ]
     assert not np.array_equal(free[0].image.data, free[1].image.data)
-
-
-@pytest.mark.parametrize(("coarse", "fine"), [(16, 32), (16, 64), (32, 71), (18, 20)])
-def test_the_box_about_a_head_is_one_box_in_both_grids(coarse, fine):
-    shares = torch.zeros(3, 16, 16, 16)
-    shares[1, 5:9, 6:10, 7:8] = 1.0
-    seen, drawn = _boxed(shares, (coarse,) * 3, (fine,) * 3)
-    for axis, (low, high) in enumerate(((5, 9), (6, 10), (7, 8))):
-        faces = [(cut.start / n, cut.stop / n) for cut, n in ((seen[axis], coarse), (drawn[axis], fine))]
-        assert faces[0] == pytest.approx(faces[1])
-        assert faces[0][0] <= max(low - 3, 0) / 16
-        assert faces[0][1] >= min(high + 3, 16) / 16
-    assert _boxed(torch.zeros(3, 16, 16, 16), (coarse,) * 3, (fine,) * 3)[0] == (slice(0, coarse),) * 3
-
-
-def test_beside_the_head_there_is_air():
-    case = small_cascade(Effort(2, (1,))).draw(Request(spacing_mm=2.0), 0, seed=0)
-    assert not case.image.data[:, ~near(case.labels.data[0] > 0)].any()
-    assert case.image.data.any()
-
-
-def near(mask):
-    return ndimage.binary_dilation(mask, iterations=8)
 
 
 def eighths(image):

@@ -13,7 +13,6 @@ what the noise does not hide, the large structures, wanders slowly.
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -51,8 +50,6 @@ from medidiff.volume import Geometry, Provenance, Volume
 __all__ = ["Cascade", "Effort"]
 
 _LAST = 0.01  # lowest level of the finer draws
-_AROUND = 3  # coarse voxels about the head that the finer stages see
-_SOME = 0.02  # share of tissue from which a voxel is of the head
 _TILE = 320**3  # voxels that a prior is shown at once
 
 
@@ -171,7 +168,7 @@ class Cascade:
             for stage in range(stages):
                 target = grid.shape if stage == stages - 1 else tuple(2 * n for n in image.shape[-3:])
                 rounds = _nth(self.effort.rounds, stage) if given is None else 1
-                image = self._about_the_head(image, shares, target, stage, generators, rounds)
+                image = self._finer(image, target, stage, generators, rounds)
                 told(stage + 2, stages + 1)
         image, shares = image[0, 0].cpu(), shares.cpu()
         if not bool(torch.isfinite(image).all()):
@@ -225,23 +222,6 @@ class Cascade:
         asked = Asked(told, given, certainty, expected)
         state = sample(guided, start, sigmas, condition=asked, generators=generators)  # type: ignore[arg-type]
         return state, fine
-
-    def _about_the_head(
-        self,
-        image: Tensor,
-        shares: Tensor,
-        shape: Sequence[int],
-        stage: int,
-        generators: Sequence[Generator],
-        rounds: int,
-    ) -> Tensor:
-        """A draw of the finer volume where there is a head, and air elsewhere."""
-        seen, drawn = _boxed(shares, image.shape[-3:], shape)
-        finer = image.new_zeros((1, 1, *shape))
-        sides = [cut.stop - cut.start for cut in drawn]
-        whole = slice(None)
-        finer[whole, whole, *drawn] = self._finer(image[whole, whole, *seen], sides, stage, generators, rounds)
-        return finer
 
     def _finer(
         self, image: Tensor, shape: Sequence[int], stage: int, generators: Sequence[Generator], rounds: int
@@ -299,25 +279,6 @@ def _finer(name: str, folder: Path) -> Prior:
 def _nth(values: Sequence[Any], stage: int) -> Any:
     """What holds for a stage; the last holds on."""
     return values[min(stage, len(values) - 1)]
-
-
-def _boxed(shares: Tensor, coarse: Sequence[int], fine: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The same box about the head in a coarser and a finer grid of the frame; all of it where there is no head.
-
-    Its faces lie between voxels of both grids.
-    """
-    seen, drawn = [], []
-    for axis, (n, count) in enumerate(zip(fine, coarse, strict=True)):
-        others = [dim for dim in (1, 2, 3) if dim != axis + 1]
-        there = torch.nonzero((shares.sum(0, keepdim=True) > _SOME).any(dim=others[1]).any(dim=others[0])[0])[:, 0]
-        step = count // math.gcd(n, count)  # voxels of the coarser grid whose faces both grids share
-        size = shares.shape[axis + 1]
-        low, high = (int(there[0]) - _AROUND, int(there[-1]) + 1 + _AROUND) if len(there) else (0, size)
-        first = max(low * count // size // step, 0) * step
-        last = min(-(-high * count // size // step), count // step) * step
-        seen.append(slice(first, last))
-        drawn.append(slice(first * n // count, last * n // count))
-    return tuple(seen), tuple(drawn)
 
 
 def _brain(image: Tensor, shares: Tensor) -> Tensor:
