@@ -16,7 +16,12 @@ are not shown. A message is one line without control characters, whatever a file
 
 from __future__ import annotations
 
+import functools
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["InputError", "MedidiffError", "OutputError", "PriorError", "SettingsError", "printable"]
 
@@ -50,6 +55,11 @@ class MedidiffError(Exception):
         self.code, self.found, self.wanted, self.mend = code, found, wanted, mend
         self.file, self.attribute = file, attribute
         super().__init__(self._sentence())
+
+    def __reduce__(self) -> tuple[Callable[..., MedidiffError], tuple[str, str]]:
+        """How it goes from one process to another: with all that it says."""
+        more = {"wanted": self.wanted, "mend": self.mend, "file": self.file, "attribute": self.attribute}
+        return functools.partial(type(self), **more), (self.code, self.found)
 
     def _sentence(self) -> str:
         where = " ".join(part for part in (self.file, self.attribute) if part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from medidiff import cli, io
 from medidiff.cli import synthesize
 from medidiff.export import open_stored, verify_data_set
 from medidiff.gates import Verdict
-from medidiff.synthesis import Cascade, Effort
+from medidiff.synthesis import Cascade, Effort, Request
 
 QUICK = ["--spacing", "4", "--device", "cpu"]
 REASON = ["--without-gate", "a test of the command line"]
@@ -146,12 +147,60 @@ def test_a_map_and_another_format_go_through(card, tmp_path):
     assert np.array_equal(case.labels.data, label_map().data)
 
 
+class DarkGate(Gate):
+    """A gate that flags what is darker than most, whoever draws it and when."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def check(self, volume):
+        flagged = float(volume.data.mean()) < self.limit
+        return Verdict(flagged, True, 1, "embedding", 0.9 if flagged else 0.1, 0.5, "")
+
+
+def gated_by(monkeypatch, gate):
+    monkeypatch.setattr(synthesize, "_index", lambda verb: gate.index)
+    monkeypatch.setattr(synthesize, "CopyGate", lambda index, scans: gate)
+
+
+def test_workers_change_no_byte_also_where_the_gate_drops_scans(card, tmp_path, monkeypatch, capsys):
+    cascade, request = Cascade(card, device="cpu", effort=Effort(2, (1,))), Request(contrast="T1w", spacing_mm=4.0)
+    means = [float(cascade.draw(request, n, seed=0).image.data.mean()) for n in range(24)]
+    gated_by(monkeypatch, DarkGate(sum(sorted(means)[:2]) / 2))
+    told = []
+    for name, more in (("one", ()), ("two", ("--workers", "2", "--threads", "1"))):
+        assert run(card, tmp_path / name, "--count", "24", "--json", *more) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0]["like_a_training_scan"] >= 1
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def test_a_worker_that_is_killed_ends_the_command_and_the_next_one_goes_on(card, tmp_path, monkeypatch, capsys):
+    assert run(card, tmp_path / "whole", "--count", "6", *REASON) == 0
+    put, before = synthesize._Ledger.put, set(active_children())
+
+    def kill(self, number, verdict):
+        put(self, number, verdict)
+        for process in set(active_children()) - before:
+            process.kill()
+
+    monkeypatch.setattr(synthesize._Ledger, "put", kill)
+    assert run(card, tmp_path / "killed", "--count", "6", "--workers", "2", *REASON) == 5
+    assert "E-WORKERS" in capsys.readouterr().err
+    assert not set(active_children()) - before
+    assert run(card, tmp_path / "killed", "--count", "6", *REASON) == 0
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     ("more", "code"),
     [
         (["--age", "90"], "E-ASKED"),
         (["--contrast", "FLAIR"], "E-ASKED"),
         (["--count", "0"], "E-SETTING"),
+        (["--workers", "0"], "E-SETTING"),
+        (["--threads", "0"], "E-SETTING"),
         (["--field", "300", "300", "300"], "E-ASKED"),
     ],
 )

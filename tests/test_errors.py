@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,15 @@ def test_a_broken_package_breaks_the_law(law, source):
 @pytest.mark.parametrize("law", [without_a_code, not_in_the_catalogue, with_another_error])
 def test_a_good_package_keeps_the_law(law):
     assert law({"good.py": GOOD}) == []
+
+
+@pytest.mark.parametrize("kind", [*KINDS.values(), MedidiffError])
+def test_an_error_goes_from_one_process_to_another_with_all_that_it_says(kind):
+    told = kind("E-GAP", "a gap", wanted="none", mend="Fill it.", file="a.nii", attribute="Position")
+    again = ForkingPickler.loads(ForkingPickler.dumps(told))
+    assert type(again) is kind
+    assert vars(again) == vars(told)
+    assert str(again) == str(told)
 
 
 def test_an_untested_code_is_named():

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from medidiff.batch.engines import shown_gpu
 
-__all__ = ["end", "launch", "wait"]
+__all__ = ["end", "launch", "tie", "wait"]
 
 _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 _POLL_SECONDS = 0.05
@@ -65,6 +65,13 @@ def end(process: subprocess.Popen[bytes], *, seconds: float) -> None:
             return
 
 
+def tie(parent: int) -> bool:
+    """Let this process get SIGTERM when the one that started it dies (Linux); whether that one still lives."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    return os.getppid() == parent  # it may have died before the system was asked
+
+
 def _has_ended(process: int) -> bool:
     """Whether a child has ended; it is not reaped, so that its number stays its own."""
     try:
@@ -74,9 +81,7 @@ def _has_ended(process: int) -> bool:
 
 
 def _main(parent: int, command: list[str]) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-    if os.getppid() == parent:  # it may have died before the system was asked
+    if tie(parent):
         os.execvp(command[0], command)  # noqa: S606 # the command is the caller's own
 
 

@@ -82,8 +82,8 @@ OUTPUT: Rows = {
         "Leave that file out, and report it: this is a fault of the profile.",
     ),
     "E-WORKERS": (
-        "The workers of a batch ended before its work did.",
-        "The logs below .medidiff/logs say why; the same command goes on where they stopped.",
+        "The workers of a batch, or the processes that draw scans, ended before their work did.",
+        "The logs of a batch, below .medidiff/logs, say why; the same command goes on where they stopped.",
     ),
     "E-VERIFY": (
         "What was read back from the disk differs from what was written; nothing was kept.",

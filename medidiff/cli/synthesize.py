@@ -8,18 +8,20 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from medidiff.cli.drawing import Drawer, Draws, draws
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
 from medidiff.cli.verbs import Synthesize
-from medidiff.errors import SettingsError
 from medidiff.export import About, DataSetWriter, open_data_set
 from medidiff.gates import CopyGate, GateReport, Index, Verdict, require_index
 from medidiff.io import read
 from medidiff.io.files.atomic import output_errors, sync
 from medidiff.prior.coarse import coarse_card_path
+from medidiff.settings import require
 from medidiff.synthesis import Cascade, Request
 
 __all__ = ["run"]
@@ -43,11 +45,13 @@ def run(verb: Synthesize, session: Session) -> None:
         PriorError: a prior or the index is missing or broken.
     """
     screen = Screen(verb.json)
-    if verb.count < 1:
-        raise SettingsError("E-SETTING", f"{verb.count}", wanted="at least 1", attribute="--count")
+    numbers = {"--count": verb.count, "--workers": verb.workers, "--threads": verb.threads}
+    require((name, value, value >= 1, "at least 1") for name, value in numbers.items())
     index = _index(verb)
     require_index(index, override=verb.without_gate)
     cascade = Cascade(verb.prior, device=verb.device)
+    alone = verb.workers == 1 or cascade.device.type == "cpu"
+    require([("--workers", verb.workers, alone, "1 on a GPU, or --device cpu")])
     request = _request(verb, cascade, session)
     cascade.check(request)
     about = _about(verb, cascade, request)
@@ -62,8 +66,9 @@ def run(verb: Synthesize, session: Session) -> None:
     ledger = _Ledger.of(verb, about, index)
     started = time.monotonic()
     with screen.progress("synthesize") as progress:
-        job = _Job(cascade, request, gate, writer, ledger, verb.seed)
-        job.run(verb.count, lambda done, text: progress(done, verb.count, text))
+        drawer = Drawer(cascade, request, gate, verb.seed)
+        with draws(drawer, workers=verb.workers, threads=verb.threads) as drawn:
+            _Job(drawn, writer, ledger).run(verb.count, lambda done, text: progress(done, verb.count, text))
     report = _report(gate, ledger, verb)
     report.require()
     writer.close(report.to_mapping())
@@ -74,25 +79,23 @@ def run(verb: Synthesize, session: Session) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Draws cases by number, until enough have passed."""
+    """Puts cases down in the order of their numbers, until enough have passed."""
 
-    cascade: Cascade
-    request: Request
-    gate: CopyGate | None
+    draws: Draws
     writer: DataSetWriter
     ledger: _Ledger
-    seed: int
 
     def run(self, count: int, told: Any) -> None:
         """Case after case: drawn, judged, put down, written. What an earlier run did is not done again."""
         last, number = count + max(math.ceil(_SPARE * count), 1), 0
-        while self._passed(number) < count and number < last and not self.writer.is_whole:
+        while (passed := self._passed(number)) < count and number < last and not self.writer.is_whole:
             if not self._is_done(number):
-                case = self.cascade.draw(self.request, number, seed=self.seed)
-                verdict = None if self.gate is None else self.gate.check(case.image)
-                if verdict is None or verdict.passed:
-                    self.writer.add(case)
-                self.ledger.put(number, verdict)
+                ahead = (each for each in range(number, last) if not self._is_done(each))
+                self.draws.foresee(islice(ahead, count - passed))
+                drawn = self.draws.take(number)
+                if drawn.case is not None:
+                    self.writer.add(drawn.case)
+                self.ledger.put(number, drawn.verdict)
             number += 1
             told(self._passed(number), f"{number} drawn")
 

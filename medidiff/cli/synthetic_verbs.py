@@ -52,6 +52,10 @@ class Synthesize:
         str, Option("write the data set whatever the gate says, or without an index: the reason", ("REASON",))
     ] = ""
     device: Device = "auto"
+    workers: Annotated[int, Option("processes that draw beside each other, on a CPU", ("N",))] = 1
+    threads: Annotated[
+        int, Option("of each process, on a CPU; not the number of processors, for it may change the rounding", ("N",))
+    ] = 2
     record: Record = None
     dry_run: DryRun = False
     json: Json = False
