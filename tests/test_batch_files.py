@@ -166,6 +166,27 @@ def test_the_record_of_another_person_is_confirmed_too(batch, monkeypatch):
     assert tree(batch.root) == before
 
 
+def test_a_clock_that_was_set_back_lets_no_record_pass_unseen(batch):
+    work(batch)
+    hour = 3600 * 10**9
+    for path in batch.folder.rglob("*"):  # as if an hour later
+        about = path.stat()
+        os.utime(path, ns=(about.st_atime_ns + hour, about.st_mtime_ns + hour))
+    for journal in (batch.folder / "journal").iterdir():
+        since, rest = journal.name.split("-", 1)
+        journal.rename(journal.with_name(f"{int(since) + hour}-{rest}"))
+    before = tree(batch.root)
+    broken = batch.root / next(iter(before.keys() - {name for name in before if name.startswith(".")}))
+    for _ in range(2):  # the second run begins after the first one, whatever the clock says
+        since = batch.now_ns()
+        broken.write_bytes(b"changed")
+        states = work(batch, since_ns=since, retry_refused=True)
+        assert sorted(states) == [("done", ""), *[("kept", "")] * 4, ("refused", "E-FORMAT")]
+        assert tree(batch.root) == before
+        assert all(batch.settled(case.name, since) for case in batch.manifest)
+        assert work(batch, since_ns=since) == []
+
+
 def test_a_record_that_cannot_be_written_is_an_output_error(batch, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "full")

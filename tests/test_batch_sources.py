@@ -169,16 +169,22 @@ def test_a_bids_data_set_keeps_its_names(tmp_path):
         "sub-02/ses-a/anat/sub-02_ses-a_desc-x_mask.nii.gz",
         "sub-02/ses-a/func/sub-02_ses-a_task-rest_bold.nii.gz",
         "derivatives/other/sub-01/anat/sub-01_T1w.nii.gz",
-        "sub-02/ses-a/anat/notbids.nii.gz",
+        "sub-03/anat/sub-03_acq-a+b_T1w.nii.gz",
+        "sub-03/anat/notbids.nii.gz",
+        "sub-03/anat/._notbids.nii.gz",
     ):
         scan(tmp_path / name)
+    (tmp_path / "sub-03" / "anat" / "notbids.nii.gz.part").write_bytes(b"half")
     assert is_bids(tmp_path)
     assert found(tmp_path) == {
         "sub-01/anat/sub-01_T1w.nii.gz#0": "sub-01/anat/sub-01_desc-{kind}_T1w",
         "sub-02/ses-a/anat/sub-02_ses-a_acq-fast_FLAIR.nii.gz#0": (
             "sub-02/ses-a/anat/sub-02_ses-a_acq-fast_desc-{kind}_FLAIR"
         ),
+        "sub-03/anat/notbids.nii.gz#0": f"sub-03/anat/{_hash('notbids')}_{{kind}}",
+        "sub-03/anat/sub-03_acq-a+b_T1w.nii.gz#0": "sub-03/anat/sub-03_acq-a+b_desc-{kind}_T1w",
     }
+    write_manifest(tmp_path / "manifest.jsonl", cases_of(tmp_path, READ))
     assert list(found(tmp_path, only=["sub-01"])) == ["sub-01/anat/sub-01_T1w.nii.gz#0"]
     with pytest.raises(InputError, match="E-NOIMAGES"):
         cases_of(tmp_path, READ, only=["09"])
@@ -223,6 +229,11 @@ def test_a_manifest_names_its_cases(tmp_path):
         ("x.csv", "input\n\n,\n"),
         ("x.csv", "input,scan\na.nii,many\n"),
         ("x.csv", "input,scan\na.nii,-1\n"),
+        ("x.csv", 'input\n"a.nii\nb.nii\n'),
+        ("x.csv", "input,input\na.nii,b.nii\n"),
+        ("x.jsonl", '{"input": "a.nii", "input": "b.nii"}\n'),
+        ("x.jsonl", '{"input": "\\ud800.nii"}\n'),
+        ("x.jsonl", '{"input": "a.nii", "output": "\\ud800"}\n'),
         ("x.jsonl", "{"),
         ("x.jsonl", "[1]\n"),
         ("x.jsonl", '{"input": 3}\n'),
@@ -234,6 +245,15 @@ def test_a_broken_manifest_is_refused(name, text, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match="E-MANIFEST"):
         cases_of(tmp_path / name, READ)
+
+
+def test_a_manifest_may_have_come_from_a_spreadsheet(tmp_path):
+    table = tmp_path / "list.csv"
+    text = '\ufeffid,scan,input\r\n\r\nA1,,"b c, d.nii"\r\nB2,2,Müller/é.nii\r\n\r\n'
+    table.write_bytes(text.encode())
+    first, second = cases_of(table, READ)
+    assert (first.name, first.input, first.scan) == ("A1", str(tmp_path / "b c, d.nii"), 0)
+    assert (second.name, second.input, second.scan) == ("B2", str(tmp_path / "Müller" / "é.nii"), 2)
 
 
 def test_places_outside_the_manifests_folder_are_places_of_their_own(tmp_path):

@@ -87,6 +87,27 @@ def test_the_job_is_one_that_kubernetes_knows():
     assert all(isinstance(entry["value"], str) for entry in container()["env"])  # numbers are refused
 
 
+def run_job(**array: int) -> int:
+    about = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()}
+    command = ["bash", str(PIPELINES / "batch.sbatch"), "denoise", "in", "out"]
+    return subprocess.run(command, env=os.environ | about, check=False, capture_output=True).returncode
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 2), (1, 3)])
+def test_an_array_of_slurm_jobs_takes_every_part_wherever_it_begins(first, last, called):
+    for number in range(first, last + 1):
+        assert run_job(MIN=first, MAX=last, COUNT=3, ID=number) == 0
+    verbs = [asked(call["words"]) for call in called()]
+    assert [(verb.num_parts, verb.part_id) for verb in verbs] == [(3, 0), (3, 1), (3, 2)]
+    assert run_job() == 0
+    assert (asked(called()[-1]["words"]).num_parts, asked(called()[-1]["words"]).part_id) == (1, 0)
+
+
+def test_an_array_of_slurm_jobs_with_gaps_is_refused(called):
+    assert run_job(MIN=3, MAX=5, COUNT=2, ID=5) == 2
+    assert called() == []
+
+
 def snakemake() -> str:
     found = os.environ.get("MEDIDIFF_SNAKEMAKE") or shutil.which("snakemake")
     if not found:
@@ -104,6 +125,9 @@ def test_snakemake_runs_every_part_once(called, tmp_path):
     assert json.loads((tmp_path / "out" / "batch.json").read_text()) == {}
     subprocess.run(command, check=True, capture_output=True)
     assert len(called()) == 4
+    for other, count in (("parts=2", 7), ("options=--seed 8", 11)):  # nothing is left to parts that were others
+        subprocess.run([*command, other], check=True, capture_output=True)
+        assert len(called()) == count
 
 
 @pytest.mark.parametrize(("code", "fine"), [("7", True), ("8", True), ("5", False)])

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from medidiff.batch.cases import Case, Manifest, write_manifest
+from medidiff.batch.journal import latest_ns
 from medidiff.batch.leases import Leases
 from medidiff.batch.records import Done, Records, Refused
 from medidiff.errors import InputError, OutputError
@@ -178,7 +179,7 @@ class Batch:
         return self._config in record and any(prior in record for prior in self._priors)
 
     def now_ns(self) -> int:
-        """The time, as the file system of the batch has it.
+        """A moment after all that was settled: the time that the file system of the batch has, unless it was set back.
 
         Raises:
             OutputError: the system refuses.
@@ -187,9 +188,11 @@ class Batch:
         with output_errors(place.name):
             try:
                 place.touch()
-                return place.stat().st_mtime_ns
+                now = place.stat().st_mtime_ns
             finally:
                 place.unlink(missing_ok=True)
+        latest = max(latest_ns(self.folder / "journal"), self.records.latest_ns())
+        return now if latest <= now else latest + 1
 
     def part(self, parts: int, number: int) -> range:
         """Numbers of the cases of one of several parts, which are as good as equal."""

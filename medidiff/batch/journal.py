@@ -1,4 +1,4 @@
-"""The journal: what each worker did and when, for progress and throughput. Nothing depends on it.
+"""The journal: what each worker did and when, for progress and throughput. No result depends on it.
 
 Each worker has a file of its own, named after the moment from which its run counts, and appends a line for each case
 that it settled. A line that cannot be written is a line less.
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Event", "Journal", "State", "Tail"]
+__all__ = ["Event", "Journal", "State", "Tail", "latest_ns"]
 
 State = Literal["done", "kept", "refused"]
 
@@ -91,6 +91,15 @@ def _event(line: bytes) -> Event | None:
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
     return event if told else None
+
+
+def latest_ns(folder: Path) -> int:
+    """The latest moment of which the journals of a folder tell: from which a run counts, or of a line; 0 for none."""
+    times = [0]
+    for path in folder.glob("*-*.jsonl"):
+        with suppress(OSError, ValueError):
+            times += [int(path.name.partition("-")[0]), path.stat().st_mtime_ns]
+    return max(times)
 
 
 def now() -> float:

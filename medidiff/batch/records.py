@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,8 +119,12 @@ class Records:
         """The record of a refused case; None where there is none that is whole."""
         return _read(self._place(Refused, case), Refused)
 
-    def put(self, record: Done | Refused) -> None:
+    def put(self, record: Done | Refused, since_ns: int = 0) -> None:
         """Write a record; it is on the disk when this returns, and so is every file that it names.
+
+        Args:
+            record: of the case.
+            since_ns: the moment from which the run counts, see `settled`.
 
         Raises:
             OutputError: the system refuses.
@@ -133,6 +138,7 @@ class Records:
                 sync(place.parent.parent)
         text = record_bytes(record)
         write_file(place, lambda name: name.write_bytes(text))
+        _be_after(place, since_ns)
         self._drop_other(record)
 
     def _sync_folders(self, record: Done) -> None:
@@ -144,10 +150,14 @@ class Records:
             with output_errors(folder.name):
                 sync(folder)
 
-    def confirm(self, record: Done | Refused) -> None:
+    def confirm(self, record: Done | Refused, since_ns: int = 0) -> None:
         """Mark a record as one that was found to be true just now; see `settled`.
 
         A record of the other kind is an older one, which a worker that was killed has left.
+
+        Args:
+            record: of the case.
+            since_ns: the moment from which the run counts.
 
         Raises:
             OutputError: the system refuses.
@@ -159,6 +169,7 @@ class Records:
             write_file(place, lambda name: name.write_bytes(record_bytes(record)))
         except OSError:
             pass  # whoever looks next confirms it again
+        _be_after(place, since_ns)
         self._drop_other(record)
 
     def _drop_other(self, record: Done | Refused) -> None:
@@ -183,11 +194,26 @@ class Records:
                     return kind
         return None
 
+    def latest_ns(self) -> int:
+        """When a record was written last; 0 before the first."""
+        times = [0]
+        for kind, number in product((Done, Refused), range(256)):
+            with suppress(OSError):
+                times.append((self.folder / kind.__name__.lower() / f"{number:02x}").stat().st_mtime_ns)
+        return max(times)
+
     def names(self) -> Iterator[tuple[set[str], set[str]]]:
         """Names of the cases that are recorded as done, and as refused, one sub-folder after the other."""
         for number in range(256):
             done, refused = (_cases(self.folder / kind / f"{number:02x}") for kind in ("done", "refused"))
             yield done, refused - done
+
+
+def _be_after(place: Path, moment_ns: int) -> None:
+    """Give a record a time after a moment, also where the clock was set back; one that has none is looked at again."""
+    with suppress(OSError):
+        if place.stat().st_mtime_ns < moment_ns:
+            os.utime(place, ns=(moment_ns + 1, moment_ns + 1))
 
 
 def _cases(folder: Path) -> set[str]:

@@ -25,7 +25,7 @@ __all__ = ["case_at", "cases_of", "is_bids", "is_manifest"]
 _FILES = ("nifti", "nrrd", "metaimage", "archive")
 _ENDING = re.compile(r"(\.nii\.gz|\.nii|\.nrrd|\.nhdr|\.mha|\.mhd|\.hdr|\.tar\.gz|\.tgz|\.tar|\.zip)\Z", re.IGNORECASE)
 _HALF = re.compile(r"\.(img|img\.gz|raw|zraw)\Z", re.IGNORECASE)  # the voxels of another file
-_BIDS = re.compile(r"sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9]+)*_(?P<suffix>[A-Za-z0-9]+)\.nii(\.gz)?")
+_BIDS = re.compile(r"sub-[A-Za-z0-9+]+(_[a-zA-Z]+-[A-Za-z0-9+]+)*_(?P<suffix>[A-Za-z0-9]+)\.nii(\.gz)?")
 _NO_SCANS = ("defacemask", "mask", "dseg", "probseg")
 _KINDS = re.compile("denoised|superresolved|spread|draw|lower|upper")
 _BATCH = ".medidiff"
@@ -215,10 +215,13 @@ def _bids(root: Path, only: Sequence[str]) -> Iterator[Case]:
         for shut in filter(_is_shut, [*homes, *(home / "anat" for home in homes)]):
             yield case_at(shut, shut.relative_to(root).parts, 0, single=True)  # refused when its turn comes
         for file in sorted(file for home in homes for file in home.glob("anat/*.nii*")):
-            name = _BIDS.fullmatch(file.name)
-            if name is None or name["suffix"] in _NO_SCANS:
+            name, parts = _BIDS.fullmatch(file.name), file.relative_to(root).parts
+            if name is None:  # no name of the standard, and a scan for all one knows
+                if _ENDING.search(file.name) and not file.name.startswith("."):
+                    yield case_at(file, parts, 0, single=True)
                 continue
-            parts = file.relative_to(root).parts
+            if name["suffix"] in _NO_SCANS:
+                continue
             stem = _ENDING.sub("", file.name).removesuffix(name["suffix"])
             output = "/".join((*parts[:-1], f"{stem}desc-{KIND}_{name['suffix']}"))
             yield Case(_bids_name(parts), str(file.absolute()), 0, output)
@@ -237,7 +240,7 @@ def _is_shut(folder: Path) -> bool:
 
 def _bids_name(parts: Sequence[str]) -> str:
     """BIDS labels are pseudonyms by their standard, and may be written down."""
-    stem = _ENDING.sub("", parts[-1])[:80]
+    stem = _ENDING.sub("", parts[-1])[:80].replace("+", "-")
     return f"{stem}-{case_name(parts, 0)[-16:]}"
 
 
@@ -251,6 +254,8 @@ def _listed(path: Path) -> Iterator[Case]:
         if unknown or not isinstance(value, str) or not value:
             wanted = "columns input, and if needed id, scan and output"
             raise _broken(path, f"row {number} has no input, or a column that is not known", wanted)
+        if not _is_text(row):
+            raise _broken(path, f"row {number} has half a character (a lone surrogate)", "UTF-8 text")
         place = path.parent / value
         scan, parts = row.get("scan") or 0, tuple(PurePosixPath(value).parts)
         try:
@@ -277,16 +282,35 @@ def _rows(path: Path) -> Iterable[Mapping[str, object]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             if path.suffix.lower() == ".jsonl":
-                rows = [json.loads(line) for line in stream if line.strip()]
-            else:
-                rows = list(csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+                rows = [json.loads(line, object_pairs_hook=_once) for line in stream if line.strip()]
+            else:  # strict: a quote that is not closed takes the rows after it for one name
+                reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+                _once([(name, None) for name in reader.fieldnames or ()])
+                rows = list(reader)
     except OSError as error:
         raise InputError("E-READ", error.strerror or "the system refuses", file=path.name) from error
     except (ValueError, csv.Error, RecursionError) as error:
-        raise _broken(path, "a line that is no JSON, or text that is not UTF-8", "UTF-8 text") from error
+        found = "a line that is no JSON, a quote that is not closed, a column named twice, or text that is not UTF-8"
+        raise _broken(path, found, "UTF-8 text, each column once") from error
     if not all(isinstance(row, dict) for row in rows):
         raise _broken(path, "a line that is no JSON object", "one JSON object a line")
     return rows
+
+
+def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """Names and values; of a name that stands twice one value would go by unseen."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError
+    return dict(pairs)
+
+
+def _is_text(row: Mapping[str, object]) -> bool:
+    """Whether its values can be written down; JSON allows half of a character."""
+    try:
+        json.dumps(list(row.values()), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _broken(path: Path, found: str, wanted: str) -> InputError:

@@ -191,11 +191,11 @@ class Worker:
         records = self.batch.records
         before = records.done(case.name)
         if before is not None and self._is_true(before, case) and before.is_whole(self.batch.root):
-            records.confirm(before)
+            records.confirm(before, self.since_ns)
             return "kept", ""
         refused = None if self.retry_refused else records.refused(case.name)
         if refused is not None and self._is_true(refused, case):
-            records.confirm(refused)
+            records.confirm(refused, self.since_ns)
             return "refused", refused.code
         if lease.deaths >= _MOST_DEATHS and not self.retry_refused:
             found = f"{lease.deaths} workers have died on this case, one after the other"
@@ -216,7 +216,7 @@ class Worker:
             found = f"an error that medidiff does not know ({type(error).__name__})"
             mend = "Run the case alone to see the whole of it, and report it."
             return self._refuse(case, InputError("E-UNEXPECTED", found, mend=mend))
-        records.put(self._done(case, outcome))
+        records.put(self._done(case, outcome), self.since_ns)
         return "done", ""
 
     def _is_of_one_place(self, error: MedidiffError) -> bool:
@@ -252,7 +252,8 @@ class Worker:
     def _refuse(self, case: Case, error: MedidiffError) -> tuple[State, str]:
         basis = self._basis(self.task.fingerprint(case), "")
         mend = error.mend or CATALOGUE[error.code].mend
-        self.batch.records.put(Refused(case.name, basis, error.code, case.plain(str(error)), case.plain(mend)))
+        refused = Refused(case.name, basis, error.code, case.plain(str(error)), case.plain(mend))
+        self.batch.records.put(refused, self.since_ns)
         return "refused", error.code
 
 
