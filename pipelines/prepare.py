@@ -25,6 +25,7 @@ from medidiff.training.heads import Head, write_heads
 from medidiff.training.pack import is_pack, write_pack
 from medidiff.training.patches import Scan
 from medidiff.training.recipe import Recipe
+from medidiff.training.repeats import refuse_shared
 
 PARTS: tuple[heads.Part, heads.Part] = ("train", "validation")
 
@@ -43,8 +44,8 @@ def _loaded(found: Found, recipe: Recipe, source: int) -> tuple[Scan, float, int
 
 
 def prepared(recipe: Recipe | CoarseRecipe, folder: Path, data: Path | None, cohort: Cohort) -> dict[heads.Part, Any]:
-    """All scans that can be prepared, by their part."""
-    parts: dict[heads.Part, list[Any]] = {part: [] for part in PARTS}
+    """All different scans that can be prepared, by part."""
+    parts: dict[heads.Part, dict[str, Any]] = {part: {} for part in PARTS}
     for part in PARTS:
         if isinstance(recipe, CoarseRecipe):
             loads: Iterator[Callable[[], Any]] = heads.scans(recipe, folder, data, part=part)
@@ -53,11 +54,12 @@ def prepared(recipe: Recipe | CoarseRecipe, folder: Path, data: Path | None, coh
         for load in loads:
             with cohort.case() as scores:
                 found = load()
-                parts[part].append(found)
-                image = found.image if isinstance(found, Head) else found[0].image
+                scan = found if isinstance(found, Head) else found[0]
+                image, scores["repeat"] = scan.image, float(parts[part].setdefault(scan.sha256, found) is not found)
                 scores["megavoxels"], scores["brightness"] = image.numel() / 1e6, float(image.float().mean())
                 cohort.show(**{part: image.float().numpy()})
-    return parts
+    refuse_shared(parts["train"], parts["validation"], recipe.data)
+    return {part: list(found.values()) for part, found in parts.items()}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -89,7 +91,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(refusal, file=sys.stderr)
         return refusal.exit_code
     counts = ", ".join(f"{len(found)} for {part}" for part, found in parts.items())
-    print(f"packed {counts}, {chosen.pack.stat().st_size / 2**20:.0f} MiB")
+    repeats = f"{n:.0f} repeats left out, " if (n := sum(s["repeat"] for s in cohort.scores)) else ""
+    print(f"packed {counts}, {repeats}{chosen.pack.stat().st_size / 2**20:.0f} MiB")
     return code
 
 

@@ -308,6 +308,19 @@ def test_scans_are_packed_as_heads_with_their_tissue(data, monkeypatch):
         assert 2 * float((found & wanted).sum()) / float(found.sum() + wanted.sum()) > 0.7  # half a voxel off
 
 
+def test_a_scan_under_another_name_in_other_bytes_is_packed_once(data, monkeypatch, capsys):
+    scan = io.read(data / "one.nii.gz")
+    affine = scan.geometry.affine.copy()
+    affine[:3, 3] += 7.0
+    io.write(Volume(scan.data[0].astype(np.float64), Geometry(scan.shape, affine), "MR"), data / "again.nii.gz")
+    (data / "p.tsv").write_text((data / "p.tsv").read_text() + "again\t44\tm\n")
+    (data / "split.toml").write_text('[s]\ntrain = ["one", "again", "three"]\nvalidation = ["two"]\n')
+    packed = data / "heads.safetensors"
+    assert prepare(monkeypatch, data / "coarse.toml", packed, "--data", data) == 0
+    assert "packed 2 for train, 1 for validation, 1 repeats left out" in capsys.readouterr().out
+    assert [head.age for head in read_heads(packed, part="train")] == [31.0, 40.0]
+
+
 def test_there_is_no_atlas_of_a_single_head(data, monkeypatch, capsys):
     (data / "split.toml").write_text('[s]\ntrain = ["one"]\nvalidation = ["two"]\n')
     assert prepare(monkeypatch, data / "coarse.toml", data / "heads.safetensors", "--data", data) != 0

@@ -46,6 +46,10 @@ SETTINGS: Rows = {
     ),
     "E-FACTOR": ("A factor or thickness of slices is out of range.", "Take a factor of at least 1."),
     "E-GUIDANCE": ("The guidance scale is out of range.", "Take a finite number of at least 0."),
+    "E-LEAK": (
+        "One subject or one scan stands in two parts of a split, so that what is held back has been seen.",
+        "List each person, with all of its scans, in one part.",
+    ),
     "E-LIKE": (
         "DICOM is to be written, but no DICOM series is named whose study it belongs to.",
         "Name it with --like, or write NIfTI.",

@@ -117,7 +117,8 @@ class _Watch:
         if isinstance(event, Started):
             self.first, self.since, self.spoken = event.images, time.monotonic(), time.monotonic()
             state = f"goes on after {event.images} images" if event.images else "starts"
-            self.screen.note(f"{event.recipe.name} {state}, {event.scans} scans")
+            repeats = f"; {event.repeats} more are the same as one of them and do not count" if event.repeats else ""
+            self.screen.note(f"{event.recipe.name} {state}, {event.scans} scans{repeats}")
         elif isinstance(event, Step):
             self._step(event)
         elif isinstance(event, Validated):

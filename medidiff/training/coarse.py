@@ -26,6 +26,7 @@ from medidiff.training.coarse_recipe import CoarseRecipe
 from medidiff.training.fit import FitState
 from medidiff.training.heads import LABELS, Heads, about, read_atlas, read_heads
 from medidiff.training.loop import CHECKPOINT, Event, Looked, Started, go_on, resume
+from medidiff.training.repeats import once, refuse_shared
 
 __all__ = ["begin_with", "train_coarse"]
 
@@ -53,9 +54,12 @@ def train_coarse(
         autocast: type that the network computes in on a GPU.
 
     Raises:
-        SettingsError: no such pack, or a folder that holds another recipe's run.
+        SettingsError: no such pack, or a folder that holds another recipe's run; ``E-LEAK``, a head stands under
+            ``train`` and ``validation``.
     """
-    trained, watched = (read_heads(pack, part=part) for part in ("train", "validation"))
+    packed, watched = (read_heads(pack, part=part) for part in ("train", "validation"))
+    trained = once(packed, lambda head: head.sha256)
+    refuse_shared((head.sha256 for head in trained), (head.sha256 for head in watched), recipe.data)
     vocabulary, fingerprint = about(trained)
     atlas = read_atlas(pack)
     heads = Heads(trained, atlas, recipe, vocabulary, device=device)
@@ -64,7 +68,7 @@ def train_coarse(
     state = FitState(recipe, device=device, denoiser=denoiser)
     resume(state, recipe, out, fingerprint=fingerprint)
     published = _published(recipe)
-    yield Started(published, state.images, len(trained), fingerprint)
+    yield Started(published, state.images, len(trained), fingerprint, len(packed) - len(trained))
     a, b, c = atlas.centre.shape[1:]
     views = Heads(watched, atlas, recipe, vocabulary, device=device)
     sources = tuple(f"{source.pattern} ({source.licence})" for source in published.data.sources)

@@ -22,6 +22,7 @@ from medidiff.prepare import fit_intensity, readable, with_filler_marked, withou
 from medidiff.training.degrade import cut_side
 from medidiff.training.patches import Scan
 from medidiff.training.recipe import DataRecipe, Recipe, read_toml
+from medidiff.training.repeats import refuse_overlaps
 from medidiff.training.slabs import Slab, cut_slab, read_slab
 from medidiff.volume import Geometry, Volume
 
@@ -46,7 +47,7 @@ def find_scans(recipe: DataRecipe, *, folder: Path, root: Path | None, part: str
         part: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:
-        SettingsError: a file or a table of the split is missing.
+        SettingsError: a file or a table of the split is missing; ``E-LEAK``, a subject stands in two parts of a table.
         InputError: a name leads out of the data folder.
     """
     root = folder / recipe.root if root is None else root
@@ -55,6 +56,8 @@ def find_scans(recipe: DataRecipe, *, folder: Path, root: Path | None, part: str
     for source in recipe.sources:
         if source.split and part not in split.get(source.split, {}):
             raise SettingsError("E-SPLIT", f"no list '{part}' in table '{source.split}'", file=recipe.split)
+        if source.split:
+            refuse_overlaps(split[source.split], name=source.split, file=recipe.split)
         slabs = [read_slab(entry) for entry in split[source.split][part]] if source.split else [Slab("")]
         for slab in slabs:
             path = inside(root, source.pattern.replace("{subject}", slab.subject), error=InputError)

@@ -30,12 +30,16 @@ Looked = tuple[dict[str, float], Mapping[str, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The run is ready to go, from `images` seen so far."""
+    """The run is ready to go, from `images` seen so far.
+
+    `repeats` more scans are the same as one of the `scans`, and count once with it.
+    """
 
     recipe: AnyRecipe
     images: int
     scans: int
     data_fingerprint: str
+    repeats: int = 0
 
 
 @dataclass(frozen=True, slots=True)

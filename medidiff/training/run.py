@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -26,12 +26,15 @@ from medidiff.training.loop import Event, Finished, Started, Step, Validated, go
 from medidiff.training.pack import is_pack, read_pack
 from medidiff.training.patches import Patches, Scan
 from medidiff.training.recipe import DataRecipe, Recipe
+from medidiff.training.repeats import once, refuse_shared
 from medidiff.training.stored import StoredScan
 
 if TYPE_CHECKING:
     from medidiff.training.data import Found
 
 __all__ = ["Event", "Finished", "Started", "Step", "Validated", "count_scans", "load_scans", "train", "train_contrast"]
+
+S = TypeVar("S", Scan, StoredScan)
 
 
 def train(
@@ -65,7 +68,8 @@ def train(
         `Started`, then `Step` at each look at the loss and `Validated` now and then, and `Finished`.
 
     Raises:
-        SettingsError: a broken recipe, missing data, a folder that holds another recipe's run, or a cache for a pack.
+        SettingsError: a broken recipe, missing data, a folder that holds another recipe's run, or a cache for a pack;
+            ``E-LEAK``, a scan stands under ``train`` and ``validation``.
     """
     recipe = read_any(recipe_path)
     if cache is not None and (type(recipe) is not Recipe or is_pack(data)):
@@ -77,14 +81,15 @@ def train(
     if isinstance(recipe, ContrastRecipe):
         yield from train_contrast(recipe, recipe_path.parent, out, data=data, device=device, autocast=autocast)
         return
-    scans, weights = _training_scans(recipe, recipe_path.parent, data, cache)
+    scans, weights, repeats = _training_scans(recipe, recipe_path.parent, data, cache)
     watched, _ = load_scans(recipe, recipe_path.parent, data, part="validation", most=recipe.validation.scans)
+    refuse_shared((s.sha256 for s in scans), (s.sha256 for s in watched), recipe.data)
     fingerprint = _fingerprint(scans)
     state = FitState(recipe, device=device, autocast=autocast)
     start = _begin(state, recipe, recipe_path.parent)
     resume(state, recipe, out, fingerprint=fingerprint)
     published = _published(recipe)
-    yield Started(published, state.images, len(scans), fingerprint)
+    yield Started(published, state.images, len(scans), fingerprint, repeats)
     yield from go_on(
         state,
         Patches(scans, weights, recipe, device=device, workers=workers),
@@ -128,7 +133,9 @@ def train_contrast(
     if data is not None and is_pack(data):
         mend = "Name the data folder with --data."
         raise SettingsError("E-PACK", "a pack, which holds no pairs of contrasts", mend=mend, file=data.name)
-    pairs, watched = (load_pairs(recipe, folder, data, part=part) for part in ("train", "validation"))
+    named, watched = (load_pairs(recipe, folder, data, part=part) for part in ("train", "validation"))
+    pairs = once(named, lambda pair: pair.sha256)
+    refuse_shared((s.sha256 for s in pairs), (s.sha256 for s in watched), recipe.data)
     if not pairs:
         mend = "List subjects under 'train' in the recipe's split."
         raise SettingsError("E-DATA", "no scans of the part 'train'", mend=mend, file=recipe.data.split)
@@ -145,7 +152,7 @@ def train_contrast(
         ends = (min(curve.spreads), max(curve.spreads))
         return Prior(state.average, dataclasses.replace(card, measures=measures, noise=ends))
 
-    yield Started(published, state.images, len(pairs), fingerprint)
+    yield Started(published, state.images, len(pairs), fingerprint, len(named) - len(pairs))
     yield from go_on(
         state,
         Pairs(pairs, curve, recipe, device=device),
@@ -220,13 +227,19 @@ def load_scans(
 
 def _training_scans(
     recipe: Recipe, folder: Path, data: Path | None, cache: Path | None
-) -> tuple[Sequence[Scan] | Sequence[StoredScan], list[float]]:
+) -> tuple[Sequence[Scan] | Sequence[StoredScan], list[float], int]:
     if cache is None:
-        return load_scans(recipe, folder, data, part="train")
+        return _different(*load_scans(recipe, folder, data, part="train"))
     from medidiff.training.cache import stored_scans
 
     found = _named(recipe.data, folder, data, part="train")
-    return stored_scans(found, recipe, cache), [each.weight for each in found]
+    return _different(stored_scans(found, recipe, cache), [each.weight for each in found])
+
+
+def _different(scans: Sequence[S], weights: Sequence[float]) -> tuple[list[S], list[float], int]:
+    """Each scan once, with its weight, and how many more there are."""
+    pairs = once(zip(scans, weights, strict=True), lambda pair: pair[0].sha256)
+    return [scan for scan, _ in pairs], [weight for _, weight in pairs], len(scans) - len(pairs)
 
 
 def _named(recipe: DataRecipe, folder: Path, data: Path | None, *, part: str) -> list[Found]:
