@@ -125,6 +125,21 @@ def test_other_settings_or_another_prior_of_the_same_name_do_all_again(batch, tm
         begin(batch.root, cases, dataclasses.replace(other.job, source="/elsewhere"), go_on=True)
 
 
+def test_an_input_by_another_spelling_is_the_same_and_another_is_not(tmp_path):
+    cases = make_inputs(tmp_path / "in", 2)
+    (tmp_path / "link").symlink_to("in")
+    (tmp_path / "other").mkdir()
+    batch = begin(tmp_path / "out", cases, dataclasses.replace(JOB, source=str(tmp_path / "in")))
+    work(batch)
+    for name in ("link", "other/../in"):
+        again = begin(batch.root, [], dataclasses.replace(JOB, source=str(tmp_path / name)))
+        assert again.job == batch.job
+        assert work(again) == [("kept", "")] * 2
+    for name in ("other", "gone"):
+        with pytest.raises(OutputError, match="another input"):
+            begin(batch.root, cases, dataclasses.replace(JOB, source=str(tmp_path / name)))
+
+
 @pytest.mark.parametrize(
     "changed", [{"options": {"strength": 2}}, {"priors": {"tiny": "2" * 64}}], ids=["config", "prior"]
 )

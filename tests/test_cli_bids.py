@@ -179,6 +179,19 @@ def test_a_scan_that_is_refused_keeps_no_other_from_being_done(raw, tmp_path, pr
     assert not list((out / "refused").iterdir())
 
 
+def test_a_scan_that_is_refused_after_it_was_done_stands_among_the_refused(raw, tmp_path, prior, capsys):
+    out, broken = tmp_path / "out", raw / f"{SCANS[0]}.nii.gz"
+    words = ("--participant-label", "sub-01")
+    assert run(raw, out, prior, *words) == 0
+    broken.write_bytes(broken.read_bytes()[:200])
+    assert run(raw, out, prior, *words) == 8
+    assert run(raw, out, prior, *words, level="group") == 7
+    assert "1 refused" in capsys.readouterr().out
+    assert "E-" in (out / "group.html").read_text()
+    assert run(raw, out, prior, *words, "--task", "superresolve", "--spacing", "1", "1", "1", level="group") == 7
+    assert "1 missing" in capsys.readouterr().out  # what one task refused says nothing of the other
+
+
 def test_the_group_level_makes_the_page_of_the_cohort(raw, tmp_path, prior, capsys):
     out = tmp_path / "out"
     broken = raw / f"{SCANS[2]}.nii.gz"

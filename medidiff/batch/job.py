@@ -24,7 +24,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +141,18 @@ class Batch:
             write_manifest(manifest, cases())
             _write(folder, job, Manifest(manifest).sha256)
         batch = cls(root, lease_limit_s=lease_limit_s)
+        if _is_one_place(job.source, batch.job.source):
+            job = replace(job, source=batch.job.source)
         if batch.job == job:
             return batch
         different = job.differences(batch.job)
+        if "input" in different:
+            mend = "Choose another folder: a batch keeps its cases."
+            raise OutputError("E-EXISTS", "a batch of another input", mend=mend, file=root.name)
         if different and not go_on:
             found = f"a batch of other settings ({', '.join(different)})"
             mend = "Choose another folder; or --continue, which does again what was done with the other settings."
             raise OutputError("E-EXISTS", found, mend=mend, file=root.name)
-        if "input" in different:
-            mend = "Choose another folder: a batch keeps its cases."
-            raise OutputError("E-EXISTS", "a batch of another input", mend=mend, file=root.name)
         _write(folder, job, batch.manifest.sha256)
         return cls(root, lease_limit_s=lease_limit_s)
 
@@ -227,6 +229,14 @@ def alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _is_one_place(source: str, other: str) -> bool:
+    """Whether two spellings of an input, one through a link or ``..`` perhaps, mean one place that is there."""
+    try:
+        return Path(source).samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def _write(folder: Path, job: Job, manifest_sha256: str) -> None:

@@ -94,15 +94,14 @@ def write_group_page(scans: Sequence[BidsScan], out: Path, task: str, *, reports
 def _case(scan: BidsScan, out: Path, task: str) -> Case:
     """A row of the page; labels of BIDS are pseudonyms by their standard, and may be shown."""
     name = f"{scan.stem}_{scan.suffix}"
+    if refusal := _json(refusal_path(out, scan, task)):  # a result beside it is that of another time
+        code = str(refusal.get("code", ""))
+        return Case(name, "refused", task, code=code, mend=str(refusal.get("message", "")).removeprefix(f"{code}: "))
     path = out / scan.derivative(task)
     settings = _json(record_path(path)).get("Provenance", {}).get("settings", {})
     if settings and path.is_file():
         return Case(name, "done", task, level=settings.get("noise_level"))
-    refusal = _json(refusal_path(out, scan))
-    if not refusal:
-        return Case(name, "waiting", task)
-    code = str(refusal.get("code", ""))
-    return Case(name, "refused", task, code=code, mend=str(refusal.get("message", "")).removeprefix(f"{code}: "))
+    return Case(name, "waiting", task)
 
 
 def _report(scan: BidsScan, path: Path, name: str) -> CaseReport:
@@ -117,11 +116,12 @@ def _row(scan: BidsScan, out: Path, task: str) -> Mapping[str, Any]:
     known: dict[str, Any] = {"participant_id": parts[0], "scan": f"{scan.stem}_{scan.suffix}"}
     if parts[1].startswith("ses-"):
         known["session_id"] = parts[1]
+    if refusal := _json(refusal_path(out, scan, task)):
+        return known | {"state": "refused", "code": refusal.get("code", "n/a")}
     record = _json(record_path(out / scan.derivative(task))).get("Provenance")
     if isinstance(record, dict) and (out / scan.derivative(task)).is_file():
         return known | _told(record)
-    refusal = _json(refusal_path(out, scan))
-    return known | ({"state": "refused", "code": refusal.get("code", "n/a")} if refusal else {"state": "missing"})
+    return known | {"state": "missing"}
 
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,9 +46,9 @@ class Asked:
     device: str = "auto"
 
 
-def refusal_path(out: Path, scan: BidsScan) -> Path:
-    """Where it is noted that a scan was refused."""
-    return out / "refused" / f"{scan.stem}_{scan.suffix}.json"
+def refusal_path(out: Path, scan: BidsScan, task: str) -> Path:
+    """Where it is noted that a scan was refused for a task when that was tried last."""
+    return record_path(out / "refused" / scan.derivative(task).name)
 
 
 class Restorer:
@@ -83,7 +83,7 @@ class Restorer:
         Raises:
             OutputError: the result cannot be written.
         """
-        note = refusal_path(self.out, scan)
+        note = refusal_path(self.out, scan, self.asked.task)
         try:
             state = self._restored(scan)
         except OutputError:
