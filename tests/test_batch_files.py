@@ -16,7 +16,7 @@ from medidiff.batch.job import Batch
 from medidiff.batch.journal import Event, Tail
 from medidiff.batch.metrics import Waiting, cohort, put, sent, waiting
 from medidiff.batch.records import Basis, Done, Refused
-from medidiff.batch.status import Pace, status_of, write_report
+from medidiff.batch.status import Pace, speed_of, status_of, write_report
 from medidiff.errors import InputError, OutputError
 from medidiff.io.files.atomic import partial_name
 from tests.batch_cases import JOB, begin, make_inputs, tree, work
@@ -104,6 +104,23 @@ def test_a_tail_reads_each_whole_line_once(batch):
     with path.open("a") as stream:
         stream.write(': "done", "code": "", "seconds": 1, "at": 2}\n')
     assert [event.case for event in tail.new()] == ["x"]
+
+
+def lines(batch, name: str, events: list[Event]) -> None:
+    text = "".join(json.dumps(dataclasses.asdict(event)) + "\n" for event in events)
+    (batch.folder / "journal" / name).write_text(text)
+
+
+def test_the_speed_is_that_of_the_workers_of_the_latest_run_that_still_work(batch):
+    assert speed_of(batch, 6) == {"cases_per_hour": None, "seconds_left": None}
+    fast = [Event("a", "done", "", 10.0, 1000.0 + 10 * n) for n in range(1, 1001)]
+    lines(batch, "5-1-a.jsonl", [dataclasses.replace(event, seconds=1.0, at=event.at / 10) for event in fast])
+    lines(batch, "7-1-a.jsonl", fast)
+    lines(batch, "7-2-b.jsonl", fast[:500])  # killed long ago
+    lines(batch, "7-3-c.jsonl", [Event("b", "kept", "", 0.1, 11000.0)])
+    assert speed_of(batch, 6) == {"cases_per_hour": 360.0, "seconds_left": 60}
+    lines(batch, "7-4-d.jsonl", fast[-20:])
+    assert speed_of(batch, 6) == {"cases_per_hour": 720.0, "seconds_left": 30}
 
 
 def test_the_report_lists_every_refusal(batch):

@@ -61,9 +61,22 @@ def test_each_scan_is_done_as_it_would_be_alone(words, scans, card, tmp_path, ca
     record = json.loads((tmp_path / "out" / "sub-1" / "T1w_denoised.json").read_text())
     assert "threads" not in record["Provenance"]["environment"]
     status = document(["batch", "status", tmp_path / "out"], capsys)
+    speed = status.pop("speed")
+    assert (speed["cases_per_hour"] > 0, speed["seconds_left"]) == (True, 0)
     assert status == {key: told[key] for key in status}
     assert cli.main(["batch", "status", str(tmp_path / "out")]) == 0
     assert "E-FORMAT" in capsys.readouterr().out
+
+
+def test_the_report_is_of_the_whole_batch_also_after_a_part(words, tmp_path, capsys):
+    report = tmp_path / "out" / ".medidiff" / "report.json"
+    for part, code, left in ((1, 0, 2), (0, 7, 0)):  # what is refused comes first
+        told = ran([*words, "-num_parts", "2", "-part_id", part], capsys, code)
+        assert (told["cases"], told["left"]) == (2, 0)
+        whole = json.loads(report.read_text())
+        assert (whole["cases"], whole["left"], whole["cases of the part"]) == (4, left, 2)
+        assert whole["part"] == f"{part} of 2, from 0"
+    assert whole["refused"] == len(whole["refusals"]) == 1
 
 
 def test_the_same_command_again_repeats_nothing_and_tells_nobodys_name(words, tmp_path, capsys):

@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Event", "Journal", "State", "Tail", "latest_ns"]
+__all__ = ["Event", "Journal", "State", "Tail", "last_lines", "latest_ns"]
+
+_TAIL = 2**16  # bytes
 
 State = Literal["done", "kept", "refused"]
 
@@ -91,6 +93,22 @@ def _event(line: bytes) -> Event | None:
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
     return event if told else None
+
+
+def last_lines(folder: Path) -> list[list[Event]]:
+    """What each worker of the latest run did last, some hundreds of cases each; empty before the first."""
+    runs: dict[int, list[Path]] = {}
+    for path in sorted(folder.glob("*-*.jsonl")):
+        with suppress(ValueError):
+            runs.setdefault(int(path.name.partition("-")[0]), []).append(path)
+    found = []
+    for path in runs[max(runs)] if runs else ():
+        with suppress(OSError), path.open("rb") as stream:
+            start = max(0, stream.seek(0, os.SEEK_END) - _TAIL)
+            stream.seek(start)
+            lines = stream.read(_TAIL).splitlines()[bool(start) :]  # the first may be half of one
+            found.append([event for event in map(_event, lines) if event is not None])
+    return [events for events in found if events]
 
 
 def latest_ns(folder: Path) -> int:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medidiff.batch.job import Batch
-from medidiff.batch.journal import Event
+from medidiff.batch.journal import Event, last_lines
 from medidiff.batch.quarantine import refused_cases, write_quarantine
 from medidiff.batch.records import Done, Refused
 from medidiff.io.files.atomic import write_file
 
-__all__ = ["Pace", "Status", "status_of", "write_report"]
+__all__ = ["Pace", "Status", "speed_of", "status_of", "write_report"]
+
+_SILENCE_SECONDS, _SILENCE_CASES = 60.0, 3.0  # after which a worker has ended for all one can see
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,28 @@ def status_of(batch: Batch, numbers: range | None = None) -> Status:
 def _of_some(batch: Batch, numbers: range) -> tuple[int, list[str]]:
     kinds = {(case := batch.manifest[n].name): batch.records.settled(case, -1) for n in numbers}
     return sum(kind is Done for kind in kinds.values()), [name for name, kind in kinds.items() if kind is Refused]
+
+
+def speed_of(batch: Batch, left: int) -> dict[str, float | None]:
+    """How fast the workers of the latest run compute, all together, and how long what is left takes at that speed.
+
+    A worker counts while its last line is not much older than one of its cases takes.
+
+    Args:
+        batch: on the disk.
+        left: cases without a record.
+    """
+    workers = [(events, max(event.at for event in events)) for events in last_lines(batch.folder / "journal")]
+    newest = max((last for _, last in workers), default=0.0)
+    per_second = 0.0
+    for events, last in workers:
+        computed = [event for event in events if event.state == "done"]
+        if not computed or newest - last > _SILENCE_SECONDS + _SILENCE_CASES * max(e.seconds for e in computed):
+            continue
+        span = last - min(event.at - event.seconds for event in computed)
+        per_second += len(computed) / span if span > 0 else 0.0
+    found = {"cases_per_hour": round(3600 * per_second, 2) if per_second else None}
+    return found | {"seconds_left": round(left / per_second) if per_second else None}
 
 
 @dataclass(slots=True)

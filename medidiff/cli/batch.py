@@ -258,7 +258,10 @@ def _end(
     about = {"engine": verb.engine, "workers": choice.workers, "threads": choice.threads, "choice": choice.reason}
     session.account.decisions([choice.reason])
     found = cohort(batch)
-    report = write_report(batch, status, pace, about=about, out_of_scope=found.out_of_scope)
+    if verb.num_parts > 1:
+        about |= {"part": f"{verb.part_id} of {verb.num_parts}, from 0", "cases of the part": status.cases}
+    whole = status if verb.num_parts == 1 else status_of(batch)  # the other parts have no other report
+    report = write_report(batch, whole, pace, about=about, out_of_scope=found.out_of_scope) | status.record()
     put(batch, since, _figures(batch, status, pace, found))
     if verb.tracking is not None:
         try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from medidiff.batch.job import Batch
 from medidiff.batch.metrics import cohort, sent, waiting
 from medidiff.batch.quarantine import refused_cases
-from medidiff.batch.status import status_of
+from medidiff.batch.status import speed_of, status_of
 from medidiff.cli.batch_verbs import BatchStatus, BatchSync
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
@@ -32,7 +33,8 @@ def run(verb: BatchStatus | BatchSync, session: Session) -> None:
     if isinstance(verb, BatchSync):
         Screen().lines({"runs handed over": sync(batch, verb.tracking)})
         return
-    status = status_of(batch).record()
+    counted = status_of(batch)
+    status = counted.record() | {"speed": speed_of(batch, counted.left)}
     if verb.refused:
         listed = refused_cases(batch)
         status["refusals"] = [{"case": r.case, "code": r.code, "message": r.message, "mend": r.mend} for r in listed]
@@ -58,6 +60,10 @@ def show(status: Mapping[str, Any], screen: Screen) -> None:
     if "out_of_scope" in status:
         rows.append(["done, but out of scope", str(status["out_of_scope"])])
     screen.table(f"batch {status['task']}", ("", "cases"), rows)
+    speed = status.get("speed", {})
+    if status["left"] and speed.get("cases_per_hour"):
+        left = timedelta(seconds=speed["seconds_left"])
+        screen.lines({"an hour": f"{speed['cases_per_hour']:,.1f}", "time left at this speed": str(left)})
     if status.get("marked"):
         screen.lines(status["marked"])
     if status.get("refusals"):
