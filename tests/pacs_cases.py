@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,9 @@ class Shelf:
 
     def series(self, study: str) -> list[Series]:
         self._ask("series")
-        return [Series(uid, "MR") for uid in dict.fromkeys(s for own, s, *_ in self.held.values() if own == study)]
+        own = {s: content for own, s, _, content in self.held.values() if own == study}
+        headers = {uid: pydicom.dcmread(BytesIO(content), stop_before_pixels=True) for uid, content in own.items()}
+        return [Series(uid, "MR", str(ds.get("SeriesDescription", ""))) for uid, ds in headers.items()]
 
     def instances(self, study: str, series: str) -> dict[str, str]:
         self._ask("instances")

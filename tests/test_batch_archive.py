@@ -266,6 +266,22 @@ def test_results_can_be_series_of_the_studies(words, shelf, files, tmp_path, cap
     assert (pushed.sent, pushed.present, pushed.series) == (16, 0, 2)
 
 
+def test_what_a_batch_has_derived_and_pushed_is_no_case_of_the_next_unless_it_is_named(
+    words, shelf, card, tmp_path, capsys
+):
+    document([*words, "--format", "dicom"], capsys)
+    pushed = list((tmp_path / "out").glob("*/*_denoised/*.dcm"))
+    for file in pushed:
+        shelf.add(file)
+    assert len({uid for _, uid, *_ in shelf.held.values()}) == 4
+    words[3] = tmp_path / "next"
+    assert document([*words, "--dry-run"], capsys)["cases"] == 2
+    header = pydicom.dcmread(pushed[0])
+    words[2] += f"&study={header.StudyInstanceUID}&series={header.SeriesInstanceUID}"
+    assert document([*words, "--dry-run"], capsys)["cases"] == 1
+    assert not Series("1", "MR", "T1 medidiff phantom").is_ours
+
+
 def test_an_unknown_node_is_refused(words, tmp_path, capsys):
     words[2] = "pacs:nobody?accession=A1"
     assert "E-PACS-NODE" in refused(words, capsys, 2)

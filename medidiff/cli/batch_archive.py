@@ -67,7 +67,7 @@ def source_of(source: Input) -> str:
 
 
 def series_cases(verb: Batching) -> list[Case]:
-    """Each series that fits the question and could hold a scan, in the order of the UIDs.
+    """Each series that fits the question, could hold a scan and is no result of ours, in the order of the UIDs.
 
     Raises:
         SettingsError: the node, its secrets or the question are wrong.
@@ -87,7 +87,9 @@ def _fitting(archive: Archive, wanted: Wanted, node: Node) -> Iterator[tuple[str
     persist = node.limits.patience.persist
     for study in persist(lambda: archive.studies(wanted)):
         for series in persist(lambda uid=study.uid: archive.series(uid)):  # type: ignore[misc]
-            if wanted.fits_series(series.uid, series.modality) and series.modality not in _NO_SCANS:
+            if not wanted.fits_series(series.uid, series.modality) or series.modality in _NO_SCANS:
+                continue
+            if wanted.series or not series.is_ours:  # what an earlier batch has pushed is no scan; by its UID it is one
                 yield study.uid, series.uid
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -37,10 +38,17 @@ class Series:
     Args:
         uid: SeriesInstanceUID.
         modality: e.g. ``"MR"``; empty when unsaid.
+        description: SeriesDescription, which may name a patient; empty when unsaid.
     """
 
     uid: str
     modality: str = ""
+    description: str = field(default="", repr=False)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether medidiff has derived it, as its description then says."""
+        return re.search(r"(?:^| )medidiff (?:denoise|superresolve)", self.description) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,9 +77,12 @@ class DimseArchive(Archive):
 
     def series(self, study: str) -> list[Series]:
         """All series of a study."""
-        keys = {"StudyInstanceUID": study, "SeriesInstanceUID": "", "Modality": ""}
+        keys = {"StudyInstanceUID": study, "SeriesInstanceUID": "", "Modality": "", "SeriesDescription": ""}
         answers = self._find("SERIES", keys)
-        return [Series(uid_of(a["SeriesInstanceUID"], what="series UID"), a["Modality"].strip()) for a in answers]
+        return [
+            Series(uid_of(a["SeriesInstanceUID"], what="series UID"), a["Modality"].strip(), a["SeriesDescription"])
+            for a in answers
+        ]
 
     def instances(self, study: str, series: str) -> dict[str, str]:
         """SOP class by SOP instance UID of a series."""

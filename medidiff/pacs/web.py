@@ -132,9 +132,11 @@ class WebArchive(Archive):
 
     def series(self, study: str) -> list[Series]:
         """All series of a study."""
-        answers = self._pages(self._client.search_for_series, study_instance_uid=study, fields=("Modality",))
+        fields = ("Modality", "SeriesDescription")
+        answers = self._pages(self._client.search_for_series, study_instance_uid=study, fields=fields)
         return [
-            Series(uid_of(_value(a, "SeriesInstanceUID"), what="series UID"), _value(a, "Modality")) for a in answers
+            Series(uid_of(_value(a, "SeriesInstanceUID"), what="series UID"), *(_value(a, name) for name in fields))
+            for a in answers
         ]
 
     def instances(self, study: str, series: str) -> dict[str, str]:
