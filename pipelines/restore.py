@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io as text
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -66,10 +67,13 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         recipe = read_as(chosen.recipe, lambda table: RestoreRecipe)
         cohort = Cohort("restore", {name: value for name, value in asdict(recipe).items() if value not in ("", None)})
-        with contextlib.redirect_stdout(text.StringIO()):
+        with contextlib.redirect_stdout(text.StringIO()) as said:
             code = cli.main(recipe.words(chosen.source, chosen.out))
         if code not in FINISHED:
             return code
+        run = json.loads(said.getvalue() or "{}").get("run", {"computed": 0, "kept": 0, "cases_per_hour": 0.0})
+        cohort.extra |= {name: float(run[name]) for name in ("computed", "kept")}  # kept: of an earlier command
+        cohort.extra["cases_per_minute"] = run["cases_per_hour"] / 60
         noted(Batch(chosen.out), cohort)
         return cohort.log(chosen.tracking, chosen.out.parent)
     except MedidiffError as refusal:

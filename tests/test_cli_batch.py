@@ -79,6 +79,22 @@ def test_the_report_is_of_the_whole_batch_also_after_a_part(words, tmp_path, cap
     assert whole["refused"] == len(whole["refusals"]) == 1
 
 
+@pytest.mark.parametrize("form", ["nifti", "dicom"])
+def test_no_spread_of_other_settings_stays_beside_a_result(form, card, tmp_path, capsys):
+    dicom_cases.series(tmp_path / "in" / "ser-1", modality="MR", slices=range(8))
+    out = tmp_path / "out"
+    words = ["batch", "denoise", tmp_path / "in", out, "--prior", card, "--workers", "1", "--format", form]
+    ran([*words, "--noise-level", "50", "--spread", "--draws", "2"], capsys, 0)
+    ran([*words, "--noise-level", "60", "--spread", "--draws", "2", "--continue"], capsys, 0)
+    assert list(out.rglob("*_spread*"))
+    ran([*words, "--noise-level", "60", "--continue"], capsys, 0)
+    assert list(out.rglob("*_denoised*"))
+    assert not list(out.rglob("*_spread*"))
+    words[1] = "superresolve"
+    ran([*words, "--noise-level", "60", "--spacing", "0.5", "0.5", "0.5", "--continue"], capsys, 0)
+    assert list(out.rglob("*_denoised*"))  # another task has other names, and leaves the result of the first
+
+
 def test_the_same_command_again_repeats_nothing_and_tells_nobodys_name(words, tmp_path, capsys):
     ran(words, capsys)
     before = {

@@ -53,11 +53,12 @@ def recipe_of(folder, **entries):
 
 
 class Left:
-    """The one run of a store."""
+    """The one run of a store, or that of a number, the latest first."""
 
-    def __init__(self, uri):
+    def __init__(self, uri, number=None):
         self.client = tracking._client(uri)
-        (self.run,) = self.client.search_runs([e.experiment_id for e in self.client.search_experiments()])
+        runs = self.client.search_runs([e.experiment_id for e in self.client.search_experiments()])
+        (self.run,) = runs if number is None else [runs[number]]
         self.metrics, self.params = self.run.data.metrics, self.run.data.params
 
     def files(self, folder=None):
@@ -171,6 +172,11 @@ def test_restore_leaves_a_result_for_each_scan_and_a_code_for_each_other(entries
     before = [path.read_bytes() for path in results]
     assert scripts["restore"].main(words) == 7  # again: nothing is made anew
     assert [path.read_bytes() for path in results] == before
+    assert (left.metrics["computed"], left.metrics["kept"]) == (2, 0)
+    assert left.metrics["cases_per_minute"] > 0
+    again = Left(store, number=0)  # the latest
+    assert (again.metrics["cases"], again.metrics["computed"], again.metrics["kept"]) == (2, 0, 2)
+    assert again.metrics["cases_per_minute"] == 0
 
 
 def test_synthesize_tells_what_is_in_the_set(scripts, store, tmp_path, monkeypatch):

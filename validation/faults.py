@@ -6,6 +6,7 @@
     python validation/faults.py full --tmpfs       # a real small disk, full at 20 sizes; root alone can mount one
     python validation/faults.py crowd --rounds 20  # 8 processes that begin and work on one output
     python validation/faults.py soak --scans 1000  # memory, handles and throughput of one worker on real small scans
+    python validation/faults.py soak --scans 3000 --broken 0.05  # of which one in twenty is broken
     python validation/faults.py stores             # MLflow stores that are down, locked, read-only or slow
 
 The first four use a task that costs nothing; see tests/batch_faults.py. The soak denoises scans of 16 voxels a side
@@ -68,10 +69,11 @@ def main() -> int:
     parser.add_argument("--tmpfs", action="store_true", help="fill a real small disk")
     parser.add_argument("--rounds", type=int, default=20, help="of the crowd")
     parser.add_argument("--scans", type=int, default=1000, help="of the soak")
+    parser.add_argument("--broken", type=float, default=0.0, metavar="SHARE", help="of the scans of the soak")
     typed = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if typed.study == "soak":
-            return soak(Path(folder), typed.scans)
+            return soak(Path(folder), typed.scans, typed.broken)
         if typed.study == "stores":
             return stores(Path(folder))
         if typed.study == "crowd":
@@ -143,14 +145,18 @@ def small_disks(home: Path) -> int:
     return 1 if faults else 0
 
 
-def soak(home: Path, count: int) -> int:
-    """One worker, many small scans: does it grow, does it keep handles, does it slow down?"""
+def soak(home: Path, count: int, share: float) -> int:
+    """One worker, many small scans, a share of them broken: does it grow, does it keep handles, does it slow down?"""
     torch.set_num_threads(1)
     card = tiny_prior(home / "prior")
     chance = np.random.default_rng(0)
     for number in range(count):
         data = (chance.random((SIDE,) * 3, np.float32) * 50 + 500).astype(np.float32)
         write(Volume(data, Geometry.regular((SIDE,) * 3), "MR"), home / "in" / f"scan-{number:04d}.nii.gz")
+    numbers = range(0, count, round(1 / share)) if share else range(0)
+    broken = [home / "in" / f"scan-{number:04d}.nii.gz" for number in numbers]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-100])
     verb = BatchDenoise(source=Input(str(home / "in")), out=home / "out", prior=str(card), noise_level=20.0)
     job = Job("denoise", str(home / "in"), options_of(verb), {"tiny": prior_sha256(card)}, 0)
     batch = Batch.begin(home / "out", job, lambda: cases_of(home / "in", ReadOptions()))
@@ -167,6 +173,7 @@ def soak(home: Path, count: int) -> int:
     told = {
         "scans": count,
         "done": status_of(batch).done,
+        "refused": dict(status_of(batch).refused),
         "memory_growth_mb": round(last[1] - first[1], 2),
         "memory_growth_from_case": min(99, count // 2) + 1,
         "handles_first_last": [first[2], last[2]],
@@ -175,7 +182,8 @@ def soak(home: Path, count: int) -> int:
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
     print(json.dumps(told, indent=2))
-    kept = told["done"] == count and last[1] - first[1] <= 10 and first[2] == last[2]
+    settled = told["done"] == count - len(broken) and sum(status_of(batch).refused.values()) == len(broken)
+    kept = settled and last[1] - first[1] <= 10 and first[2] == last[2]
     return 0 if kept else 1
 
 

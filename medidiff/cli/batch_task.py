@@ -7,7 +7,8 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from medidiff.batch.cases import Case
 from medidiff.batch.job import FOLDER, Job
 from medidiff.batch.metrics import OUT_OF_SCOPE
-from medidiff.batch.records import Records
+from medidiff.batch.records import Done, Records
 from medidiff.batch.worker import Outcome
 from medidiff.cli.describe import shown
 from medidiff.cli.engine_options import EngineOptions
@@ -95,6 +96,8 @@ class RestoreTask:
         for place in verb.outputs.values():
             with output_errors(place.name):
                 _make_room(place, made, folder=verb.format == "dicom")
+        if before is not None:
+            _drop_companions(self.root, before, list(verb.outputs.values()))
         files = dict(written(verb, posterior))
         prior = posterior.provenance.prior.get("name", "")
         return Outcome(
@@ -184,6 +187,30 @@ def _make_room(place: Path, made: Mapping[Path, str], *, folder: bool) -> None:
     elif record.is_file():
         mend = "Choose another output folder."
         raise OutputError("E-OVERWRITE", "a folder that medidiff did not write", mend=mend, file=place.name)
+
+
+def _drop_companions(root: Path, before: Done, places: Sequence[Path]) -> None:
+    """Remove the spread, draw and bounds of an earlier result that is made anew without them: they are none of its own.
+
+    Args:
+        root: the output folder.
+        before: what was made; results that stay, for they have other names, keep theirs.
+        places: where the results go.
+    """
+    if not any(_is_of(root / before.results.get("mean", ""), place) for place in places):
+        return
+    for name, digest in before.files.items():
+        path = root / name
+        if not any(_is_of(path, place) for place in places) and path.is_file() and sha256(path) == digest:
+            with output_errors(path.name):
+                path.unlink()
+            with suppress(OSError):  # not empty
+                path.parent.rmdir()
+
+
+def _is_of(path: Path, place: Path) -> bool:
+    """Whether a file is a result, is its record, or lies in its folder."""
+    return path in (place, record_path(place)) or place in path.parents
 
 
 def _metrics(reading: Reading, posterior: Posterior) -> Mapping[str, float]:
