@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from medidiff.qc import Case, case_report, cohort_page
 from medidiff.qc import page as pages
+from medidiff.volume import Geometry, Volume
 from tests.qc_cases import HOSTILE, pair, report
 from tests.servers import require
 
@@ -140,6 +142,19 @@ def test_nothing_sticks_out_and_the_picture_is_one(case, width):
     ratio = case.run("(({width, height}) => width / height)(document.querySelector('canvas').getBoundingClientRect())")
     sheet = case.run("(({across, down}) => across / down)(document.querySelector('.atlases > div').dataset)")
     assert ratio == pytest.approx(sheet, rel=0.02)
+
+
+@pytest.mark.parametrize("shape", [(64, 4, 3), (1, 30, 1), (30, 60, 1)], ids=["rod", "line", "slice"])
+def test_a_scan_that_is_hardly_a_volume_has_a_page_all_the_same(shape, browser, tmp_path):
+    image = np.random.default_rng(0).normal(500, 50, shape).astype(np.float32)
+    before = Volume(image, Geometry.regular(shape, spacing_mm=(1.0, 1.0, 1.0)), "MR")
+    path = tmp_path / "case.html"
+    path.write_text(case_report(before, dataclasses.replace(before, data=0.9 * before.data), name="x").page)
+    page = browser.open(path)
+    page.wait(READY)
+    assert page.complaints == []
+    assert page.run("document.documentElement.scrollWidth") <= 1400
+    assert page.run("[...document.images].every((image) => image.naturalWidth > 0)")
 
 
 def test_colours_tell_the_sign_of_the_change(browser, tmp_path):
