@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medidiff.errors import InputError, PriorError
+from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.gates import CopyGate, Embedding, GateReport, Index, Verdict, build_index, hash_of
 from medidiff.gates.align import Mean
+from medidiff.gates.index import MEASURES
 from medidiff.gates.relief import Relief, relief_of
 from medidiff.gates.thresholds import far_quantile
 from medidiff.volume import Geometry, Volume
@@ -244,9 +245,22 @@ def test_a_threshold_of_few_people_is_drawn_to_the_shipped_one():
     assert _threshold(values, [0.9], shipped) == 0.6  # no higher than what counts as one person
 
 
-def test_no_held_out_scan_is_flagged_by_the_index_that_it_calibrated():
-    index = build_index([scan(person(0)), scan(person(1))], held_out=[scan(bent(person(0), 4.0, seed=5))])
-    assert index.thresholds["embedding"] > Embedding.shipped().thresholds["embedding"]
+def test_no_held_out_scan_is_flagged_by_the_index_that_it_calibrated(monkeypatch):
+    def nearest(queries, known, vectors, network, *, apart=None):
+        return {name: [0.55] if apart is None else [] for name in MEASURES}
+
+    monkeypatch.setattr("medidiff.gates.index._nearest", nearest)
+    index = build_index([scan(person(0)), scan(person(1))], held_out=[scan(person(100))])
+    assert index.thresholds == dict.fromkeys(MEASURES, 0.55)
+    assert max(Embedding.shipped().thresholds.values()) < 0.55
+
+
+@pytest.mark.parametrize("kind", ["other units", "elastic"])
+def test_a_held_out_scan_that_is_a_training_scan_is_refused(kind):
+    """It would raise every threshold to what counts as one person, and copies that are less alike would pass."""
+    copy = scan(COPIES[kind](person(0)))
+    with pytest.raises(SettingsError, match=r"E-SHARED.*held-out scan 2 is like training scan 1"):
+        build_index([scan(person(0)), scan(person(1))], held_out=[scan(person(100)), copy])
 
 
 def test_the_quantile_is_that_of_a_gumbel_distribution_and_minds_no_odd_pair():

@@ -91,11 +91,11 @@ def test_a_pack_holds_a_scan_once(tmp_path, capsys):
 
 def test_a_scan_on_both_sides_of_the_split_is_refused_whatever_its_name(tmp_path, capsys):
     recipe = case(tmp_path, train=["first", "second"], validation=["again0"])
-    with pytest.raises(SettingsError, match=r"E-LEAK.*1 scans.*voxel for voxel") as refusal:
+    with pytest.raises(SettingsError, match=r"E-SHARED.*1 scans.*voxel for voxel") as refusal:
         next(train(recipe, tmp_path / "out"))
     assert "again" not in str(refusal.value)
     assert script(PREPARE, recipe, tmp_path / "pack.safetensors") != 0
-    assert "E-LEAK" in capsys.readouterr().err
+    assert "E-SHARED" in capsys.readouterr().err
     assert not (tmp_path / "pack.safetensors").exists()
 
 
@@ -112,7 +112,7 @@ def test_a_subject_in_two_parts_is_refused(one, other, entries, tmp_path):
     for part, entry in zip((one, other), entries, strict=True):
         parts[part] = [*parts.get(part, []), entry]
     recipe = read_recipe(case(tmp_path, **parts))
-    with pytest.raises(SettingsError, match=rf"E-LEAK.*1 subjects.*'{one}'|E-LEAK.*1 subjects.*'{other}'"):
+    with pytest.raises(SettingsError, match=rf"E-SHARED.*1 subjects.*'{one}'|E-SHARED.*1 subjects.*'{other}'"):
         find_scans(recipe.data, folder=tmp_path, root=None, part="train")
 
 
@@ -143,5 +143,5 @@ def test_a_head_that_was_packed_four_times_trains_as_one(tmp_path):
 def test_a_head_on_both_sides_is_refused(tmp_path):
     pack = tmp_path / "heads.safetensors"
     write_heads(pack, {"train": [ball(0), ball(1)], "validation": [ball(1)]}, plain_atlas())
-    with pytest.raises(SettingsError, match="E-LEAK"):
+    with pytest.raises(SettingsError, match="E-SHARED"):
         next(train(heads_recipe(tmp_path), tmp_path / "out", data=pack))

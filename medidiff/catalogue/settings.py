@@ -46,10 +46,6 @@ SETTINGS: Rows = {
     ),
     "E-FACTOR": ("A factor or thickness of slices is out of range.", "Take a factor of at least 1."),
     "E-GUIDANCE": ("The guidance scale is out of range.", "Take a finite number of at least 0."),
-    "E-LEAK": (
-        "One subject or one scan stands in two parts of a split, so that what is held back has been seen.",
-        "List each person, with all of its scans, in one part.",
-    ),
     "E-LIKE": (
         "DICOM is to be written, but no DICOM series is named whose study it belongs to.",
         "Name it with --like, or write NIfTI.",
@@ -90,6 +86,10 @@ SETTINGS: Rows = {
     ),
     "E-SEED": ("A negative seed, or not one generator for each image.", "Take seeds of at least 0."),
     "E-SETTING": ("An option is out of range, or two contradict each other.", "Correct the option named."),
+    "E-SHARED": (
+        "One subject or one scan stands in two parts of a split, so that what is held back has been seen.",
+        "List each person, with all of its scans, in one part.",
+    ),
     "E-SHOW": (
         "A package that shows volumes in notebooks is not installed.",
         "Install it with: pip install 'medidiff[notebooks]'.",

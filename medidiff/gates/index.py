@@ -139,7 +139,8 @@ def build_index(
 
     Raises:
         InputError: ``E-UNJUDGED``, one of the scans shows no brain.
-        SettingsError: ``E-DATA``, there are none.
+        SettingsError: ``E-DATA``, there are none; ``E-SHARED``, a held-out scan is as like a training scan as copies
+            are: thresholds that let it pass would let copies pass.
     """
     network = embedding or Embedding.shipped()
     known, hashes = [], []
@@ -150,6 +151,7 @@ def build_index(
         raise SettingsError("E-DATA", "no training scans", wanted="at least one", attribute="--data")
     others = [_relief(volume, network, f"held-out scan {n}") for n, volume in enumerate(held_out, start=1)]
     vectors = np.stack([network.embed(relief) for relief in known]).astype(np.float16).astype(np.float32)
+    _refuse_known(others, vectors, network)
     people = _people(known, vectors, network)
     alone = _nearest(known, known, vectors, network, apart=people)
     unseen = _nearest(others, known, vectors, network) if others else {name: [] for name in MEASURES}
@@ -163,6 +165,15 @@ def _relief(volume: Volume, network: Embedding, name: str) -> Relief:
         return relief_of(volume, network.mean)
     except InputError as error:
         raise InputError(error.code, f"{name}: {error.found}", wanted=error.wanted, mend=error.mend) from error
+
+
+def _refuse_known(others: Sequence[Relief], vectors: Array, network: Embedding) -> None:
+    for number, relief in enumerate(others, start=1):
+        values = network.likenesses(relief, vectors)["embedding"]
+        if values.max() >= SAME:
+            found = f"held-out scan {number} is like training scan {values.argmax() + 1}: {values.max():.2f}"
+            wanted, mend = "scans of people who are not among the training scans", "Leave it out, with its like."
+            raise SettingsError("E-SHARED", found, wanted=wanted, mend=mend, attribute="--held-out")
 
 
 def _people(known: Sequence[Relief], vectors: Array, network: Embedding) -> list[int]:

@@ -54,7 +54,7 @@ def train_coarse(
         autocast: type that the network computes in on a GPU.
 
     Raises:
-        SettingsError: no such pack, or a folder that holds another recipe's run; ``E-LEAK``, a head stands under
+        SettingsError: no such pack, or a folder that holds another recipe's run; ``E-SHARED``, a head stands under
             ``train`` and ``validation``.
     """
     packed, watched = (read_heads(pack, part=part) for part in ("train", "validation"))

@@ -47,7 +47,7 @@ def find_scans(recipe: DataRecipe, *, folder: Path, root: Path | None, part: str
         part: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:
-        SettingsError: a file or a table of the split is missing; ``E-LEAK``, a subject stands in two parts of a table.
+        SettingsError: a file or a table of the split is missing; ``E-SHARED``, a subject stands in two of its parts.
         InputError: a name leads out of the data folder.
     """
     root = folder / recipe.root if root is None else root

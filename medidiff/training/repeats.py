@@ -52,12 +52,12 @@ def refuse_shared(trained: Iterable[str], watched: Iterable[str], data: DataReci
         data: where the recipe says that they are.
 
     Raises:
-        SettingsError: ``E-LEAK``.
+        SettingsError: ``E-SHARED``.
     """
     shared = len(set(trained) & set(watched))
     if shared and all(source.split for source in data.sources):
         found = f"{shared} scans under 'train' are also under 'validation', voxel for voxel"
-        raise SettingsError("E-LEAK", found, wanted=_WANTED, mend=_MEND, file=data.split)
+        raise SettingsError("E-SHARED", found, wanted=_WANTED, mend=_MEND, file=data.split)
 
 
 def refuse_overlaps(table: Mapping[str, Sequence[str]], *, name: str, file: str) -> None:
@@ -69,7 +69,7 @@ def refuse_overlaps(table: Mapping[str, Sequence[str]], *, name: str, file: str)
         file: that holds it, for the message.
 
     Raises:
-        SettingsError: ``E-LEAK``; ``E-SPLIT``, an entry names no slices.
+        SettingsError: ``E-SHARED``; ``E-SPLIT``, an entry names no slices.
     """
     parts = {part: [read_slab(entry) for entry in entries] for part, entries in table.items()}
     for (one, ours), (other, theirs) in itertools.combinations(parts.items(), 2):
@@ -79,7 +79,7 @@ def refuse_overlaps(table: Mapping[str, Sequence[str]], *, name: str, file: str)
         shared = sum(any(_overlap(slab, each) for each in held.get(slab.subject, ())) for slab in ours)
         if shared:
             found = f"{shared} subjects under both '{one[:20]}' and '{other[:20]}'"
-            raise SettingsError("E-LEAK", found, wanted=_WANTED, mend=_MEND, file=file, attribute=name[:80])
+            raise SettingsError("E-SHARED", found, wanted=_WANTED, mend=_MEND, file=file, attribute=name[:80])
 
 
 def _overlap(one: Slab, other: Slab) -> bool:

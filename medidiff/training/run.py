@@ -69,7 +69,7 @@ def train(
 
     Raises:
         SettingsError: a broken recipe, missing data, a folder that holds another recipe's run, or a cache for a pack;
-            ``E-LEAK``, a scan stands under ``train`` and ``validation``.
+            ``E-SHARED``, a scan stands under ``train`` and ``validation``.
     """
     recipe = read_any(recipe_path)
     if cache is not None and (type(recipe) is not Recipe or is_pack(data)):
