@@ -8,15 +8,15 @@ from multiprocessing import active_children
 import numpy as np
 import pytest
 from test_synthesis import label_map
-from whole_cases import small_cascade
+from whole_cases import QUICK, small_cascade
 
 from medidiff import cli, io
 from medidiff.cli import synthesize
 from medidiff.export import open_stored, verify_data_set
 from medidiff.gates import Verdict
-from medidiff.synthesis import Cascade, Effort, Request
+from medidiff.synthesis import Cascade, Request
 
-QUICK = ["--spacing", "4", "--device", "cpu"]
+HASTE = ["--spacing", "4", "--device", "cpu"]
 REASON = ["--without-gate", "a test of the command line"]
 
 
@@ -32,9 +32,7 @@ def card(tmp_path):
 
 @pytest.fixture(autouse=True)
 def one_step(monkeypatch):
-    monkeypatch.setattr(
-        synthesize, "Cascade", lambda prior, device: Cascade(prior, device=device, effort=Effort(2, (1,)))
-    )
+    monkeypatch.setattr(synthesize, "Cascade", lambda prior, device: Cascade(prior, device=device, effort=QUICK))
 
 
 class Gate:
@@ -71,7 +69,7 @@ def tree(folder):
 
 
 def run(card, out, *more):
-    return cli.main(["synthesize", str(out), "--prior", str(card), *QUICK, *more])
+    return cli.main(["synthesize", str(out), "--prior", str(card), *HASTE, *more])
 
 
 def test_what_passes_the_gate_becomes_a_data_set_that_verifies(card, tmp_path, gated, capsys):
@@ -165,7 +163,7 @@ def gated_by(monkeypatch, gate):
 
 
 def test_workers_change_no_byte_also_where_the_gate_drops_scans(card, tmp_path, monkeypatch, capsys):
-    cascade, request = Cascade(card, device="cpu", effort=Effort(2, (1,))), Request(contrast="T1w", spacing_mm=4.0)
+    cascade, request = Cascade(card, device="cpu", effort=QUICK), Request(contrast="T1w", spacing_mm=4.0)
     means = [float(cascade.draw(request, n, seed=0).image.data.mean()) for n in range(24)]
     gated_by(monkeypatch, DarkGate(sum(sorted(means)[:2]) / 2))
     told = []

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from training_cases import to_toml, write_case
-from whole_cases import small_cascade
+from whole_cases import QUICK, small_cascade
 
 from medidiff import io, tracking
 from medidiff.cli import synthesize as verb
 from medidiff.export import open_stored, verify_data_set
-from medidiff.synthesis import Cascade, Effort
+from medidiff.synthesis import Cascade
 from medidiff.training.pack import read_pack
 from medidiff.volume import Geometry, Volume
 
@@ -180,7 +180,7 @@ def test_restore_leaves_a_result_for_each_scan_and_a_code_for_each_other(entries
 
 
 def test_synthesize_tells_what_is_in_the_set(scripts, store, tmp_path, monkeypatch):
-    cascade, quick = small_cascade(), Effort(2, (1,))
+    cascade, quick = small_cascade(), QUICK
     for prior in (cascade.coarse, *cascade.finer):
         prior.save(tmp_path / "priors")
     monkeypatch.setattr(verb, "Cascade", lambda prior, device: Cascade(prior, device="cpu", effort=quick))

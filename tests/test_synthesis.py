@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from whole_cases import COARSE, ball, small_cascade, small_coarse
+from whole_cases import COARSE, QUICK, ball, small_cascade, small_coarse
 
 from medidiff.case import TISSUES
 from medidiff.diffusion import ClassifierFree, generators_for, informed, karras
@@ -20,7 +20,7 @@ from medidiff.diffusion.whole import Asked, WholeDenoiser
 from medidiff.errors import InputError, PriorError, SettingsError
 from medidiff.prior.asking import Vocabulary
 from medidiff.prior.coarse import CoarseCard, CoarsePrior
-from medidiff.synthesis import Cascade, Effort, Request
+from medidiff.synthesis import Cascade, Effort, Finer, Mending, Request
 from medidiff.synthesis.request import check_field, check_spacing, finer_shares
 from medidiff.synthesis.tissue import labelled
 from medidiff.volume import Geometry, Volume
@@ -153,7 +153,7 @@ def test_a_given_map_is_the_map_of_the_case(cascade):
 
 
 def test_a_given_map_moves_the_drawn_image():
-    effort = Effort(8, (1,))
+    effort = Effort(8, QUICK.finer)
     maps = [Request(tissue=label_map(), spacing_mm=4.0), Request(spacing_mm=4.0)]
     given, free = (small_cascade(effort).draw(request, 0, seed=0).image.data for request in maps)
     assert not np.allclose(given, free)
@@ -277,11 +277,25 @@ def test_a_cascade_without_its_finer_priors_is_refused():
         Effort(coarse=0)
     with pytest.raises(SettingsError, match="E-SETTING"):
         Effort(samplers=("heun", "guesswork"))
+    with pytest.raises(SettingsError, match="E-SETTING"):
+        Effort(finer=())
+
+
+@pytest.mark.parametrize("wrong", [{"noise": 0.0}, {"start": 0.005}, {"last": 0.0}, {"steps": 0}])
+def test_a_finer_draw_out_of_range_is_refused(wrong):
+    with pytest.raises(SettingsError, match="E-SETTING"):
+        Finer(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"noise": 0.01}, {"last": 0.0}, {"steps": 0}, {"told": 0.3}, {"told": 1.2}])
+def test_a_mending_out_of_range_is_refused(wrong):
+    with pytest.raises(SettingsError, match="E-SETTING"):
+        Mending(**wrong)
 
 
 def test_each_stage_draws_with_a_sampler_of_its_own():
     def drawn(*samplers, spacing_mm=4.0):
-        effort = Effort(4, (2,), samplers=samplers)
+        effort = Effort(4, (Finer(),), samplers=samplers)
         return small_cascade(effort).draw(Request(spacing_mm=spacing_mm), 0, seed=0).image.data
 
     assert np.array_equal(drawn("ancestral", "heun"), drawn("ancestral", "euler"))
@@ -289,36 +303,46 @@ def test_each_stage_draws_with_a_sampler_of_its_own():
     assert not np.array_equal(drawn("euler", "euler", spacing_mm=2.0), drawn("euler", "ancestral", spacing_mm=2.0))
 
 
-def test_rounds_and_noise_lead_away_from_the_coarse_draw():
-    """More rounds wander further from the coarse draw, and so does a draw about more noise."""
+def mended(noise: float | None, told: float = 1.0) -> np.ndarray:
+    """What the finer stage makes of one coarse draw, in coarse voxels, with a denoiser that only smooths."""
     silent = []
     for prior in small_cascade().finer:
         untrained = copy.deepcopy(prior.denoiser)  # answers what the preconditioning knows, a smooth explanation
         for parameter in untrained.backbone.parameters():
             parameter.zero_()
         silent.append(dataclasses.replace(prior, denoiser=untrained))
+    mending = None if noise is None else Mending(noise, told=told)
+    effort = Effort(2, (Finer(mending=mending),))
+    cascade = Cascade(small_coarse(), finer=silent, effort=effort, device="cpu")
+    return eighths(cascade.draw(Request(spacing_mm=2.0), 0, seed=0).image.data[0])
 
-    def drawn(rounds: int, noise: float) -> np.ndarray:
-        effort = Effort(2, (2,), starts=(0.1,), rounds=(rounds,), noises=(noise,))
-        cascade = Cascade(small_coarse(), finer=silent, effort=effort, device="cpu")
-        return eighths(cascade.draw(Request(spacing_mm=2.0), 0, seed=0).image.data[0])
 
+def test_what_is_mended_with_more_noise_wanders_further_from_the_coarse_draw():
     coarse = small_cascade().draw(Request(spacing_mm=4.0), 0, seed=0).image.data[0]
     inside = ndimage.binary_erosion(coarse > 0.3)  # the mask of the head is another where it was drawn anew
-    off = [(drawn(*each) - coarse)[inside] for each in ((1, 0.02), (3, 0.02), (1, 0.3))]
+    off = [(mended(noise) - coarse)[inside] for noise in (None, 0.1, 0.4)]
     sizes = [float(np.sqrt(np.mean(np.square(each)))) for each in off]
-    assert sizes[0] < min(sizes[1:]), sizes
+    assert sizes == sorted(sizes), sizes
 
 
-def test_to_a_given_map_there_is_one_round():
-    request = Request(spacing_mm=2.0, tissue=label_map())
-    one, three = (small_cascade(Effort(2, (1,), rounds=rounds)).draw(request, 0, seed=0) for rounds in ((1,), (3,)))
-    assert np.array_equal(one.image.data, three.image.data)
-    free = [
-        small_cascade(Effort(2, (1,), rounds=rounds)).draw(Request(spacing_mm=2.0), 0, seed=0)
-        for rounds in ((1,), (3,))
-    ]
-    assert not np.array_equal(free[0].image.data, free[1].image.data)
+def test_a_prior_that_is_told_of_less_noise_leaves_more_detail():
+    """The spread of what is left after a smooth denoiser grows as it is told of less of the noise."""
+    coarse = small_cascade().draw(Request(spacing_mm=4.0), 0, seed=0).image.data[0]
+    inside = ndimage.binary_erosion(coarse > 0.3)
+    detail = [image - ndimage.uniform_filter(image, 3) for image in (mended(0.2, told) for told in (1.0, 0.9, 0.7))]
+    spreads = [float(each[inside].std()) for each in detail]
+    assert spreads == sorted(spreads), spreads
+
+
+def test_what_is_drawn_to_a_given_map_is_not_mended():
+    efforts = [Effort(2, (Finer(steps=1, mending=mending),)) for mending in (None, Mending(steps=1))]
+
+    def drawn(**asked):
+        request = Request(spacing_mm=2.0, **asked)
+        return [small_cascade(effort).draw(request, 0, seed=0).image.data for effort in efforts]
+
+    assert np.array_equal(*drawn(tissue=label_map()))
+    assert not np.array_equal(*drawn())
 
 
 def eighths(image):

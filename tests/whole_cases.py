@@ -14,7 +14,7 @@ from medidiff.diffusion.atlas import Atlas
 from medidiff.prior import Prior
 from medidiff.prior.asking import Vocabulary
 from medidiff.prior.coarse import CoarseCard, CoarsePrior, build_whole
-from medidiff.synthesis import Cascade, Effort
+from medidiff.synthesis import Cascade, Effort, Finer
 from medidiff.training.heads import Head, coarse_state
 
 SHAPE = (16, 16, 16)
@@ -39,6 +39,7 @@ COARSE = CoarseCard(
     sources=(),
     data_fingerprint="",
 )
+QUICK = Effort(2, (Finer(steps=1),))
 COARSE_TINY = {
     "kind": "coarse",
     "name": "tiny-coarse",
@@ -94,4 +95,4 @@ def small_cascade(effort: Effort | None = None) -> Cascade:
     """A cascade of one step a stage, or of another effort."""
     plain = small_prior()
     middle = Prior(plain.denoiser, dataclasses.replace(CARD, name="tiny-middle"))
-    return Cascade(small_coarse(), finer=(middle, plain), effort=effort or Effort(2, (1,)), device="cpu")
+    return Cascade(small_coarse(), finer=(middle, plain), effort=effort or QUICK, device="cpu")

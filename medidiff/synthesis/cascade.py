@@ -4,20 +4,20 @@ Every stage asks ``p(x | y)``. The coarse one has measured nothing; for each of 
 voxels are boxes on the finer grid, ``A = (box, box, box)``, as in super-resolution. Case n of a seed is drawn from
 numbers of its own, so it is the same whatever is drawn beside it, before or after.
 
-A drawn volume is no scan, and a prior that takes it for one refines its faults. So it is given noise, and the finer
-prior is told of it (conditioning augmentation: Ho et al. 2022, arXiv 2106.15282): what the noise hides is drawn anew. A
-stage may do so several times, each time about what coarser voxels see of its last draw. That alternates between
-``p(x | y)`` and ``p(y | x)``, as Gibbs sampling does, and so leads from any y towards what the finer prior knows, while
-what the noise does not hide, the large structures, wanders slowly.
+A drawn volume is no scan, and a prior that takes it for one refines its faults. Small structures are the coarse prior's
+weakness, and the finer prior's strength: what it expects, ``E[x | y]``, is seen by the coarser voxels, ``A E[x | y]``,
+a better denoiser of little noise than the coarse prior is itself. So the last part of the coarse stage's reverse
+process is gone through once more with it (`Mending`): large structures stay, folds are drawn anew. And the finer prior
+is shown what came of it with a little noise, of which it is told (conditioning augmentation: Ho et al. 2022, arXiv
+2106.15282).
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +26,8 @@ from torch.nn import functional as nnf
 
 from medidiff.case import Case
 from medidiff.diffusion import (
-    SAMPLERS,
     ClassifierFree,
-    Sampler,
+    Condition,
     Tiled,
     cheapest_tile,
     generators_for,
@@ -41,57 +40,16 @@ from medidiff.errors import PriorError
 from medidiff.physics import boxes
 from medidiff.prior import Prior
 from medidiff.prior.coarse import DEFAULT_COARSE, CoarsePrior
-from medidiff.settings import Progress, compute_device, require
+from medidiff.settings import Progress, compute_device
+from medidiff.synthesis.effort import Effort
 from medidiff.synthesis.request import Request, check_field, check_spacing, finer_shares, tissue_given
 from medidiff.synthesis.tissue import labelled
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
-__all__ = ["Cascade", "Effort"]
+__all__ = ["Cascade"]
 
-_LAST = 0.01  # lowest level of the finer draws
 _TILE = 320**3  # voxels that a prior is shown at once
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """Steps of each stage.
-
-    Args:
-        coarse: of the whole head.
-        finer: of each finer prior, in order; the last number holds for all that follow.
-        samplers: names of `SAMPLERS`, the coarse stage's first; the last holds on. Finer stages, whose denoisers are
-            good, leave out least with a method of second order; the fresh noise of `ancestral` mends the coarse one's
-            mistakes, which show as speckle otherwise.
-        starts: σ at which the finer draws begin about their posterior mean, in order; the last holds on.
-        noises: σ_y that the finer priors are shown a drawn volume with, in order; the last holds on.
-        rounds: draws of each finer prior, each about the last one, in order; the last holds on. To a given map there is
-            one, which stays nearest to it.
-    """
-
-    coarse: int = 48
-    finer: tuple[int, ...] = (6, 4)
-    samplers: tuple[str, ...] = ("ancestral", "heun")
-    starts: tuple[float, ...] = (1.0, 0.3)
-    noises: tuple[float, ...] = (0.06, 0.02)
-    rounds: tuple[int, ...] = (3, 1)
-
-    def __post_init__(self) -> None:
-        known = f"of {', '.join(SAMPLERS)}"
-        steps = (self.coarse, *self.finer)
-        require(
-            [
-                ("steps", steps, min(steps) >= 1 and bool(self.finer), "at least 1"),
-                ("samplers", self.samplers, bool(self.samplers) and set(self.samplers) <= set(SAMPLERS), known),
-                ("starts", self.starts, bool(self.starts) and min(self.starts) > 0, "levels above 0"),
-                ("noises", self.noises, bool(self.noises) and min(self.noises) > 0, "levels above 0"),
-                ("rounds", self.rounds, bool(self.rounds) and min(self.rounds) >= 1, "at least 1"),
-            ]
-        )
-
-    def sampler(self, stage: int) -> Sampler:
-        """The sampler of a stage, 0 for the coarse one."""
-        return SAMPLERS[_nth(self.samplers, stage)]
 
 
 class Cascade:
@@ -167,13 +125,12 @@ class Cascade:
             told(1, stages + 1)
             for stage in range(stages):
                 target = grid.shape if stage == stages - 1 else tuple(2 * n for n in image.shape[-3:])
-                rounds = _nth(self.effort.rounds, stage) if given is None else 1
-                image = self._finer(image, target, stage, generators, rounds)
+                image = self._finer(image, target, stage, generators, mend=given is None)
                 told(stage + 2, stages + 1)
         image, shares = image[0, 0].cpu(), shares.cpu()
         if not bool(torch.isfinite(image).all()):
             raise PriorError("E-MODEL-NONFINITE", "the network answered with numbers that are not finite")
-        wandered = given is None and any(_nth(self.effort.rounds, stage) > 1 for stage in range(stages))
+        wandered = given is None and any(self.effort.of(stage).mending is not None for stage in range(stages))
         fine = finer_shares(_softened(shares) if wandered else shares, grid)
         image = _brain(image, fine)
         labels = labelled(image, fine) if given is None else _most(given)
@@ -193,7 +150,7 @@ class Cascade:
             (1, 1, *shape) draw.
         """
         with torch.no_grad():
-            return self._finer(image, shape, stage, generators_for(seed, [number]), _nth(self.effort.rounds, stage))
+            return self._finer(image, shape, stage, generators_for(seed, [number]), mend=False)
 
     def _grid(self, request: Request) -> Geometry:
         """The whole frame in the voxels that are asked for."""
@@ -224,23 +181,27 @@ class Cascade:
         return state, fine
 
     def _finer(
-        self, image: Tensor, shape: Sequence[int], stage: int, generators: Sequence[Generator], rounds: int
+        self, image: Tensor, shape: Sequence[int], stage: int, generators: Sequence[Generator], *, mend: bool
     ) -> Tensor:
-        """A draw of the finer volume that `image` is a noisy measurement of, in some rounds."""
-        prior, effort = self.finer[stage], self.effort
-        noise, start = _nth(effort.noises, stage), _nth(effort.starts, stage)
+        """A draw of the finer volume that `image` is a noisy measurement of; mended first, if it may be."""
+        prior, sample, how = self.finer[stage], self.effort.sampler(stage + 1), self.effort.of(stage)
         sees = boxes(image.shape[-3:], shape)
         denoiser = Tiled(prior.denoiser, cheapest_tile(shape, voxels=_TILE, halo=prior.halo), prior.halo)
-        sample, sigmas = effort.sampler(stage + 1), karras(_nth(effort.finer, stage), _LAST, start)
-        finer = None
-        for _ in range(rounds):
-            seen = informed(image if finer is None else sees(finer), noise, generators)
+
+        def expected(seen: Tensor, noise: float) -> tuple[Tensor, Condition]:
             condition = observe(seen, sees, noise)
-            mean = denoiser(torch.zeros_like(condition.image), torch.tensor(torch.inf), condition)
-            state = informed(mean, start, generators)
-            finer = sample(denoiser, state, sigmas, condition=condition, generators=generators)
-        assert finer is not None
-        return finer
+            return denoiser(torch.zeros_like(condition.image), torch.tensor(torch.inf), condition), condition
+
+        if mend and how.mending is not None:
+            told, noise = how.mending.told, how.mending.noise
+            sigmas = karras(how.mending.steps, how.mending.last, noise)
+            state = informed(image, noise, generators)
+            image = sample(lambda x, sigma, _: sees(expected(x, told * float(sigma))[0]), state, sigmas)
+        mean, condition = expected(informed(image, how.noise, generators), how.noise)
+        sigmas = karras(how.steps, how.last, how.start)
+        return sample(
+            denoiser, informed(mean, how.start, generators), sigmas, condition=condition, generators=generators
+        )
 
     def _case(self, request: Request, number: int, seed: int, *, image: Tensor, labels: Tensor, grid: Geometry) -> Case:
         scan = Volume(image.numpy(), grid, self.coarse.card.modality)
@@ -274,11 +235,6 @@ def _finer(name: str, folder: Path) -> Prior:
     """A finer prior: the one beside the coarse prior's card, or the bundled one."""
     beside = folder / f"{name}.json"
     return Prior.load(beside if beside.is_file() else name)
-
-
-def _nth(values: Sequence[Any], stage: int) -> Any:
-    """What holds for a stage; the last holds on."""
-    return values[min(stage, len(values) - 1)]
 
 
 def _brain(image: Tensor, shares: Tensor) -> Tensor:
