@@ -196,7 +196,7 @@ class Cascade:
             told, noise = how.mending.told, how.mending.noise
             sigmas = karras(how.mending.steps, how.mending.last, noise)
             state = informed(image, noise, generators)
-            image = sample(lambda x, sigma, _: sees(expected(x, told * float(sigma))[0]), state, sigmas)
+            image = sample(lambda x, sigma, _=None: sees(expected(x, told * float(sigma))[0]), state, sigmas)
         mean, condition = expected(informed(image, how.noise, generators), how.noise)
         sigmas = karras(how.steps, how.last, how.start)
         return sample(

@@ -57,9 +57,9 @@ class Finer:
     """
 
     noise: float = 0.02
-    start: float = 0.1
+    start: float = 0.3
     last: float = 0.01
-    steps: int = 2
+    steps: int = 3
     mending: Mending | None = None
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class Effort:
     """
 
     coarse: int = 48
-    finer: tuple[Finer, ...] = (Finer(noise=0.03, start=0.3, last=0.025, steps=3, mending=Mending()), Finer())
+    finer: tuple[Finer, ...] = (Finer(noise=0.03, last=0.022, mending=Mending()), Finer())
     samplers: tuple[str, ...] = ("ancestral", "heun")
 
     def __post_init__(self) -> None:
