@@ -170,6 +170,15 @@ def test_a_service_that_passes_over_pages_ends(monkeypatch):
     assert len(seen) == 2
 
 
+def test_a_series_is_told_with_what_it_is_called():
+    told = [
+        {"0020000E": "1.2.3", "00080060": "MR", "0008103E": "t1 sag"},
+        {"0020000E": "1.2.4", "00080060": "MR"},
+    ]
+    with web(lambda *_: as_json(told)) as (address, _), open_archive(WebNode(address, limits=BRIEF)) as archive:
+        assert [(each.uid, each.description) for each in archive.series("1.2")] == [("1.2.3", "t1 sag"), ("1.2.4", "")]
+
+
 def _series(files, place):
     """What a service with one series tells of it."""
     uids = [describe(file, name="x") for file in files]

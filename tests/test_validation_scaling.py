@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from training_cases import PREPARE, script, write_case
+from training_cases import PREPARE, phantom, script, write_case
+
+from medidiff import io
 
 FOLDER = Path(__file__).resolve().parent.parent / "validation"
 
@@ -20,7 +22,8 @@ def scaling(monkeypatch):
 def command(tmp_path):
     sources = [{"pattern": "{subject}.nii.gz", "licence": "none", "split": "set"}]
     case = write_case(tmp_path, data={"root": "scans", "split": "split.toml", "sources": sources})
-    (tmp_path / "split.toml").write_text('[set]\ntrain = ["first", "second"]\nvalidation = ["second"]\ntest = []\n')
+    io.write(phantom(2), tmp_path / "scans" / "third.nii.gz")
+    (tmp_path / "split.toml").write_text('[set]\ntrain = ["first", "second"]\nvalidation = ["third"]\ntest = []\n')
     return [
         *("--recipe", str(case), "--data", str(tmp_path / "scans"), "--out", str(tmp_path / "out")),
         *("--images", "8", "16", "--channels", "4,12", "--batch", "2"),

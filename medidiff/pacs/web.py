@@ -46,6 +46,7 @@ _TAGS = {
     "PatientID": "00100020",
     "StudyDate": "00080020",
     "Modality": "00080060",
+    "SeriesDescription": "0008103E",
     "NumberOfStudyRelatedInstances": "00201208",
 }
 _FAILED = "00081198"
