@@ -1,7 +1,8 @@
-"""A worker without a batch: python stand_in_worker.py FOLDER CASES SECONDS.
+"""A worker without a batch: python stand_in_worker.py FOLDER CASES SECONDS [SECONDS_AGAIN].
 
 Takes cases by leases that are folders, renewed by nobody, good for five seconds and given back on SIGTERM; ends when
-every case has its result. What it did stands in FOLDER/log, a line each.
+every case has its result. A job that Slurm started again takes SECONDS_AGAIN for a case. What it did stands in
+FOLDER/log, a line each.
 """
 
 import os
@@ -10,7 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-folder, cases, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+folder, cases = Path(sys.argv[1]), int(sys.argv[2])
+again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+seconds = float(sys.argv[-1] if again else sys.argv[3])
 held = []
 
 

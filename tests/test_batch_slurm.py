@@ -50,9 +50,12 @@ def long_job(cluster, tmp_path_factory):
     return started(tmp_path_factory.mktemp("long"), cases=1, seconds=1e9, minutes=2)
 
 
-def started(folder: Path, *, cases: int, seconds: float, workers: int = 1, **asked) -> tuple[Path, SlurmRunning]:
+def started(
+    folder: Path, *, cases: int, seconds: float, again: float | None = None, workers: int = 1, **asked
+) -> tuple[Path, SlurmRunning]:
     engine = SlurmEngine(Resources(threads=1, logs=folder / "logs"), Allocation(**asked))
-    running = engine.start([sys.executable, str(WORKER), str(folder), str(cases), str(seconds)], workers)
+    times = [str(each) for each in (seconds, again) if each is not None]
+    running = engine.start([sys.executable, str(WORKER), str(folder), str(cases), *times], workers)
     running.poll_seconds = 0.5
     return folder, running
 
@@ -95,7 +98,7 @@ def test_what_a_killed_job_held_is_done_by_the_other(cluster, tmp_path):
 
 
 def test_a_preempted_job_queues_again_and_goes_on(cluster, tmp_path):
-    folder, running = started(tmp_path, cases=2, seconds=2)
+    folder, running = started(tmp_path, cases=2, seconds=1e9, again=0.2)
     until(lambda: "began" in log_of(folder), "a worker")
     told("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     until(lambda: "returned lease-" in log_of(folder), "the case is given back")

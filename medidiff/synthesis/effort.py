@@ -10,6 +10,15 @@ from medidiff.settings import require
 __all__ = ["Effort", "Finer", "Mending"]
 
 
+def _descent(name: str, first: float, last: float, steps: int) -> list[tuple[str, object, bool, str]]:
+    """The rules of a way from a first σ, the setting `name`, down to a last one."""
+    return [
+        (name, first, first > last, "a level above the last one"),
+        ("last", last, last > 0, "a level above 0"),
+        ("steps", steps, steps >= 1, "at least 1"),
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Mending:
     """How a drawn volume is drawn anew in its own voxels, with what a finer prior expects there.
@@ -33,9 +42,7 @@ class Mending:
     def __post_init__(self) -> None:
         require(
             [
-                ("noise", self.noise, self.noise > self.last, "a level above the last one"),
-                ("last", self.last, self.last > 0, "a level above 0"),
-                ("steps", self.steps, self.steps >= 1, "at least 1"),
+                *_descent("noise", self.noise, self.last, self.steps),
                 ("told", self.told, 0.5 <= self.told <= 1, "between 0.5 and 1"),
             ]
         )
@@ -66,9 +73,7 @@ class Finer:
         require(
             [
                 ("noise", self.noise, self.noise > 0, "a level above 0"),
-                ("start", self.start, self.start > self.last, "a level above the last one"),
-                ("last", self.last, self.last > 0, "a level above 0"),
-                ("steps", self.steps, self.steps >= 1, "at least 1"),
+                *_descent("start", self.start, self.last, self.steps),
             ]
         )
 
