@@ -292,6 +292,12 @@ def test_every_set_is_compared_and_a_collapsed_one_is_seen(command, case, monkey
     assert record["costs"]["vae"]["draw_seconds"] == 1
     assert record["not_describable"]["vae"] == 0
     assert (case / "out" / "alternatives.png").stat().st_size > 5000
+    kept = record["finding"]["figures"]
+    assert kept["value/one head/coverage"] == [[1, found["one head"]["coverage"]["value"]]]
+    assert kept["draw_seconds/vae"] == [[1, 1.0]]
+    assert "draw_seconds/one head" not in kept
+    curve = [point for point in record["costs"]["gan"]["curve"] if point[2] == "critic"]
+    assert kept["loss/gan/critic"] == [[images, loss] for images, _, _, loss in curve]
 
 
 def test_a_comparison_of_nothing_and_broken_settings_are_refused(command, case, monkeypatch, capsys):

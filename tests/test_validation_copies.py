@@ -82,6 +82,23 @@ def test_the_table_counts(study):
     assert "1 of 2 unseen subjects were flagged in any view; the highest reached 1.10" in table
 
 
+def test_what_is_kept_counts_as_the_table_does(study):
+    copies = [judged(study), judged(study, flagged=False, score=0.8), judged(study, kind="noise", judged=False)]
+    unseen = [judged(study, kind="as it is", flagged=False, with_voxels=False, score=0.7)]
+    kept = study.every_figure(copies, unseen, {"checked": 8, "flagged": 7})
+    assert {name: kept[f"{name}/copy/flip"][1] for name in ("n", "flagged", "with_voxels", "judged", "lowest")} == {
+        "n": 2,
+        "flagged": 1,
+        "with_voxels": 2,
+        "judged": 2,
+        "lowest": 0.8,
+    }
+    assert kept["judged/copy/noise"][1] == 0
+    assert kept["highest/unseen/as it is"][1] == 0.7
+    assert (kept["n/by heart/draw"][1], kept["flagged/by heart/draw"][1]) == (8, 7)
+    assert not any(name.endswith("by heart/draw") for name in study.every_figure(copies, unseen, {}))
+
+
 def test_the_prior_that_knows_scans_by_heart_draws_them(study, monkeypatch):
     scans = {1: Path("a"), 2: Path("b")}
     known = {path: person(number).repeat(2, 0).repeat(2, 1).repeat(2, 2) for number, path in enumerate(scans.values())}

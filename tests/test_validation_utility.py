@@ -149,6 +149,11 @@ def test_the_command_writes_a_table_and_what_a_report_carries(utility, study, tm
     assert report["gain"]["synthetic"]["verdict"] in ("gain", "loss", "none shown")
     assert json.loads(json.dumps(report)) == report
     assert "| synthetic |" in (tmp_path / "utility.md").read_text()
+    kept = dict(record["finding"]["figures"])
+    (arm,) = (row for row in record["arms"] if row["arm"] == "synthetic")
+    assert [kept[f"{part}/synthetic/gain"][0][1] for part in ("value", "low", "high")] == arm["gain"]
+    assert kept["value/real/dice mean"][0][1] == report["dice"]["real"][0]
+    assert "value/real/gain" not in kept  # it is its own control
 
 
 def test_the_minutes_say_how_many_steps(utility, study, tmp_path, monkeypatch):

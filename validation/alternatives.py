@@ -28,6 +28,7 @@ from alternative_models import KINDS
 from alternative_training import Plan, clock, load_alternative, seeded, train_alternative
 from brains import data_options
 from coarse_sets import SHELLS, described_all, picture, real_heads
+from findings import finding, series
 from own_coarse import drawer, train_own
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -203,7 +204,9 @@ def table_of(options: argparse.Namespace) -> str:
         "not_describable": failed,
         "figures": {name: {f: dataclasses.asdict(m) for f, m in rows.items()} for name, rows in figures.items()},
     }
-    written = scoring.save(options.out, "alternatives", table=table, record=record)
+    about = {"set": options.set, "kinds": ", ".join(told)}
+    left = finding("alternatives", parser(), options, params=about, figures=every_figure(figures, told, sizes, failed))
+    written = scoring.save(options.out, "alternatives", table=table, record=record, finding=left)
     written.append(rows_of_heads(options.out / "alternatives.png", {"real": real["train"]} | sets))
     if options.mlflow != "none":
         metrics: dict[str, float] = {}
@@ -212,6 +215,33 @@ def table_of(options: argparse.Namespace) -> str:
         uri = options.mlflow or f"sqlite:///{(options.out / 'mlflow.db').resolve()}"
         log_metrics("alternatives", {"count": options.count, "seed": options.seed}, metrics, artifacts=written, uri=uri)
     return table
+
+
+def every_figure(
+    figures: Mapping[str, Mapping[str, Measured]],
+    told: Mapping[str, Mapping[str, Any]],
+    sizes: Mapping[str, int],
+    failed: Mapping[str, int],
+) -> dict[str, dict[int, float]]:
+    """Each figure of each set with its interval and floor, what its generator cost, and its curve, by name."""
+    parts = ("value", "low", "high", "floor", "floor_low", "floor_high")
+    measured = [
+        {"kind": kind, "figure": name, **{part: getattr(m, part) for part in parts}}
+        for kind, found in figures.items()
+        for name, m in found.items()
+    ]
+    costs = [{"kind": kind, "heads": n, "failed": failed[kind], **told.get(kind, {})} for kind, n in sizes.items()]
+    curves = [
+        {"kind": kind, "part": part, "loss": loss, "images": images}
+        for kind, cost in told.items()
+        for images, _, part, loss in cost["curve"]
+    ]
+    names = ("heads", "failed", "weights", "drawing", "images", "seconds", "draw_seconds")
+    return (
+        series(measured, by=("kind", "figure"), values=parts)
+        | series(costs, by=("kind",), values=names)
+        | series(curves, by=("kind", "part"), values=("loss",), case="images")
+    )
 
 
 def cost_of(options: argparse.Namespace, kind: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import argparse
 import csv
 import dataclasses
 import hashlib
+import json
 import logging
 import tomllib
 import warnings
@@ -46,6 +47,7 @@ __all__ = [
     "Brain",
     "data_options",
     "describe",
+    "drawn_by",
     "framed",
     "label",
     "map_of",
@@ -266,6 +268,15 @@ def _with_map(path: Path) -> Brain:
         found = f"a label map of {' x '.join(map(str, table.shape))} voxels"
         raise InputError("E-LABELS", found, wanted="scan and map on the 1 mm frame", file=beside.name)
     return describe(framed(scan), given=np.rint(table.data[0]).astype(np.uint8))
+
+
+def drawn_by(folder: Path | None) -> str:
+    """The priors that drew a set, each with the hash of its weights, as the set itself says; empty if it does not."""
+    about = folder / "medidiff.json" if folder is not None else None
+    if about is None or not about.is_file():
+        return ""
+    priors = json.loads(about.read_text(encoding="utf-8"))["About"]["priors"]
+    return ", ".join(f"{prior['name']} {prior['sha256']}" for prior in priors)
 
 
 def participants(path: Path) -> dict[str, tuple[float, str]]:

@@ -16,12 +16,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plants
 import scoring
 import torch
+from findings import finding, series
 from scoring import Array
+from shares import wilson
 
 from medidiff import io
 from medidiff.anatomy import foreground, tissue_maximum
@@ -34,7 +37,6 @@ from medidiff.volume import Geometry, Volume
 _HERE = Path(__file__).resolve().parent
 _INDEX = _HERE.parent / "medidiff" / "prior" / "bundled" / "whole" / "coarse-t1.index.safetensors"
 _SET = "t1-ds002748"
-_Z = 1.959964
 _PARTS = ("unseen", "heart", "required", "others")
 
 
@@ -91,13 +93,6 @@ class Gates:
         second = self.voxels.judge(relief)
         own, share = first.nearest == subject, first.score / first.threshold
         return Judged(kind, subject, first.flagged, second.flagged, own, first.judged, share, seconds)
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, JASA 22:209, 1927)."""
-    share, z = hits / n, _Z**2 / n
-    middle, half = (share + z / 2) / (1 + z), np.sqrt(share * (1 - share) * z + z**2 / 4) / (1 + z)
-    return float(middle - half), float(middle + half)
 
 
 def treated(scans: Mapping[int, Path], ways: Mapping[str, plants.Plant], gates: Gates) -> Iterator[Judged]:
@@ -216,8 +211,28 @@ def run(arguments: argparse.Namespace) -> str:
         "unseen": [asdict(each) for each in unseen],
         "by_heart": report,
     }
-    scoring.save(arguments.out, "copies", table=table, record=record)
+    about = {"set": _SET, "index": index.sha256}
+    told = finding("copies", parser(), arguments, params=about, figures=every_figure(copies, unseen, report))
+    scoring.save(arguments.out, "copies", table=table, record=record, finding=told)
     return table
+
+
+def every_figure(
+    copies: Sequence[Judged], unseen: Sequence[Judged], by_heart: Mapping[str, Any]
+) -> dict[str, dict[int, float]]:
+    """Counts by kind of copy and of unseen scan, the weakest copy and the nearest stranger, by name."""
+    rows: list[dict[str, Any]] = []
+    for name, judged in {"copy": copies, "unseen": unseen}.items():
+        for kind in dict.fromkeys(each.kind for each in judged):
+            some = [each for each in judged if each.kind == kind]
+            counts = {part: sum(getattr(each, part) for each in some) for part in ("flagged", "with_voxels", "judged")}
+            scores = {"lowest": min(each.score for each in some), "highest": max(each.score for each in some)}
+            seconds = {"seconds": float(np.median([each.seconds for each in some]))}
+            rows.append({"set": name, "kind": kind, "n": len(some), **counts, **scores, **seconds})
+    if by_heart:
+        rows.append({"set": "by heart", "kind": "draw", "n": by_heart["checked"], "flagged": by_heart["flagged"]})
+    values = ("n", "flagged", "with_voxels", "judged", "lowest", "highest", "seconds")
+    return series(rows, by=("set", "kind"), values=values)
 
 
 def _files(arguments: argparse.Namespace, part: str) -> dict[int, Path]:
@@ -234,8 +249,8 @@ def _told(arguments: argparse.Namespace, judged: Iterator[Judged]) -> list[Judge
     return found
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command."""
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     shared = os.environ.get("MEDIDIFF_DATA") or _HERE.parent.parent / "shared" / "data"
     out = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -248,7 +263,12 @@ def main(words: Sequence[str] | None = None) -> int:
     out.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS), help="parts of the study")
     out.add_argument("--verbose", action="store_true", help="tell every comparison")
     out.add_argument("--out", type=Path, default=Path("out/validation"), help="folder for copies.md and copies.json")
-    return scoring.ended(run, out, words)
+    return out
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return scoring.ended(run, parser(), words)
 
 
 if __name__ == "__main__":

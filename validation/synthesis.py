@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import scoring
 import torch
-from brains import Brain, real_brains, set_options, synthetic_brains
+from brains import Brain, drawn_by, real_brains, set_options, synthetic_brains
 from corruptions import CORRUPTIONS
 from findings import finding, series
 from set_features import separations
@@ -217,15 +217,6 @@ def parameters(
         "seed": str(options.seed),
         "split_sha256": hashlib.sha256(options.split.read_bytes()).hexdigest(),
     }
-
-
-def drawn_by(folder: Path | None) -> str:
-    """The coarse prior that drew a set, with the hash of its weights, as the set itself says."""
-    about = folder / "medidiff.json" if folder is not None else None
-    if about is None or not about.is_file():
-        return "none"
-    priors = json.loads(about.read_text(encoding="utf-8"))["About"]["priors"]
-    return f"{priors[0]['name']} {priors[0]['sha256']}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

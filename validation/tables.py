@@ -97,15 +97,19 @@ def source(found: Finding) -> str:
     scans = len(told["scans"].split()) if "scans" in told else 0
     whose = f"{scans} scan{'s' * (scans > 1)}" if scans else ""
     data = ", ".join(filter(None, (whose, told.get("set", ""), told.get("part", ""), told.get("region", ""))))
-    prior = told.get("prior", "none")
-    name, _, weights = prior.partition(" ")
-    if weights:
-        prior = f"{name} {weights[:8]}" + (
-            "" if weights == bundled(name) else " (**not the weights that are bundled now**)"
-        )
+    priors = ", ".join(map(_prior, filter(None, told.get("prior", "").split(", "))))
     place = f"{told.get('gpu') or told.get('machine', 'machine unknown')}, load {told.get('load', 'unknown')}"
     peers = f", peers {told['peers']}" if "peers" in told else ""
-    return f"{data}; {prior}; `{told['command']}`{peers}; {place}; {told.get('day', 'day unknown')}."
+    said = (data, priors, f"`{told['command']}`{peers}", place, told.get("day", "day unknown"))
+    return "; ".join(filter(None, said)) + "."
+
+
+def _prior(told: str) -> str:
+    """A prior's name with the beginning of its weights' hash, and whether those are the bundled ones."""
+    name, _, weights = told.partition(" ")
+    if not weights:
+        return name
+    return f"{name} {weights[:8]}" + ("" if weights == bundled(name) else " (**not the weights that are bundled now**)")
 
 
 def bundled(name: str) -> str:

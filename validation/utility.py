@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 import scoring
 import torch
-from brains import FRAME, TISSUES, framed, halved, map_of, real_brains, set_options
+from brains import FRAME, TISSUES, drawn_by, framed, halved, map_of, real_brains, set_options
 from corruptions import warped
+from findings import finding, series
 from numpy.typing import NDArray
 from segmenter import Pair, Score, score, seconds_a_step, train
 
@@ -186,6 +187,18 @@ def report_mapping(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def every_figure(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """Each figure of each arm with its interval, by name."""
+    parts = ("value", "low", "high")
+    told = [
+        {"arm": row["arm"], "figure": figure, **dict(zip(parts, found, strict=True))}
+        for row in rows
+        for figure, found in row.items()
+        if figure not in ("arm", "control")
+    ]
+    return series(told, by=("arm", "figure"), values=parts)
+
+
 def markdown(rows: Sequence[Mapping[str, Any]], heading: str) -> str:
     """The table: an arm a row, mean and 95 % interval over test subjects."""
     lines = [
@@ -257,6 +270,7 @@ def run(options: argparse.Namespace) -> str:
         "seeds": options.seeds,
         "real": len(real),
         "few": FEW,
+        "prior": drawn_by(options.synthetic),
         "synthetic": len(synthetic),
         "stand_ins": options.self_check,
         "test": len(test),
@@ -272,7 +286,8 @@ def run(options: argparse.Namespace) -> str:
     scores = {name: [[asdict(each) for each in part] for part in parts] for name, parts in found.items()}
     record = json.loads(json.dumps({"params": params, "arms": rows, "scores": scores}))
     record["report"] = report_mapping(record)
-    written = scoring.save(options.out, "utility", table=table, record=record)
+    told = finding("utility", parser(), options, params=params, figures=every_figure(rows))
+    written = scoring.save(options.out, "utility", table=table, record=record, finding=told)
     if options.mlflow != "none":
         log(params, rows, written, options.mlflow or None)
     return table
