@@ -37,7 +37,7 @@ class Mending:
     noise: float = 0.2
     last: float = 0.02
     steps: int = 6
-    told: float = 0.92
+    told: float = 0.90
 
     def __post_init__(self) -> None:
         require(
@@ -65,7 +65,7 @@ class Finer:
 
     noise: float = 0.02
     start: float = 0.3
-    last: float = 0.01
+    last: float = 0.018
     steps: int = 3
     mending: Mending | None = None
 
@@ -94,7 +94,7 @@ class Effort:
     """
 
     coarse: int = 48
-    finer: tuple[Finer, ...] = (Finer(noise=0.03, last=0.022, mending=Mending()), Finer())
+    finer: tuple[Finer, ...] = (Finer(noise=0.03, last=0.025, mending=Mending()), Finer())
     samplers: tuple[str, ...] = ("ancestral", "heun")
 
     def __post_init__(self) -> None:
