@@ -292,12 +292,27 @@ def test_every_set_is_compared_and_a_collapsed_one_is_seen(command, case, monkey
     assert record["costs"]["vae"]["draw_seconds"] == 1
     assert record["not_describable"]["vae"] == 0
     assert (case / "out" / "alternatives.png").stat().st_size > 5000
+    assert record["finding"]["params"]["command"].startswith("python validation/alternatives.py compare all --count 10")
     kept = record["finding"]["figures"]
     assert kept["value/one head/coverage"] == [[1, found["one head"]["coverage"]["value"]]]
     assert kept["draw_seconds/vae"] == [[1, 1.0]]
     assert "draw_seconds/one head" not in kept
     curve = [point for point in record["costs"]["gan"]["curve"] if point[2] == "critic"]
     assert kept["loss/gan/critic"] == [[images, loss] for images, _, _, loss in curve]
+
+
+def test_a_comparison_finds_the_card_of_each_kind_and_refuses_two(command, tmp_path):
+    options = command.parser().parse_args(["compare", "all", "--pack", "x", "--out", str(tmp_path)])
+    (tmp_path / "own").mkdir()
+    with pytest.raises(command.PriorError, match="0 priors of kind 'own'"):
+        command._card_of(options, "own")
+    for count, name in enumerate(("a", "b"), start=1):
+        (tmp_path / "own" / f"{name}.json").write_text("{}")
+        (tmp_path / "own" / f"{name}.safetensors").write_bytes(b"")
+        if count == 1:
+            assert command._card_of(options, "own") == tmp_path / "own" / "a.json"
+    with pytest.raises(command.PriorError, match="2 priors"):
+        command._card_of(options, "own")
 
 
 def test_a_comparison_of_nothing_and_broken_settings_are_refused(command, case, monkeypatch, capsys):

@@ -120,7 +120,7 @@ def trained(options: argparse.Namespace) -> str:
 def drawn(options: argparse.Namespace) -> str:
     """Draw the heads that are not there yet, each from its own seed."""
     if options.kind in OWN:
-        draw = drawer(options.prior or _card_of(options), seed=options.seed, device=options.device)
+        draw = drawer(options.prior or _card_of(options, options.kind), seed=options.seed, device=options.device)
     else:
         model = load_alternative(options.out / f"{options.kind}.safetensors")[1].to(options.device)
 
@@ -143,11 +143,11 @@ def drawn(options: argparse.Namespace) -> str:
     return f"{options.kind}: {options.count} heads drawn"
 
 
-def _card_of(options: argparse.Namespace) -> Path:
-    folder = options.out / options.kind
+def _card_of(options: argparse.Namespace, kind: str) -> Path:
+    folder = options.out / kind
     cards = [path for path in folder.glob("*.json") if path.with_suffix(".safetensors").is_file()]
     if len(cards) != 1:
-        found = f"{len(cards)} priors of kind '{options.kind}'"
+        found = f"{len(cards)} priors of kind '{kind}'"
         raise PriorError("E-PRIOR", found, wanted="one", mend="Train it first, or name a card with --prior.")
     return cards[0]
 
@@ -247,7 +247,7 @@ def every_figure(
 def cost_of(options: argparse.Namespace, kind: str) -> dict[str, Any]:
     """What a generator took to train: weights, heads, CPU-seconds, and its loss curve."""
     if kind in OWN:
-        denoiser = CoarsePrior.load(options.prior or _card_of(options)).denoiser
+        denoiser = CoarsePrior.load(options.prior or _card_of(options, kind)).denoiser
         weights = sum(p.numel() for p in denoiser.backbone.parameters())
         path = options.out / kind / "progress.json"
         progress = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not options.prior else {}

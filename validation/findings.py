@@ -112,7 +112,8 @@ def _finite(value: object) -> bool:
 
 def command(script: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
     """The command line that asks for the same again, without the paths of this machine."""
-    words = ["python", f"validation/{script}.py"]
+    verbs: list[str] = []
+    words: list[str] = []
     placed = {action.dest for action in parser._actions if not action.option_strings}  # a verb has no name of its own
     for name, value in vars(options).items():
         values = value if isinstance(value, list | tuple) else [value]
@@ -121,10 +122,10 @@ def command(script: str, parser: argparse.ArgumentParser, options: argparse.Name
             continue
         plain = [] if value is True else [f"{each:g}" if isinstance(each, float) else str(each) for each in values]
         if name in placed:
-            words[2:2] = plain
+            verbs += plain
         else:
             words += [f"--{name.replace('_', '-')}", *plain]
-    return " ".join(words)
+    return " ".join(("python", f"validation/{script}.py", *verbs, *words))
 
 
 def machine(device: str = "cpu") -> dict[str, str]:
