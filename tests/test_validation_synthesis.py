@@ -128,7 +128,7 @@ def test_a_set_is_read_with_its_maps_and_what_was_asked_for(brains, tmp_path):
 
 
 def test_a_set_says_which_priors_drew_it(brains, tmp_path):
-    assert brains.drawn_by(None) == brains.drawn_by(tmp_path) == ""
+    assert brains.drawn_by(None) == brains.drawn_by(tmp_path) == "none"
     told = {"About": {"priors": [{"name": "a", "sha256": "1", "licence": "x"}, {"name": "b", "sha256": "2"}]}}
     (tmp_path / "medidiff.json").write_text(json.dumps(told))
     assert brains.drawn_by(tmp_path) == "a 1, b 2"

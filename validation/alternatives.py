@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     out = data_options(__doc__)
     out.add_argument("verb", choices=("train", "draw", "compare"), help="what to do")
     out.add_argument("kind", choices=(*KINDS, *OWN, "all"), help="of what; 'all' that were drawn, for compare")
-    out.add_argument("--pack", type=Path, required=True, help="heads, of pipelines/prepare.py")
+    out.add_argument("--pack", type=Path, default=Path("runs/heads.safetensors"), help="heads, of pipelines/prepare.py")
     out.add_argument("--recipe", type=Path, default=_RECIPE, help="of the coarse prior: frame, variation, seed")
     out.add_argument("--seconds", type=float, default=720.0, help="of CPU time, or of a GPU's, for train")
     out.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to train and draw")
@@ -204,7 +204,7 @@ def table_of(options: argparse.Namespace) -> str:
         "not_describable": failed,
         "figures": {name: {f: dataclasses.asdict(m) for f, m in rows.items()} for name, rows in figures.items()},
     }
-    about = {"set": options.set, "kinds": ", ".join(told)}
+    about = {"set": options.set, "kinds": ", ".join(told), "prior": "none"}
     left = finding("alternatives", parser(), options, params=about, figures=every_figure(figures, told, sizes, failed))
     written = scoring.save(options.out, "alternatives", table=table, record=record, finding=left)
     written.append(rows_of_heads(options.out / "alternatives.png", {"real": real["train"]} | sets))

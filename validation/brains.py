@@ -271,10 +271,10 @@ def _with_map(path: Path) -> Brain:
 
 
 def drawn_by(folder: Path | None) -> str:
-    """The priors that drew a set, each with the hash of its weights, as the set itself says; empty if it does not."""
+    """The priors that drew a set, with the hashes of their weights, as the set says; ``"none"`` if it does not."""
     about = folder / "medidiff.json" if folder is not None else None
     if about is None or not about.is_file():
-        return ""
+        return "none"
     priors = json.loads(about.read_text(encoding="utf-8"))["About"]["priors"]
     return ", ".join(f"{prior['name']} {prior['sha256']}" for prior in priors)
 

@@ -211,7 +211,7 @@ def run(arguments: argparse.Namespace) -> str:
         "unseen": [asdict(each) for each in unseen],
         "by_heart": report,
     }
-    about = {"set": _SET, "index": index.sha256}
+    about = {"set": _SET, "index": index.sha256, "prior": "none"}
     told = finding("copies", parser(), arguments, params=about, figures=every_figure(copies, unseen, report))
     scoring.save(arguments.out, "copies", table=table, record=record, finding=told)
     return table

@@ -97,7 +97,8 @@ def source(found: Finding) -> str:
     scans = len(told["scans"].split()) if "scans" in told else 0
     whose = f"{scans} scan{'s' * (scans > 1)}" if scans else ""
     data = ", ".join(filter(None, (whose, told.get("set", ""), told.get("part", ""), told.get("region", ""))))
-    priors = ", ".join(map(_prior, filter(None, told.get("prior", "").split(", "))))
+    prior = told.get("prior", "none")
+    priors = "" if prior == "none" else ", ".join(map(_prior, prior.split(", ")))
     place = f"{told.get('gpu') or told.get('machine', 'machine unknown')}, load {told.get('load', 'unknown')}"
     peers = f", peers {told['peers']}" if "peers" in told else ""
     said = (data, priors, f"`{told['command']}`{peers}", place, told.get("day", "day unknown"))
