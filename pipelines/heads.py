@@ -53,11 +53,11 @@ def scans(recipe: CoarseRecipe, folder: Path, data: Path | None, *, part: Part) 
 def head(path: Path, frame: Geometry, source: HeadSource, person: tuple[float, Sex]) -> Head:
     """One scan in the frame, with the shares of its tissue."""
     volume = read(path)
+    sha256 = hashlib.sha256(np.ascontiguousarray(volume.data).tobytes() + volume.geometry.affine.tobytes()).hexdigest()
     volume = volume.with_data(fit_intensity(volume).apply(volume.data))
     image = see_in_frame(volume, frame).data[0]
     labels = tissue(image)
     shares = np.stack([labels == label for label in range(1, len(LABELS) + 1)])
-    sha256 = hashlib.sha256(np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(labels).tobytes()).hexdigest()
     age, sex = person
     packed = torch.from_numpy(255 * shares.astype(np.uint8))
     nowhere = torch.zeros(3, 1, 1, 1)  # its shape is found when all heads are there

@@ -8,6 +8,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -319,6 +320,19 @@ def test_a_scan_under_another_name_in_other_bytes_is_packed_once(data, monkeypat
     assert prepare(monkeypatch, data / "coarse.toml", packed, "--data", data) == 0
     assert "packed 2 for train, 1 for validation, 1 repeats left out" in capsys.readouterr().out
     assert [head.age for head in read_heads(packed, part="train")] == [31.0, 40.0]
+
+
+def test_a_scan_is_the_same_whatever_its_last_digits_and_labels_come_to(data, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "pipelines"))
+    heads = importlib.import_module("heads")
+    frame, source = Geometry.regular((32, 32, 32), spacing_mm=(2, 2, 2)), SimpleNamespace(contrast="T1w")
+    first, tissue, see = heads.head(data / "one.nii.gz", frame, source, (31.0, "F")), heads.tissue, heads.see_in_frame
+    monkeypatch.setattr(heads, "tissue", lambda image: np.roll(tissue(image), 1, axis=0))
+    monkeypatch.setattr(heads, "see_in_frame", lambda volume, at: see(volume.with_data(1.0001 * volume.data), at))
+    second = heads.head(data / "one.nii.gz", frame, source, (31.0, "F"))
+    assert not torch.equal(first.shares, second.shares)
+    assert first.sha256 == second.sha256
+    assert first.sha256 != heads.head(data / "two.nii.gz", frame, source, (31.0, "F")).sha256
 
 
 def test_there_is_no_atlas_of_a_single_head(data, monkeypatch, capsys):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -86,8 +85,13 @@ def measured(format: str, cases: int, shape: tuple[int, int, int], folder: Path)
     verify_data_set(folder).refuse(folder.name)
     checked = time.process_time() - start
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Cost(format, cases, spent / cases, checked / cases, size / cases / 2**20, peak)
+    return Cost(format, cases, spent / cases, checked / cases, size / cases / 2**20, peak_mib())
+
+
+def peak_mib() -> float:
+    """Largest resident set of this process (Linux); `getrusage` counts that of the one that started it as well."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def apart(format: str, cases: int, shape: tuple[int, int, int]) -> Cost:

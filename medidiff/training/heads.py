@@ -69,7 +69,7 @@ class Head:
         contrast: e.g. ``"T1w"``.
         age: in years.
         sex: of the subject.
-        sha256: of the scan's float32 image and its label map in the finer frame.
+        sha256: of the scan's voxels as read, and their affine.
     """
 
     image: Tensor
