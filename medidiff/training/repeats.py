@@ -2,10 +2,9 @@
 
 A prior learns by heart what it sees twenty times as often as all else, and a score on scans that it was trained on says
 nothing. Scans are the same when they are so voxel for voxel, as prepared: names, compression and headers do not matter.
-Heads of a coarse prior are the same when their voxels are so as read, in the same place: what is resampled and
-classified may differ in its last digits from one time to the next. Two different scans of one person, or one whose
-voxels were stored in another order, resampled or scaled anew, are not found here; the index of the copy gate tells how
-many people it counts.
+Heads of a coarse prior are the same when their voxels are so as read, in the same place, whatever resampling and a
+classifier make of them. Two different scans of one person, or one whose voxels were stored in another order, resampled
+or scaled anew, are not found here; the index of the copy gate tells how many people it counts.
 """
 
 from __future__ import annotations
