@@ -122,7 +122,7 @@ for case in cases:
 # %% [markdown]
 # ## 3. Is one of them a training scan in disguise?
 #
-# The gate compares each sample with **every** training scan, of which the package holds hashes and 256 numbers each,
+# The gate compares each sample with **every** training scan, of which the package holds hashes and 1,024 numbers each,
 # never the scan. A likeness above the threshold, which one unseen brain in a thousand exceeds, flags the sample. What
 # cannot be judged has not passed either. Without an index nothing may leave: `E-NOINDEX`.
 #

@@ -62,6 +62,16 @@ def test_a_chimera_has_a_half_of_each(plants):
     assert mixed.sum() == 256
 
 
+def test_a_mixture_is_of_the_scans_that_it_names_and_of_a_stranger_only_where_it_says_so(plants):
+    flat = [np.full((8, 8, 8), value, dtype=np.float32) for value in (1, 2, 4, 8)]
+    rng = np.random.default_rng(0)
+    shown = [np.unique(mix(flat[0], (flat[1], flat[2]), flat[3], rng)) for mix in plants.MIXED.values()]
+    for values, expected in zip(shown, ([1, 2], [1, 2], [1.5], [7 / 3], [1, 8], [3.8]), strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
+    halves = plants.MIXED["quarters of two training scans"](flat[0], (flat[1], flat[2]), flat[3], None)
+    assert (halves == 2).mean() == 0.5
+
+
 def judged(study, **fields):
     plain = {"kind": "flip", "subject": 1, "flagged": True, "with_voxels": True, "own": True, "judged": True}
     return study.Judged(**(plain | {"score": 1.2, "seconds": 0.5} | fields))

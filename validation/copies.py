@@ -104,13 +104,15 @@ def treated(scans: Mapping[int, Path], ways: Mapping[str, plants.Plant], gates: 
             yield gates.feed(plant(whole, rng), kind, place)
 
 
-def chimeras(scans: Mapping[int, Path], gates: Gates) -> Iterator[Judged]:
-    """Half of one training scan, half of the next."""
+def mixed(scans: Mapping[int, Path], strangers: Sequence[Path], gates: Gates) -> Iterator[Judged]:
+    """Each training scan mixed with the next two, and with somebody's of whom the index knows nothing."""
     places = list(scans)
-    for place, following in zip(places, places[1:] + places[:1], strict=True):
-        rng = np.random.default_rng((place, 1000))
-        mixed = plants.chimera(at_1mm(scans[place]), at_1mm(scans[following]), rng)
-        yield gates.feed(mixed, "half of two training scans", place)
+    for number, place in enumerate(places):
+        whole, *more = (at_1mm(scans[places[(number + step) % len(places)]]) for step in range(3))
+        stranger = at_1mm(strangers[number % len(strangers)])
+        for kind, (name, mixture) in enumerate(plants.MIXED.items(), start=1000):
+            rng = np.random.default_rng((place, kind))
+            yield gates.feed(mixture(whole, (more[0], more[1]), stranger, rng), name, place)
 
 
 def by_heart(scans: Mapping[int, Path], count: int) -> list[Array]:
@@ -202,7 +204,8 @@ def run(arguments: argparse.Namespace) -> str:
         copies += _told(arguments, treated(chosen, plants.REQUIRED, gates))
     if "others" in arguments.only:
         copies += _told(arguments, treated(every_second, plants.EXTRA, gates))
-        copies += _told(arguments, chimeras(every_second, gates))
+        strangers = list(_files(arguments, "validation").values())
+        copies += _told(arguments, mixed(every_second, strangers, gates))
     table = table_of(copies, unseen) + "\n" + line
     record = {
         "index": index.sha256,

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scoring import Array
 
-__all__ = ["EXTRA", "REQUIRED", "chimera", "on_grid"]
+__all__ = ["EXTRA", "MIXED", "REQUIRED", "chimera", "on_grid"]
 
 Plant = Callable[[Array, Generator], Array]
+Mixture = Callable[[Array, tuple[Array, Array], Array, Generator], Array]
+"""Of a training scan, two more, and a stranger's."""
 
 
 def on_grid(values: Array, shape: tuple[int, int, int] = (160, 192, 160)) -> Array:
@@ -127,6 +129,13 @@ def chimera(values: Array, other: Array, rng: Generator) -> Array:
     return out
 
 
+def _quarters(values: Array, other: Array) -> Array:
+    """Left front and right back of one scan, the rest of another."""
+    out, i, j = values.copy(), values.shape[0] // 2, values.shape[1] // 2
+    out[:i, :j], out[i:, j:] = other[:i, :j], other[i:, j:]
+    return out
+
+
 REQUIRED: Mapping[str, Plant] = {
     "exact (other units)": lambda x, rng: x * np.float32(rng.uniform(50, 2000)),
     "flip": lambda x, rng: np.ascontiguousarray(x[::-1]),
@@ -150,7 +159,18 @@ EXTRA: Mapping[str, Plant] = {
     "from voxels of 4 mm": lambda x, rng: _coarse(x),
     "bias field, ±40 %": _biased,
     "inverted": lambda x, rng: _inverted(x),
+    "bent strongly, 4 mm over 8 mm": lambda x, rng: _bent(x, rng, rms_mm=4.0, smooth_mm=8.0),
     "half a brain": _halved,
     "slab of 60 mm": lambda x, rng: _slab(x),
 }
 """What it should."""
+
+MIXED: Mapping[str, Mixture] = {
+    "half of two training scans": lambda x, more, stranger, rng: chimera(x, more[0], rng),
+    "quarters of two training scans": lambda x, more, stranger, rng: _quarters(x, more[0]),
+    "two training scans averaged": lambda x, more, stranger, rng: (x + more[0]) / 2,
+    "three training scans averaged": lambda x, more, stranger, rng: (x + more[0] + more[1]) / 3,
+    "half, and half of a stranger": lambda x, more, stranger, rng: chimera(x, stranger, rng),
+    "60 %, averaged with a stranger": lambda x, more, stranger, rng: np.float32(0.6) * x + np.float32(0.4) * stranger,
+}
+"""Where a copy ends: whichever training scan is named counts as caught."""

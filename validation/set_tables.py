@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from findings import Finding, slug
-from plants import EXTRA, REQUIRED
+from plants import EXTRA, MIXED, REQUIRED
 from shares import wilson
 from tables import Results, Table, source
 
@@ -44,7 +44,7 @@ _ARMS = (
     "few real, augmented",
     "few real + synthetic, augmented",
 )
-_KINDS_OF_COPY = (*REQUIRED, *EXTRA, "half of two training scans")
+_KINDS_OF_COPY = (*REQUIRED, *EXTRA, *MIXED)
 _OF_SETS = (
     "KID",
     "MS-SSIM in the set",

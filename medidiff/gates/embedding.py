@@ -1,9 +1,9 @@
-"""A brain's relief as 256 numbers: eight parts, each 32 random sums of its voxels.
+"""A brain's relief as 1,024 numbers: eight parts, each 128 random sums of its voxels.
 
-Random projections keep angles (Johnson and Lindenstrauss 1984): the cosine of two parts of 32 numbers is that of their
-some 2,300 voxels within about 1/√32, the mean of eight parts within about 0.06. Nothing in them was fitted to
-anybody's scan, so they treat every brain alike, and 256 sums leave no scan to be had back. The signs come from
-SHAKE-256, not from a random number generator whose stream may change.
+Random projections keep angles (Johnson and Lindenstrauss 1984): the cosine of two parts of 128 numbers is that of their
+some 2,300 voxels within about 1/√128, the mean of eight parts within about 0.03. Nothing in them was fitted to
+anybody's scan, so they treat every brain alike, and 1,024 sums of some 18,000 voxels leave no scan to be had back. The
+signs come from SHAKE-256, not from a random number generator whose stream may change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from medidiff.prior.weights import read_weights
 
 __all__ = ["DIMENSIONS", "Embedding"]
 
-DIMENSIONS = 32
+DIMENSIONS = 128
 """Numbers for each part."""
 
 _SHIPPED = Path(__file__).parent / "embedding.json"
