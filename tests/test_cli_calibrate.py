@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import medidiff.cli as cli
 import medidiff.cli.calibrate as command
 import medidiff.trust.scope as judging
 from medidiff.calibrating import degraded
+from medidiff.cli.intervals import read_calibration
 from medidiff.io import read, write
+from medidiff.prior import Prior
 from medidiff.trust import Calibration
 from medidiff.trust.reference import Limits
 from tests.cli_cases import ball, document, everything, refused
@@ -58,11 +61,12 @@ def test_a_calibration_is_made_of_clean_scans_and_names_nobody(fitted, patients)
 
 def test_its_intervals_are_written_and_claimed(fitted, noisy, card, tmp_path, capsys):
     low, high, mean = (tmp_path / f"{name}.nii.gz" for name in ("low", "high", "mean"))
-    words = ["--prior", card, "--steps", 1, "--intervals", fitted, low, high]
+    words = ["--prior", card, "--intervals", fitted, low, high]
     told = document(["denoise", noisy[0], mean, *words], capsys)
     assert set(told["files"]) == {"mean", "lower", "upper"}
     assert told["intervals"]["claimed"] is True, told["intervals"]
-    assert told["provenance"]["settings"]["draws"] == 2  # the calibration's
+    settings = told["provenance"]["settings"]
+    assert (settings["draws"], settings["steps"]) == (2, 1)  # the calibration's
     lower, middle, upper = (read(path).data for path in (low, mean, high))
     assert ((lower < middle) & (middle < upper)).all()
     assert any("lies between the bounds" in each for each in told["provenance"]["decisions"])
@@ -222,3 +226,24 @@ def test_a_run_with_intervals_is_replayed_with_its_calibration(fitted, noisy, ca
     assert "--calibration" in refused([*again, "-o", tmp_path / "one"], capsys, code=2)
     told = document([*again, "-o", tmp_path / "two", "--calibration", fitted], capsys)
     assert told["files"] == 6  # three scans, each with its record
+
+
+@pytest.mark.parametrize("task", ["denoise", "superresolve"])
+def test_the_bundled_calibration_is_for_the_bundled_prior_and_its_scans(task):
+    held = read_calibration(Path("bundled"), task=task)
+    card = Prior.load("fine-t1").card
+    assert (held.made.prior, held.made.prior_sha256, held.made.task) == (card.name, card.weights_sha256, task)
+    assert (held.patients, held.share, held.outside, held.origin) == (4, 0.8, 0, "degraded")
+    assert len(held.nodes) == 3
+    assert [low for low, _ in held.spacing_mm] == pytest.approx([0.868, 0.868, 1.0], abs=0.01)
+
+
+def test_the_bundled_calibration_makes_bounds_and_claims_nothing_of_another_kind_of_scan(noisy, tmp_path, capsys):
+    low, high, mean = (tmp_path / f"{name}.nii.gz" for name in ("low", "high", "mean"))
+    words = ["denoise", noisy[0], mean, "--noise-level", "50", "--intervals", "bundled", low, high, "--json"]
+    assert cli.main([str(word) for word in words]) in (0, 3)
+    told = json.loads(capsys.readouterr().out)
+    assert told["intervals"]["claimed"] is False
+    settings = told["provenance"]["settings"]
+    assert (settings["draws"], settings["steps"]) == (4, 2)
+    assert (read(low).data <= read(high).data).all()

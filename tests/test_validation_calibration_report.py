@@ -81,6 +81,17 @@ def test_claims_are_made_for_the_same_site_and_not_for_another(records):
     assert not any(row["claimed"] for row in found if "gamma" in row["setting"] or row["subject"].startswith("foreign"))
 
 
+def test_the_bundled_calibration_is_judged_on_everybody_but_its_own_subjects(records):
+    rows = figures.bundled(records)
+    assert {row["subject"].split("-")[0] for row in rows} == {"test", "foreign"}
+    own = [row for row in rows if row["setting"] in LEVELS and row["subject"].startswith("test")]
+    assert len(own) == 6 * len(LEVELS)
+    assert np.mean([row["claimed"] for row in own]) > 0.8
+    assert not any(row["claimed"] for row in rows if row["subject"].startswith("foreign"))
+    few = [record for record in records if record.subject != "validation-1"]
+    assert figures.bundled(few) == []
+
+
 def test_a_subject_is_judged_without_itself(records):
     """The negative of leaving out: a calibration that holds a subject is another one."""
     without = figures.fitted(records, "denoise", without="test-1")

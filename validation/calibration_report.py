@@ -36,7 +36,24 @@ def _verdict(held: bool) -> str:
 
 def markdown(rows: Mapping[str, Any], heading: str) -> str:
     """All tables."""
-    return "\n".join([heading, "", *_spread(rows), "", *_coverage(rows), "", *_lesions(rows), "", *_flags(rows)]) + "\n"
+    return (
+        "\n".join(
+            [
+                heading,
+                "",
+                *_spread(rows),
+                "",
+                *_coverage(rows),
+                "",
+                *_lesions(rows),
+                "",
+                *_flags(rows),
+                "",
+                *_bundled(rows),
+            ]
+        )
+        + "\n"
+    )
 
 
 def _spread(rows: Mapping[str, Any]) -> Iterator[str]:
@@ -99,6 +116,16 @@ def _lesions(rows: Mapping[str, Any]) -> Iterator[str]:
 def _flags(rows: Mapping[str, Any]) -> Iterator[str]:
     yield "Claims by a calibration of the other subjects: who is claimed, and how many voxels its 90 % intervals hold"
     yield ""
+    yield from _claimed(rows["flags"])
+
+
+def _bundled(rows: Mapping[str, Any]) -> Iterator[str]:
+    yield "Claims by the calibration of the validation subjects, and how many voxels its 80 % intervals hold"
+    yield ""
+    yield from _claimed(rows["bundled"])
+
+
+def _claimed(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield _line("scans", "n", "claimed", "coverage, %: least", "mean", "most")
     yield _line("---", *["--:"] * 5)
     for kind, found in claims(rows).items():

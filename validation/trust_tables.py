@@ -28,9 +28,8 @@ _CHANGES = {
 _SIZES = ("1", "2", "4", "8", "16")  # mm, sides of regions; 1 is a voxel
 
 
-def calibration_spread(results: Results) -> Table:
+def calibration_spread(found: Finding) -> Table:
     """How the expected error goes with the error."""
-    found = results["calibration"]
     rows = []
     for name, words in _SETTINGS.items():
         if f"spearman/{name}" not in found.figures:
@@ -43,9 +42,8 @@ def calibration_spread(results: Results) -> Table:
     return Table(head, tuple(rows), source(found))
 
 
-def calibration_coverage(results: Results) -> Table:
+def calibration_coverage(found: Finding) -> Table:
     """Coverage by size of the region, and of lesions."""
-    found = results["calibration"]
     rows = []
     for name, words in _SETTINGS.items():
         if f"coverage/{name} 1 mm" not in found.figures:
@@ -60,15 +58,23 @@ def calibration_coverage(results: Results) -> Table:
     return Table(head, tuple(rows), f"% of 90 % intervals that hold, mean ± sd over 200 re-splits. {source(found)}")
 
 
-def calibration_claims(results: Results) -> Table:
+def calibration_claims(found: Finding) -> Table:
     """For whom 90 % is claimed, and what was true."""
-    found = results["calibration"]
-    rows = []
-    for kind in sorted((name.removeprefix("claimed/") for name in found.figures if name[:8] == "claimed/"), key=_order):
-        claimed, inside = found.of("claimed", kind), [100 * value for value in found.of("inside", kind)]
+    return _claims(found, "", 90)
+
+
+def calibration_bundled(found: Finding) -> Table:
+    """For whom the calibration of the validation subjects claims its 80 %, and what was true."""
+    return _claims(found, "bundled_", 80)
+
+
+def _claims(found: Finding, prefix: str, share: int) -> Table:
+    rows, start = [], f"{prefix}claimed/"
+    for kind in sorted((name.removeprefix(start) for name in found.figures if name.startswith(start)), key=_order):
+        claimed, inside = found.of(f"{prefix}claimed", kind), [100 * v for v in found.of(f"{prefix}inside", kind)]
         spread = f"{np.mean(inside):.1f} ({min(inside):.1f} to {max(inside):.1f})"
         rows.append((_kind(kind), str(len(claimed)), f"{sum(claimed):.0f}", spread))
-    head = ("scans", "n", "claimed", "% of 90 % intervals that hold (least to most)")
+    head = ("scans", "n", "claimed", f"% of {share} % intervals that hold (least to most)")
     return Table(head, tuple(rows), source(found))
 
 
@@ -135,10 +141,19 @@ def _noise(task: str) -> str:
     return f"×{thick.removeprefix('x')}, {level} %" if thick else f"{level} %"
 
 
+def _of(name: str, table: Callable[[Finding], Table]) -> Callable[[Results], Table]:
+    """The table of one result."""
+    return lambda results: table(results[name])
+
+
 TRUST: dict[str, Callable[[Results], Table]] = {
-    "calibration-spread": calibration_spread,
-    "calibration-coverage": calibration_coverage,
-    "calibration-claims": calibration_claims,
+    "calibration-spread": _of("calibration", calibration_spread),
+    "calibration-coverage": _of("calibration", calibration_coverage),
+    "calibration-claims": _of("calibration", calibration_claims),
+    "calibration-whole-spread": _of("calibration-whole", calibration_spread),
+    "calibration-whole-coverage": _of("calibration-whole", calibration_coverage),
+    "calibration-whole-claims": _of("calibration-whole", calibration_claims),
+    "calibration-bundled": _of("calibration-whole", calibration_bundled),
     "lesions": lesions,
     "lesion-flags": lesion_flags,
 }

@@ -107,7 +107,7 @@ def _lists_others(verb: Batching, batch: Batch) -> bool:
 def _check(verb: Batching) -> None:
     """Refuse options out of range before anything is listed."""
     needed = verb.spread or verb.draw or verb.interval is not None
-    settings_of(verb, draws=verb.wanted_draws, needs_draws=needed, share=verb.interval)
+    settings_of(verb, draws=verb.wanted_draws, steps=verb.wanted_steps, needs_draws=needed, share=verb.interval)
     rules = (
         ("--workers", verb.workers, verb.workers is None or 1 <= verb.workers <= 10_000, "1 to 10,000"),
         ("--threads", verb.threads, verb.threads is None or 1 <= verb.threads <= 1024, "1 to 1,024"),

@@ -232,5 +232,5 @@ def options_of(verb: Any) -> dict[str, Any]:
     left_out = {*_OWN, *(f.name for f in dataclasses.fields(EngineOptions))}
     left_out |= {"go_on", "retry_failed", "config", "workers", "threads", "num_parts", "part_id", "tracking"}
     options = {f.name: getattr(verb, f.name) for f in dataclasses.fields(verb) if f.name not in left_out}
-    options["draws"] = verb.wanted_draws
+    options |= {"draws": verb.wanted_draws, "steps": verb.wanted_steps}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

@@ -144,8 +144,11 @@ def _settings(verb: Restoring) -> dict[str, Any]:
         found = "--interval together with --intervals"
         raise SettingsError("E-SETTING", found, wanted="one kind of bounds", mend="Leave one out.")
     calibration = _calibration(verb)
-    draws = verb.wanted_draws if calibration is None or verb.draws is not None else calibration.made.draws
-    settings = settings_of(verb, draws=draws, needs_draws=verb.outputs_of_draws, share=share)
+    draws, steps = verb.wanted_draws, verb.wanted_steps
+    if calibration is not None:
+        draws = draws if verb.draws is not None else calibration.made.draws
+        steps = steps if verb.steps is not None else calibration.made.steps
+    settings = settings_of(verb, draws=draws, steps=steps, needs_draws=verb.outputs_of_draws, share=share)
     return settings | {"keep_draws": int(verb.draw is not None)}
 
 
@@ -153,20 +156,23 @@ def _calibration(verb: Restoring) -> Calibration | None:
     return None if verb.intervals is None else read_calibration(verb.intervals[0], task=verb_name(verb))
 
 
-def settings_of(verb: RestoringOptions, *, draws: int, needs_draws: bool, share: float | None) -> dict[str, Any]:
+def settings_of(
+    verb: RestoringOptions, *, draws: int, steps: int, needs_draws: bool, share: float | None
+) -> dict[str, Any]:
     """The options as arguments of `medidiff.restore.Settings`, checked.
 
     Args:
         verb: what was typed.
         draws: how many are wanted.
+        steps: network evaluations for each.
         needs_draws: whether an output is made of them.
         share: of the posterior between the bounds that are asked for.
 
     Raises:
         SettingsError: an option out of range.
     """
-    names = ("noise", "noise_level", "noise_varies", "steps", "seed", "strict", "device")
-    settings = {name: getattr(verb, name) for name in names} | {"draws": draws}
+    names = ("noise", "noise_level", "noise_varies", "seed", "strict", "device")
+    settings = {name: getattr(verb, name) for name in names} | {"draws": draws, "steps": steps}
     Settings(**settings)
     if needs_draws and draws == 0:
         found, mend = "no draws, but an output that is made of them", "Leave --draws out, or ask for 2 or more."
@@ -275,7 +281,7 @@ def _show_plan(verb: Restoring, plan: Prepared, *, screen: Screen) -> None:
     if verb.json:
         screen.document(document)
         return
-    samples = f"{settings['draws']} of {verb.steps} steps, seed {verb.seed}" if settings["draws"] else "none"
+    samples = f"{settings['draws']} of {settings['steps']} steps, seed {verb.seed}" if settings["draws"] else "none"
     screen.lines(
         {
             "plan": f"{verb_name(verb)} (nothing is written)",

@@ -31,7 +31,9 @@ class RestoringOptions(Repairs):
     draws: Annotated[
         int | None, Option("posterior samples; 0, or 8 when --spread, --interval or --draw ask for them", ("N",))
     ] = None
-    steps: Annotated[int, Option("network evaluations for each draw", ("N",))] = 4
+    steps: Annotated[
+        int | None, Option("network evaluations for each draw; 4, or those of the calibration, when left out", ("N",))
+    ] = None
     seed: Seed = 0
     prior: Annotated[
         str | None,
@@ -41,6 +43,11 @@ class RestoringOptions(Repairs):
         bool, Option("refuse a scan that is not of the kind that the prior is for, rather than mark its result")
     ] = False
     device: Device = "auto"
+
+    @property
+    def wanted_steps(self) -> int:
+        """Network evaluations for each draw, where no calibration says how many."""
+        return 4 if self.steps is None else self.steps
 
 
 @dataclass(frozen=True, kw_only=True)

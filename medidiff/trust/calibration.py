@@ -26,7 +26,7 @@ from medidiff.trust.tally import SIZES_MM, Tally
 __all__ = ["BUNDLED_CALIBRATIONS", "Calibration", "Case", "Made", "Node", "Seen"]
 
 BUNDLED_CALIBRATIONS = Path(__file__).parent / "bundled"
-"""Where medidiff's own lie, one for each task, from validation subjects of the bundled prior."""
+"""Where medidiff's own lie, one for each task, from the validation subjects of `validation/split.toml`, whole scans."""
 _GROUPS = 8  # of the expected error, in which the standardised error is set to 1
 _SLACK = 1.1  # factor: as far beyond the calibrated noise, thickness and distance as the claim reaches
 _SAME = 1.02  # likewise for the sides of voxels: scans of one protocol have the same
