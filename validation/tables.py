@@ -1,6 +1,6 @@
 """The tables and sentences with figures that stand in the README and in ``docs/``, made from kept results alone.
 
-Each entry of `MAIN`, `set_tables.SETS` and `trust_tables.TRUST` makes one block of Markdown from
+Each entry of `MAIN`, `observer_tables.OBSERVERS`, `set_tables.SETS` and `trust_tables.TRUST` makes one block from
 ``validation/results/*.json``. Where it stands is marked there, ``<!-- results: NAME -->`` to ``<!-- end -->``;
 `report.py fill` writes it, and a test compares.
 """
