@@ -111,14 +111,22 @@ def _finite(value: object) -> bool:
 
 
 def command(script: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
-    """The command line that asks for the same again, without the paths of this machine."""
+    """The command line that asks for the same again, without the paths of this machine.
+
+    A verb with options of its own leaves its parser in the options, beside its name and what it runs.
+    """
+    told = dict(vars(options))
+    own = told.pop("parser", parser)
     verbs: list[str] = []
     words: list[str] = []
-    placed = {action.dest for action in parser._actions if not action.option_strings}  # a verb has no name of its own
-    for name, value in vars(options).items():
+    if own is not parser:
+        verbs.append(told.pop("verb"))
+        told.pop("run")
+    placed = {action.dest for action in own._actions if not action.option_strings}  # a verb has no name of its own
+    for name, value in told.items():
         values = value if isinstance(value, list | tuple) else [value]
         private = name in _PLACES or any(isinstance(each, Path) for each in values)
-        if private or value == parser.get_default(name):
+        if private or value == own.get_default(name):
             continue
         plain = [] if value is True else [f"{each:g}" if isinstance(each, float) else str(each) for each in values]
         if name in placed:

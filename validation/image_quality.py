@@ -191,9 +191,7 @@ def run_measure(options: argparse.Namespace) -> str:
     prior = load_prior(options.prior) if "medidiff" in options.methods else None
     name = f"{prior.card.name} {prior.card.weights_sha256}" if prior is not None else ""
     make_folder(options.out)
-    plain = {name: value for name, value in vars(options).items() if name not in ("verb", "run", "parser")}
-    asked = command("image_quality", options.parser, argparse.Namespace(**plain))
-    asked = asked.replace("image_quality.py", "image_quality.py measure", 1)
+    asked = command("image_quality", parser(), options)
     count, settings = 0, dict[tuple[str, str], str]()
     for number, file in chosen_scans(options).items():
         what: Bench | None = None
