@@ -2,8 +2,8 @@
 
 Random projections keep angles (Johnson and Lindenstrauss 1984): the cosine of two parts of 128 numbers is that of their
 some 2,300 voxels within about 1/√128, the mean of eight parts within about 0.03. Nothing in them was fitted to
-anybody's scan, so they treat every brain alike, and 1,024 sums of some 18,000 voxels leave no scan to be had back. The
-signs come from SHAKE-256, not from a random number generator whose stream may change.
+anybody's scan, so they treat every brain alike, and 1,024 sums do not determine some 18,000 voxels. The signs come from
+SHAKE-256, not from a random number generator whose stream may change.
 """
 
 from __future__ import annotations
