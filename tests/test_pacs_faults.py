@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
+from pynetdicom.acse import ACSE
 from pynetdicom.presentation import build_context
 
 from medidiff.errors import InputError, SettingsError
@@ -182,6 +183,22 @@ def test_a_wrong_title_of_ours():
         ae.require_calling_aet = ["SOMEBODY"]
 
     with scp(configure=strict) as node:
+        refused("E-PACS-AETITLE", InputError, lambda: asks(node))
+
+
+def test_a_rejection_that_is_read_before_its_thread_wakes_up(monkeypatch):
+    """On a busy machine the socket may be closed again when pynetdicom looks whether it ever was open."""
+    send = ACSE.send_request
+
+    def slow(acse: ACSE) -> None:
+        send(acse)
+        time.sleep(0.5)
+
+    def strict(ae) -> None:
+        ae.require_called_aet = True
+
+    monkeypatch.setattr(ACSE, "send_request", slow)
+    with scp(title="OTHER", configure=strict) as node:
         refused("E-PACS-AETITLE", InputError, lambda: asks(node))
 
 

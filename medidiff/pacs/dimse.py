@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.presentation import PresentationContext, build_context, build_role
 from pynetdicom.sop_class import (  # type: ignore[attr-defined] # made at run time
     StudyRootQueryRetrieveInformationModelFind,
@@ -198,6 +200,7 @@ class DimseArchive(Archive):
             InputError: there is none to be had, and why.
         """
         we, node = entity(self.node), self.node
+        rejections: list[A_ASSOCIATE_RJ] = []
         try:
             connection = we.associate(
                 node.host,
@@ -205,13 +208,13 @@ class DimseArchive(Archive):
                 contexts=contexts,
                 ae_title=node.ae_title,
                 ext_neg=list(roles),
-                evt_handlers=list(handlers),
+                evt_handlers=[*handlers, (evt.EVT_PDU_RECV, _keeping(rejections))],
                 tls_args=None if self._tls is None else (self._tls, self._name),
             )
         except OSError as error:  # the name of the host is not known
             raise unreachable(error.strerror or "the host is not known") from error
         if not connection.is_established:
-            raise self._reason(connection)
+            raise self._reason(connection, rejections)
         try:
             yield connection
         except BaseException:
@@ -226,12 +229,11 @@ class DimseArchive(Archive):
         """What the archive's certificate must name."""
         return (self.node.tls.server_name if self.node.tls else "") or self.node.host
 
-    def _reason(self, connection: Association) -> InputError:
+    def _reason(self, connection: Association, rejections: Sequence[A_ASSOCIATE_RJ]) -> InputError:
         """Why there is no association."""
-        answer = connection.acceptor.primitive
-        if answer is not None and answer.result:
-            return rejected(answer.result, answer.result_source or 0, answer.diagnostic or 0)
-        if answer is not None:
+        for each in rejections:
+            return rejected(each.result or 0, each.source or 0, each.reason_diagnostic or 0)
+        if connection.acceptor.primitive is not None:
             mend = "The archive lacks this service, or does not offer it to our AE title."
             return InputError("E-PACS-UNSUPPORTED", "no presentation context was accepted", mend=mend)
         return self._tried()
@@ -253,6 +255,20 @@ class DimseArchive(Archive):
             return no_answer(self._seconds)
         except OSError as error:
             return unreachable(error.strerror or "no such host")
+
+
+def _keeping(rejections: list[A_ASSOCIATE_RJ]) -> Callable[[evt.Event], None]:
+    """Notes a rejection as it comes in.
+
+    `Association.acceptor` may lack it: on a busy machine pynetdicom's negotiating thread can wake up when the rejection
+    has been read and the socket is closed, and then takes it for a connection that failed.
+    """
+
+    def keep(event: evt.Event) -> None:
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append(event.pdu)
+
+    return keep
 
 
 def _identifier(level: str, keys: Mapping[str, str]) -> Dataset:
