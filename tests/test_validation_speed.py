@@ -35,6 +35,14 @@ def test_a_process_that_fails_is_no_measurement(command):
         command.measured("odd", [sys.executable, "-c", "raise SystemExit(3)"], threads=1)
 
 
+def test_an_answer_of_medidiff_that_is_marked_out_of_scope_is_a_measurement(command):
+    ended = [sys.executable, "-c", "raise SystemExit(3)"]
+    assert command.measured("medidiff", ended, threads=1).wall_s > 0
+    ended[-1] = "raise SystemExit(2)"
+    with pytest.raises(SettingsError, match="E-PEER: --methods: medidiff ended with 2"):
+        command.measured("medidiff", ended, threads=1)
+
+
 def test_ratios_are_to_medidiff(command):
     runs = [command.Run("medidiff", 10.0, 20.0, 2.0, 5.0), command.Run("bm4d", 250.0, 500.0, 1.0, 240.0)]
     assert "| bm4d | 250.0 | 25.00 | 240.0 | 48.00 | 500.0 | 25.00 | 1.00 |" in command.markdown(runs, "")
