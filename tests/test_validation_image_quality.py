@@ -151,42 +151,68 @@ def test_a_report_is_made_of_the_files_alone(command, study, copied, tmp_path, m
     assert "sub-0" not in text
 
 
+def group_of(tables, method, absent, step, places):
+    """Responses to places of scans, (scans, places, realisations, channels), and the same with a step for a signal."""
+    records = []
+    for scan, seen in enumerate(absent):
+        samples = [
+            {
+                "scan": scan,
+                "place": place,
+                "realisation": n,
+                "diameter_mm": 5.0,
+                "sigmas": 2.0,
+                "present": list(seen[place, n] + step),
+                "absent": list(seen[place, n]),
+                "recovered": 1.0,
+            }
+            for place in range(places)
+            for n in range(2)
+        ]
+        setup = {"sizes_mm": [5.0], "sigmas": [2.0]}
+        records.append({"setup": setup, "samples": samples, "scan": scan})
+    return tables.Group("denoise", method, tuple(records))
+
+
 def test_dprime_of_files_is_that_of_their_samples(command):
     """Made-up responses of 40 places: a ratio of 2 by construction, an interval round it; none where places are few."""
     tables = importlib.import_module("quality_tables")
-    rng = np.random.default_rng(0)
-    absent = rng.normal(size=(4, 12, 2, 13))
+    absent = np.random.default_rng(0).normal(size=(4, 12, 2, 13))
 
     def group(method, step, places=12):
-        records = []
-        for scan in range(4):
-            samples = [
-                {
-                    "scan": scan,
-                    "place": place,
-                    "realisation": n,
-                    "diameter_mm": 5.0,
-                    "sigmas": 2.0,
-                    "present": list(absent[scan, place, n] + step),
-                    "absent": list(absent[scan, place, n]),
-                    "recovered": 1.0,
-                }
-                for place in range(places)
-                for n in range(2)
-            ]
-            setup = {"sizes_mm": [5.0], "sigmas": [2.0]}
-            records.append({"setup": setup, "samples": samples, "scan": scan})
-        return tables.Group("denoise", method, tuple(records))
+        return group_of(tables, method, absent, step, places)
 
-    rows = tables.dprimes([group("noisy", 0.5), group("medidiff", 1.0)], "noisy", draws=40)
+    rows = tables.dprimes([group("noisy", 0.5), group("medidiff", 1.0)], "noisy")
     eye = {(r["method"], r["anatomy"]): r for r in rows if r["observer"] == "non-prewhitening with eye filter"}
     for anatomy in tables.ANATOMY:
         value, low, high = eye["medidiff", anatomy]["dprime"]
         assert low < value < high
         assert value == pytest.approx(1.0, abs=0.35)
         assert eye["medidiff", anatomy]["ratio"][0] == pytest.approx(2, rel=0.05)
-    few = tables.dprimes([group("noisy", 0.5, places=2)], "noisy", draws=20)
+    few = tables.dprimes([group("noisy", 0.5, places=2)], "noisy")
     assert [r["dprime"] for r in few if r["observer"].startswith("Hotelling, diff")] == [[None] * 3] * 2
+
+
+def test_intervals_of_dprime_hold_the_value_and_mostly_the_truth(command):
+    """Seven channels at six places of each of six scans: d' is 1.5 by construction (95 % of 120 such sets hold it)."""
+    tables = importlib.import_module("quality_tables")
+    held = 0
+    for seed in range(40):
+        absent = np.random.default_rng(seed).normal(size=(6, 6, 2, 13))
+        rows = tables.dprimes([group_of(tables, "noisy", absent, 1.5 / np.sqrt(7), 6)], "noisy")
+        told = {row["anatomy"]: row["dprime"] for row in rows if row["observer"].startswith("Hotelling, diff")}
+        value, low, high = told["unknown"]
+        assert low < value < high
+        held += low < 1.5 < high
+    assert 36 <= held < 40
+
+
+def test_one_scan_has_no_interval(command):
+    tables = importlib.import_module("quality_tables")
+    absent = np.random.default_rng(0).normal(size=(1, 40, 2, 13))
+    (row, *_) = tables.dprimes([group_of(tables, "noisy", absent, 0.5, 40)], "noisy")
+    assert row["dprime"][0] > 0
+    assert row["dprime"][1:] == [None, None]
 
 
 @pytest.mark.parametrize("broken", ["measure --crop 8", "measure --sigmas 0", "measure --factor 1", "report --draws 2"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from findings import Finding
 from tables import NAMES, Results, Table, source
@@ -45,11 +45,11 @@ def detectability(results: Results) -> Table:
     for task, method in _measured(found, "mtf50"):
         for observer, words in _OBSERVERS.items():
             keys = [(task, method, observer, signal) for signal in _SIGNALS]
-            if f"dprime/{'/'.join(keys[0])}" not in found.figures:
+            figure = next((name for name in ("dprime_ratio", "dprime") if _any(found, name, keys)), "")
+            if not figure:
                 continue
-            first = f"dprime_ratio/{'/'.join(keys[0])}" not in found.figures
-            figure = "dprime" if first else "dprime_ratio"
-            cells = [f"{'' if first else '×'}{_valued(found, figure, '.2f', *key)}" for key in keys]
+            first = figure == "dprime"
+            cells = [_valued(found, figure, ".2f", *key, before="" if first else "×") for key in keys]
             rows.append((_TASKS[task], _name(method), words, *cells))
     head = ("task", "", "observer", *(signal.replace("sigma", "σ") for signal in _SIGNALS))
     return Table(
@@ -66,9 +66,17 @@ def _name(method: str) -> str:
     return NAMES[_WORDS.get(method, method)]
 
 
-def _valued(found: Finding, figure: str, form: str, *keys: str) -> str:
-    value, low, high = (found.of(f"{figure}{end}", *keys)[0] for end in ("", "_low", "_high"))
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+def _any(found: Finding, figure: str, rows: Sequence[Sequence[str]]) -> bool:
+    return any("/".join((figure, *keys)) in found.figures for keys in rows)
+
+
+def _valued(found: Finding, figure: str, form: str, *keys: str, before: str = "") -> str:
+    """A figure with its interval, alone where it has none; empty where there is no figure."""
+    told = [found.figures.get("/".join((f"{figure}{end}", *keys)), {}).get(1) for end in ("", "_low", "_high")]
+    if told[0] is None:
+        return ""
+    shown = [f"{each:{form}}" for each in told if each is not None]
+    return before + (shown[0] if len(shown) < len(told) else f"{shown[0]} [{shown[1]}, {shown[2]}]")
 
 
 OBSERVERS: dict[str, Callable[[Results], Table]] = {"image-quality": image_quality, "detectability": detectability}

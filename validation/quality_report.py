@@ -51,7 +51,7 @@ def report(out: Path, *, draws: int) -> str:
             raise SettingsError("E-SETTING", f"no '{BASE[task]}' for task '{task}'", wanted="what the rest is beside")
         direction, region = PLACES[task]
         told = {group.method: figures(group, direction, region, draws=draws) for group in found}
-        signals = dprimes(found, BASE[task], draws=draws)
+        signals = dprimes(found, BASE[task])
         parts += [_heading(task, found), _sharpness(told), *(_signals(signals, found, anatomy) for anatomy in ANATOMY)]
         record[task] = {
             "setups": {group.method: group.setup for group in found},

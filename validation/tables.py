@@ -265,10 +265,10 @@ def speed(results: Results) -> Table:
 
 def _together(results: Results, names: Sequence[str] | Mapping[str, str]) -> str:
     """The sources of several results, what they share told once."""
-    lines = [source(results[name]) for name in names]
+    lines = [source(results[name]).removesuffix(".") for name in names]
     tails = {line.split("; ", 1)[1].split("; `")[0] for line in lines}
     days = {line.rsplit("; ", 2)[1] + "; " + line.rsplit("; ", 1)[1] for line in lines}
-    return "; ".join([*sorted(tails), *sorted(days)])
+    return "; ".join([*sorted(tails), *sorted(days)]) + "."
 
 
 def _shown(found: Finding) -> str:
