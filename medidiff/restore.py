@@ -26,7 +26,7 @@ from medidiff.physics.seeing import FINER, seen_through
 from medidiff.prepare import put_back, readable, with_filler_marked, without_padding
 from medidiff.question import Question
 from medidiff.settings import Settings
-from medidiff.trust import Answer, Held, Made, Posterior, Seen, Streamed, expected_error, held, signs_of
+from medidiff.trust import Answer, Evidence, Held, Made, Posterior, Seen, Streamed, expected_error, held, signs_of
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
@@ -218,18 +218,16 @@ def agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
 def _supported(question: Question, x: Tensor, drawn: Streamed) -> Held:
     """The answer x, at network scale, held against the scan."""
     volume, scale, settings = question.volume, question.scale, question.settings
-    return held(
+    evidence = Evidence(
         question.y,
-        x,
         question.operator,
         level=question.levels if settings.noise_varies else question.level,
         rician=settings.noise == "rician",
         geometry=volume.geometry,
         measured=readable(volume),
         air=(_AIRY_HU - scale.offset) / scale.gain if volume.modality == "CT" else None,
-        deviation=drawn.std if drawn.count > 1 else None,
-        gain=scale.gain,
     )
+    return held(evidence, x, deviation=drawn.std if drawn.count > 1 else None, gain=scale.gain)
 
 
 def _answered(question: Question, later: Sequence[str], supported: Held) -> Provenance:

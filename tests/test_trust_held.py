@@ -12,7 +12,7 @@ from small_prior import small_prior
 
 from medidiff.physics.seeing import seen_through
 from medidiff.restore import denoise, superresolve
-from medidiff.trust import held
+from medidiff.trust import Evidence, held
 from medidiff.volume import Geometry, Provenance, Volume
 
 LEVEL = 40.0
@@ -39,7 +39,9 @@ def measured() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def judged(answer, scan, **other):
-    return held(scan, answer, seen_through(FINE, THICK), level=LEVEL, rician=True, geometry=THICK, **other)
+    how = {name: other.pop(name) for name in ("measured", "air") if name in other}
+    evidence = Evidence(scan, seen_through(FINE, THICK), level=LEVEL, rician=True, geometry=THICK, **how)
+    return held(evidence, answer, **other)
 
 
 def test_a_fine_answer_is_judged_as_its_thick_scan_sees_it() -> None:

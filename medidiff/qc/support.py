@@ -15,7 +15,7 @@ from medidiff.physics.profile import ProfileName, Slices
 from medidiff.physics.seeing import seen_through
 from medidiff.prepare import readable, without_padding
 from medidiff.qc.measures import NoiseKind, Pair
-from medidiff.trust import Examined, held
+from medidiff.trust import Evidence, Examined, held
 
 __all__ = ["number", "operator_of", "support_of"]
 
@@ -50,16 +50,16 @@ def support_of(pair: Pair, told: Mapping[str, Any], *, kind: NoiseKind, level: f
     if told.get("noise_varies"):
         found = estimate_noise_map(scan[0, 0], kind=kind, measured=readable(pair.before))
         noise = (found * (level / float(found.mean()))).clamp_min(1e-3 * level)[None, None] if found.any() else level
-    return held(
+    evidence = Evidence(
         scan,
-        torch.from_numpy(pair.answer)[None, None],
         operator_of(pair, told) or identity(),
         level=noise,
         rician=kind == "rician",
         geometry=pair.before.geometry,
         measured=readable(pair.before),
         air=_AIRY_HU if pair.before.modality == "CT" else None,
-    ).report
+    )
+    return held(evidence, torch.from_numpy(pair.answer)[None, None]).report
 
 
 def number(value: Any) -> float | None:

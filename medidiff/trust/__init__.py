@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medidiff.trust.calibration import BUNDLED_CALIBRATIONS, Calibration, Case, Made, Seen
 from medidiff.trust.conformal import needed
-from medidiff.trust.holding import Held, held
+from medidiff.trust.holding import Evidence, Held, held
 from medidiff.trust.intervals import Answer, Claim, Interval, RegionInterval
 from medidiff.trust.posterior import Posterior
 from medidiff.trust.report import Examined, examined, tissue
@@ -19,6 +19,7 @@ __all__ = [
     "Calibration",
     "Case",
     "Claim",
+    "Evidence",
     "Examined",
     "Held",
     "Interval",

@@ -15,7 +15,7 @@ from medidiff.physics import Separable
 from medidiff.trust.report import Examined, examined, tissue
 from medidiff.volume import Geometry
 
-__all__ = ["Held", "held"]
+__all__ = ["Evidence", "Held", "held"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,33 +42,39 @@ class Held:
         return () if self.report is None else self.report.sentences
 
 
-def held(
-    scan: Tensor,
-    answer: Tensor,
-    operator: Separable,
-    *,
-    level: float | Tensor,
-    rician: bool,
-    geometry: Geometry,
-    measured: NDArray[np.bool_] | None = None,
-    air: float | None = None,
-    deviation: Tensor | None = None,
-    gain: float = 1.0,
-) -> Held:
-    """Hold an answer against its scan, both in any one unit; on the scan's device, or on the CPU where that is full.
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What the scanner measured, and how: all that an answer can be held against.
 
     Args:
-        scan: (1, 1, I, J, K) what was measured.
-        answer: (1, 1, X, Y, Z) on the grid that `operator` sees.
-        operator: by which the scanner sees the answer.
+        scan: (1, 1, I, J, K) what was measured, in any one unit.
+        operator: by which the scanner sees an answer.
         level: standard deviation of the noise: a number, or (1, 1, I, J, K).
         rician: whether the scan is a magnitude.
         geometry: of the scan.
         measured: (I, J, K) true where the scanner measured; None for everywhere.
         air: what is no brighter is air; None for a tenth of the brightest tissue.
+    """
+
+    scan: Tensor = field(repr=False)
+    operator: Separable
+    level: float | Tensor = field(repr=False)
+    rician: bool
+    geometry: Geometry
+    measured: NDArray[np.bool_] | None = field(default=None, repr=False)
+    air: float | None = None
+
+
+def held(evidence: Evidence, answer: Tensor, *, deviation: Tensor | None = None, gain: float = 1.0) -> Held:
+    """Hold an answer against its scan; on the scan's device, or on the CPU where that is full.
+
+    Args:
+        evidence: what was measured.
+        answer: (1, 1, X, Y, Z) on the grid that the operator sees, in the unit of the scan.
         deviation: (1, 1, X, Y, Z) standard deviation of the posterior.
         gain: units of the scan's file for one of the given units.
     """
+    scan, operator, level = evidence.scan, evidence.operator, evidence.level
     where = scan.device
 
     def on(place: torch.device) -> tuple[Examined, Tensor] | None:
@@ -76,8 +82,16 @@ def held(
         seen = operator(answer.to(place))[0, 0]
         spread = None if deviation is None else operator(deviation.to(place))[0, 0]
         noise = level.to(place)[0, 0] if isinstance(level, Tensor) else level
-        inside = tissue(there, seen, measured=measured, air=air)
-        return examined(there, seen, level=noise, rician=rician, geometry=geometry, inside=inside, deviation=spread)
+        inside = tissue(there, seen, measured=evidence.measured, air=evidence.air)
+        return examined(
+            there,
+            seen,
+            level=noise,
+            rician=evidence.rician,
+            geometry=evidence.geometry,
+            inside=inside,
+            deviation=spread,
+        )
 
     try:
         found = on(where)
