@@ -32,6 +32,7 @@ from medidiff.volume import Geometry, Provenance, Volume
 
 __all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore", "superresolve"]
 
+_PLANES = {"LR": "sagittal", "PA": "coronal", "IS": "axial"}  # of slices, by where their normal points
 _AIRY_HU = -500.0  # between lung and fat
 
 
@@ -155,9 +156,22 @@ def _judged(question: Question, x: Tensor, drawn: Streamed, *, mean: Volume, mad
     thick = factor if slices is None else slices.thickness_mm / target.spacing_mm[slices.axis]
     thick = max(thick, 1.0) if operator.is_identity else thick
     signs = signs_of(question.y.cpu()[0, 0], x[0, 0], error, operator=operator, level=question.level)
-    seen = Seen(question.level, thick, factor, target.spacing_mm, signs, question.scope.outside)
+    seen = Seen(question.level, thick, factor, target.spacing_mm, signs, question.scope.outside, **_slicing(question))
     level = question.level * question.scale.gain
-    return Answer(mean, _beside(question, mean, error[None]), level, seen, made)
+    return Answer(mean, _beside(question, mean, error[None]), level, seen, made, operator)
+
+
+def _slicing(question: Question) -> dict[str, Any]:
+    """How a scan's slices lie and what they see, where they are thicker than the answer's."""
+    if question.operator.is_identity:
+        return {}
+    slices, geometry = question.slices, question.volume.geometry
+    sides = zip(geometry.spacing_mm, question.target.spacing_mm, strict=True)
+    factors = [coarse / fine for coarse, fine in sides]
+    axis = int(np.argmax(factors)) if slices is None else slices.axis
+    plane = next(word for ends, word in _PLANES.items() if geometry.orientation[axis] in ends)
+    along = max(factor for place, factor in enumerate(factors) if place != axis)
+    return {"in_plane": along, "profile": "box" if slices is None else slices.profile, "plane": plane}
 
 
 def made_of(record: Provenance) -> Made:

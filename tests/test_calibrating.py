@@ -10,12 +10,12 @@ import torch
 from small_prior import small_prior
 
 from medidiff.anatomy import foreground, tissue_maximum
-from medidiff.calibrating import answered, degraded, judged, judged_mask, paired
+from medidiff.calibrating import answered, degraded, judged, paired, twins
 from medidiff.errors import InputError, SettingsError
-from medidiff.restore import Settings, denoise, restore
+from medidiff.restore import Settings, denoise, restore, superresolve
 from medidiff.trust import Calibration
 from medidiff.trust.posterior import Posterior
-from medidiff.trust.tally import REACHES
+from medidiff.trust.tally import REACHES, judged_mask
 from medidiff.volume import Geometry, Volume
 
 SHAPE = (20, 18, 24)
@@ -106,12 +106,50 @@ def test_an_answer_is_judged_against_its_truth(task, factor):
     mask = judged_mask(answer.mean, worse.operator)
     score = np.abs(scan.data[0] - answer.mean.data[0]) / np.hypot(answer.error.data[0], 0.05 * worse.level)
     place = int(np.searchsorted(REACHES, np.median(score[mask])))
-    assert case.tally.outside[1][place] == pytest.approx((score[mask] > REACHES[place]).mean(), abs=1e-3)
+    assert case.tally.outside[0][place] == pytest.approx((score[mask] > REACHES[place]).mean(), abs=1e-3)
     assert (case.seen.thickness, case.seen.distance) == pytest.approx((factor, factor))
     assert case.seen.noise == pytest.approx(0.05, rel=0.1)
     assert answer.made.task == task
     better = judged(posterior.mean, posterior, worse, patient="0" * 64, group=2)  # the answer itself as the truth
-    assert better.tally.outside[1].max() == 0
+    assert better.tally.outside[0].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("sides", "wanted"),
+    [
+        ((0.9, 0.9, 1.1), (1.0, 1.0)),  # slices that touch each other
+        ((0.9, 0.9, 0.55), (0.5, 1.0)),  # with gaps, as the header says
+        ((0.45, 0.45, 1.1), (1.0, 2.0)),  # coarse along the slices too
+    ],
+)
+def test_how_slices_lie_is_seen(sides, wanted):
+    scan = clean()
+    thick = degraded(scan, noise=0.05, factor=3.0, seed=0).scan
+    thick = dataclasses.replace(thick, thickness_mm=3.3 if wanted[0] == 1 else 1.65)
+    how = {"prior": small_prior(), "draws": 2, "steps": 1, "device": "cpu"}
+    answer = superresolve(thick, sides, noise_level=20.0, **how).answer
+    seen = answer.seen
+    assert (seen.overlap, seen.in_plane) == pytest.approx(wanted, rel=0.02)
+    assert (seen.profile, seen.plane) == ("box", "axial")
+    assert not answer.operator.is_identity
+
+
+def test_one_scan_is_found_in_another_dress():
+    scan, other = clean(), clean(1)
+    data = scan.data[0]
+    mirrored = Geometry(SHAPE, scan.geometry.affine @ np.diag((-1.0, 1, 1, 1)))
+    changed = data.copy()
+    changed[10, 9, 12] += 50
+    dresses = [
+        np.round(data).astype(np.int16),
+        (2.5 * data).astype(np.float64),
+        changed,
+    ]
+    same = [Volume(each, scan.geometry, "MR") for each in dresses]
+    same.append(Volume(data[::-1].copy(), mirrored, "MR"))
+    for each in same:
+        assert twins([other, scan, each]) == (1, 2)
+    assert twins([scan, other, degraded(scan, noise=0.05, seed=0).scan]) is None
 
 
 def test_an_answer_without_tissue_is_no_patient():
@@ -145,10 +183,12 @@ def test_a_posterior_has_calibrated_intervals(fitted):
     assert (bounds.claimed, bounds.share) == (True, 0.8), bounds.reasons
     lower, upper = bounds
     assert ((lower.data < posterior.mean.data) & (posterior.mean.data < upper.data)).all()
-    mask = foreground(posterior.mean.data[0])
+    mask = np.zeros(SHAPE, bool)
+    mask[6:12, 6:12, 9:15] = True
     region = posterior.region(mask, calibrated=fitted)
     assert region.claimed
     assert region.upper - region.lower < float((upper.data - lower.data)[0][mask].mean())
+    assert not posterior.region(foreground(posterior.mean.data[0]), calibrated=fitted).claimed  # larger than any block
 
 
 def test_it_refuses_a_calibration_of_another_way_of_drawing(fitted):

@@ -47,6 +47,19 @@ def test_bounds_of_half_the_reach_do_not_hold_them(fitted):
     assert np.mean(found) < 0.7
 
 
+@pytest.mark.parametrize("side_mm", [0.5, 0.66])
+def test_bounds_of_small_voxels_hold_them_too(side_mm):
+    """Several of them make up a block of a millimetre, whose mean is more exact than they are."""
+    fine, coverage = calibration(side_mm=side_mm), {0: [], 1: []}
+    for size, found in coverage.items():
+        nodes = tuple(dataclasses.replace(n, reaches={**n.reaches, 0: n.reaches[size]}) for n in fine.nodes)
+        for seed in range(100, 120):
+            truth, new = answer(seed, side_mm=side_mm)
+            found.append(inside(truth, new.interval(dataclasses.replace(fine, nodes=nodes))))
+    assert np.mean(coverage[0]) == pytest.approx(0.9 + 0.1 / 12, abs=0.025)
+    assert np.mean(coverage[1]) < 0.6
+
+
 @pytest.mark.parametrize("side", [1, 3, 6])
 def test_means_over_regions_lie_between_their_bounds(fitted, side):
     rng, held = np.random.default_rng(0), []
@@ -61,6 +74,19 @@ def test_means_over_regions_lie_between_their_bounds(fitted, side):
     assert np.mean(held) > 0.85
 
 
+def test_nothing_is_claimed_of_air_nor_of_a_region_larger_than_those_calibrated(fitted):
+    new = answer(100)[1]
+    air, all_, half = (np.zeros(SHAPE, bool) for _ in range(3))
+    air[:3, :3, :3] = True
+    all_[:] = True
+    half[8:16, 8:16, 8:16] = True
+    assert new.region(half, fitted).claimed
+    assert "the mean lies between the bounds" in new.region(half, fitted).sentence
+    assert "less than half of the region is tissue" in new.region(air, fitted).sentence
+    assert "calibrated up to 8 mm" in new.region(all_, fitted).sentence
+    assert "NOT claimed" in new.region(all_, fitted).sentence
+
+
 def test_a_region_without_voxels_is_refused(fitted):
     for mask in (np.zeros(SHAPE, bool), np.ones((3, 3, 3), bool)):
         with pytest.raises(InputError, match="E-MASK"):
@@ -68,6 +94,29 @@ def test_a_region_without_voxels_is_refused(fitted):
 
 
 # --- for whom nothing is claimed -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"thickness": 2.0, "distance": 3.0}, "thickness over their distance is 0.6667, calibrated for 1 to 1"),
+        ({"thickness": 3.0, "distance": 2.0}, "thickness over their distance is 1.5"),
+        ({"in_plane": 2.0}, "voxels along the slices"),
+        ({"profile": "gaussian"}, "a slice profile 'gaussian', calibrated for 'box'"),
+        ({"plane": "sagittal"}, "a slice plane 'sagittal', calibrated for 'axial'"),
+    ],
+)
+def test_slices_of_another_geometry_are_not_claimed(other, says):
+    """Each number alone lies within what was calibrated: gaps, overlaps and coarse planes are others' geometry."""
+    cases = []
+    for group, thick in enumerate((2.0, 3.0)):
+        for each in (case(seed, group=group) for seed in range(9)):
+            seen = dataclasses.replace(each.seen, thickness=thick, distance=thick, profile="box", plane="axial")
+            cases.append(dataclasses.replace(each, seen=seen))
+    fitted = Calibration.fit(cases, MADE, origin="degraded", version="0")
+    like = dataclasses.replace(answer(100)[1].seen, thickness=2.0, distance=2.0, profile="box", plane="axial")
+    assert fitted.objections(like) == ()
+    assert any(says in each for each in fitted.objections(dataclasses.replace(like, **other)))
 
 
 def test_patients_of_the_same_kind_are_hardly_ever_flagged(fitted):
@@ -196,15 +245,15 @@ def test_shares_and_caps_that_are_none_are_refused(broken):
 
 
 def test_without_a_cap_the_reach_is_longer():
-    assert calibration(12, cap=1.0).nodes[0].reaches[1] > 1.2 * calibration(12).nodes[0].reaches[1]
+    assert calibration(12, cap=1.0).nodes[0].reaches[0] > 1.2 * calibration(12).nodes[0].reaches[0]
 
 
 def test_between_levels_the_reach_lies_between(fitted):
     seen = answer(100)[1].seen
-    reach = {noise: fitted.at(dataclasses.replace(seen, noise=noise)).reaches[1] for noise in (0.03, 0.04, 0.05)}
+    reach = {noise: fitted.at(dataclasses.replace(seen, noise=noise)).reaches[0] for noise in (0.03, 0.04, 0.05)}
     low, middle, high = reach.values()
     assert min(low, high) <= middle <= max(low, high)
-    assert low == fitted.nodes[0].reaches[1]
+    assert low == fitted.nodes[0].reaches[0]
     assert fitted.at(dataclasses.replace(seen, noise=0.5)) == fitted.nodes[-1]
 
 
@@ -255,7 +304,7 @@ def test_the_file_holds_all_of_it_and_nothing_of_a_patient(fitted):
     [
         lambda held: held.pop("share"),
         lambda held: held.update(share=1.0),
-        lambda held: held.update(format=2),
+        lambda held: held.update(format=1),
         lambda held: held.update(patient="Doe^Jane"),
         lambda held: held["nodes"].clear(),
         lambda held: held["made"].update(prior_sha256="zz"),
@@ -290,6 +339,27 @@ def test_a_file_that_was_edited_claims_nothing(fitted, change):
     change(held)
     with pytest.raises(SettingsError, match=r"E-CALIBRATION.*changed after it was written"):
         Calibration.from_json(json.dumps(held), file="c.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"share": 0.99},
+        {"patients": 13},
+        {"scans": ("0" * 64,) * 12},
+    ],
+)
+def test_a_file_that_no_fit_makes_claims_nothing(fitted, change):
+    """Written anew with a right hash of its own: the hash finds accidents, not intent."""
+    with pytest.raises(SettingsError, match="E-CALIBRATION"):
+        Calibration.from_json(dataclasses.replace(fitted, **change).to_json())
+
+
+@pytest.mark.parametrize("change", [{"signs": {}, "signs_std": {}}, {"reaches": {1: 2.0}}, {"factors": ((0.1, -1.0),)}])
+def test_a_level_that_no_fit_makes_claims_nothing(fitted, change):
+    nodes = (dataclasses.replace(fitted.nodes[0], **change), *fitted.nodes[1:])
+    with pytest.raises(SettingsError, match="E-CALIBRATION"):
+        Calibration.from_json(dataclasses.replace(fitted, nodes=nodes).to_json())
 
 
 def test_cases_survive_json():

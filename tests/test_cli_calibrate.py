@@ -18,6 +18,7 @@ from medidiff.io import read, write
 from medidiff.prior import Prior
 from medidiff.trust import Calibration
 from medidiff.trust.reference import Limits
+from medidiff.volume import Geometry
 from tests.cli_cases import ball, document, everything, refused
 from tests.scope_heads import shipped
 
@@ -178,6 +179,33 @@ def test_cases_of_other_settings_are_not_taken(patients, card, tmp_path, monkeyp
     assert len(done) == 2 + 4
 
 
+def test_cases_of_another_header_are_not_taken(patients, card, tmp_path, monkeypatch):
+    """The voxels are the same, their size was corrected in the meantime."""
+    answered, done = command.answered, []
+
+    def stopped(*args, **more):
+        done.append(1)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return answered(*args, **more)
+
+    monkeypatch.setattr(command, "answered", stopped)
+    own = [write(read(path), tmp_path / f"{number}.nii.gz")[0] for number, path in enumerate(patients)]
+    words = ["calibrate", *map(str, own), "-o", str(tmp_path / "c.json"), "--prior", card, "--noise-percent", "5"]
+    words += [str(word) for word in FAST]
+    assert cli.main(words) == 130
+    for path in own:
+        scan = read(path)
+        write(
+            dataclasses.replace(
+                scan, geometry=Geometry(scan.shape, scan.geometry.affine @ np.diag((1.1, 1.1, 1.1, 1)))
+            ),
+            path,
+        )
+    assert cli.main(words) == 0
+    assert len(done) == 2 + 4
+
+
 def test_a_dry_run_tells_the_work_and_writes_nothing(patients, card, tmp_path, capsys):
     words = ["calibrate", *patients, "-o", tmp_path / "c.json", "--prior", card, *FAST, "--dry-run"]
     plan = document(words, capsys)["plan"]
@@ -212,6 +240,14 @@ def test_a_patient_counts_once_and_pairs_lie_on_one_grid(patients, noisy, card, 
     assert "the same scan twice" in refused(["calibrate", *patients[:3], patients[0], *out], capsys, code=2)
     copy = write(read(patients[0]), tmp_path / "another name.nii")[0]  # other bytes, the same voxels
     assert "the same scan twice" in refused(["calibrate", *patients[:3], copy, *out], capsys, code=2)
+    whole = read(patients[0])
+    whole = whole.with_data(np.round(4 * whole.data).astype(np.int16))
+    copy = write(whole, tmp_path / "in whole numbers.nii.gz")[0]  # other voxels, the same patient
+    assert "the same scan twice, as numbers 1 and 4" in refused(
+        ["calibrate", *patients[:3], copy, *out], capsys, code=2
+    )
+    pairs = ["--degraded", *noisy[:3], noisy[0]]
+    assert "the same scan twice" in refused(["calibrate", *patients, *pairs, *out], capsys, code=2)
     coarse = write(degraded(read(patients[0]), noise=0.05, factor=2, seed=0).scan, tmp_path / "coarse.nii.gz")[0]
     line = refused(["calibrate", *patients, "--degraded", coarse, *noisy[1:], *out], capsys, code=4)
     assert "E-GRID" in line

@@ -125,8 +125,9 @@ def test_scores_are_what_they_are_said_to_be():
     counted = tally(truth, mean, error, mask=mask, level=0.1, spacing_mm=(1, 1, 1))
     score = np.abs(truth - mean) / np.hypot(error, FLOOR * 0.1)
     for place in (0, 400, 520, 1023):
-        assert counted.outside[1][place] == pytest.approx((score[mask] > REACHES[place]).mean(), abs=1e-12)
-    assert set(counted.outside) == {1, 2, 4, 8, 16}
+        assert counted.outside[0][place] == pytest.approx((score[mask] > REACHES[place]).mean(), abs=1e-12)
+    assert set(counted.outside) == {0, 1, 2, 4, 8, 16}
+    assert np.array_equal(counted.outside[0], counted.outside[1])
     np.testing.assert_allclose(
         counted.squares.sum(1), [mask.sum(), ((truth - mean)[mask] ** 2).sum(), (error[mask] ** 2.0).sum()], rtol=1e-5
     )
@@ -145,7 +146,7 @@ def test_honest_independent_errors_score_like_a_gaussian():
     truth, mean, error = case((48, 48, 48))
     counted = tally(truth, mean, error, mask=np.ones(truth.shape, bool), level=1e-9, spacing_mm=(1, 1, 1))
     at = np.searchsorted(REACHES, 1.645)
-    assert counted.outside[1][at] == pytest.approx(0.1, abs=0.005)
+    assert counted.outside[0][at] == pytest.approx(0.1, abs=0.005)
     at = np.searchsorted(REACHES, 1.645 / 2**1.5)  # a mean over 8 independent voxels is √8 times as exact
     assert counted.outside[2][at] == pytest.approx(0.1, abs=0.02)
 
@@ -163,11 +164,21 @@ def test_blocks_half_outside_the_tissue_do_not_count():
 def test_block_shapes_are_nearest_to_the_millimetres_asked_for():
     assert [block_shape(size, (0.87, 0.87, 3.0)) for size in SIZES_MM] == [
         (1, 1, 1),
+        (1, 1, 1),
         (2, 2, 1),
         (5, 5, 1),
         (9, 9, 3),
         (18, 18, 5),
     ]
+
+
+@pytest.mark.parametrize("spacing", [(0.4, 0.4, 0.4), (0.5, 0.5, 3.0), (0.66, 0.66, 0.66)])
+def test_a_voxel_is_a_voxel_however_small(spacing):
+    truth, mean, error = case()
+    counted = tally(truth, mean, error, mask=np.ones(truth.shape, bool), level=0.1, spacing_mm=spacing)
+    score = np.abs(truth - mean) / np.hypot(error, FLOOR * 0.1)
+    assert counted.outside[0][520] == pytest.approx((score > REACHES[520]).mean(), abs=1e-12)
+    assert counted.outside[1][520] < 0.7 * counted.outside[0][520]  # a block of a millimetre is more than one of them
 
 
 def test_sums_over_blocks_leave_out_what_is_no_whole_block():

@@ -24,7 +24,9 @@ def head(seed: int, *, grain: float = 1.2, gamma: float = 1.0) -> np.ndarray:
     return np.where(MASK, np.clip(inside, 0.1, 1.2) ** gamma, 0.0).astype(np.float32)
 
 
-def answer(seed: int, *, level: float = 0.05, told: float | None = None, **kind: float) -> tuple[np.ndarray, Answer]:
+def answer(
+    seed: int, *, level: float = 0.05, told: float | None = None, side_mm: float = 1.0, **kind: float
+) -> tuple[np.ndarray, Answer]:
     """A truth, and an answer with an error of a size that varies over the scan and is expected."""
     truth, rng = head(seed, **kind), np.random.default_rng(1000 + seed)
     swell = ndimage.gaussian_filter(rng.standard_normal(SHAPE), 3)
@@ -34,9 +36,10 @@ def answer(seed: int, *, level: float = 0.05, told: float | None = None, **kind:
     y = (truth + level * rng.standard_normal(SHAPE)).astype(np.float32)
     level = level if told is None else told
     signs = signs_of(torch.from_numpy(y), torch.from_numpy(mean), expected, operator=identity(), level=level)
-    seen = Seen(level, 1.0, 1.0, (1.0, 1.0, 1.0), signs)
-    grid = Geometry.regular(SHAPE)
-    return truth, Answer(Volume(GAIN * mean, grid, "MR"), Volume(GAIN * expected, grid, "MR"), GAIN * level, seen, MADE)
+    seen = Seen(level, 1.0, 1.0, (side_mm,) * 3, signs)
+    grid = Geometry.regular(SHAPE, spacing_mm=(side_mm,) * 3)
+    found, error = (Volume(GAIN * each, grid, "MR") for each in (mean, expected))
+    return truth, Answer(found, error, GAIN * level, seen, MADE, identity())
 
 
 def case(seed: int, *, group: int = 0, **how: float) -> Case:
@@ -48,12 +51,14 @@ def case(seed: int, *, group: int = 0, **how: float) -> Case:
         found.error.data[0] / GAIN,
         mask=MASK,
         level=found.seen.noise,
-        spacing_mm=(1, 1, 1),
+        spacing_mm=found.seen.spacing_mm,
     )
     return Case(f"{seed:064x}", group, found.seen, counted)
 
 
-def calibration(count: int = 12, *, share: float = 0.9, levels=(0.05,), **fit) -> Calibration:
+def calibration(count: int = 12, *, share: float = 0.9, levels=(0.05,), side_mm: float = 1.0, **fit) -> Calibration:
     """Fitted to invented patients, at each level."""
-    cases = [case(seed, group=n, level=level) for n, level in enumerate(levels) for seed in range(count)]
+    cases = [
+        case(seed, group=n, level=level, side_mm=side_mm) for n, level in enumerate(levels) for seed in range(count)
+    ]
     return Calibration.fit(cases, MADE, share=share, origin="degraded", version="0", **fit)

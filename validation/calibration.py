@@ -36,11 +36,11 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 from scoring import Array, Truth, scored_scans, truth
 
-from medidiff.calibrating import Degraded, Task, answered, degraded, judged, judged_mask
+from medidiff.calibrating import Degraded, Task, answered, degraded, judged
 from medidiff.errors import SettingsError
 from medidiff.settings import Settings
 from medidiff.trust.cases import case_to_json
-from medidiff.trust.tally import block_shape, blocks, scale_of, share_above
+from medidiff.trust.tally import block_shape, blocks, judged_mask, scale_of, share_above
 from medidiff.volume import Volume
 
 if TYPE_CHECKING:

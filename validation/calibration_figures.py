@@ -276,7 +276,7 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         test = chosen(records, name, ("test",))
         rows["spread"][name] = {each: [record.figures[each] for record in test] for each in names}
         rows["standardised"][name] = standardised(records, name)
-        rows["coverage"][name] = {str(size): coverage(records, [name], size=size) for size in SIZES_MM}
+        rows["coverage"][name] = {str(size): coverage(records, [name], size=size) for size in SIZES_MM[1:]}
         rows["lesions"][name] = lesions(records, name)
     for task, names in tasks.items():
         if names:

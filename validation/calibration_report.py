@@ -88,11 +88,11 @@ def _spread(rows: Mapping[str, Any]) -> Iterator[str]:
 def _coverage(rows: Mapping[str, Any]) -> Iterator[str]:
     yield f"Coverage of subjects left out, {RESPLITS} re-splits, mean ± sd in %, of voxels and of means over blocks"
     yield ""
-    yield _line("setting", "voxels", *(f"{size} mm" for size in SIZES_MM[1:]), "voxels, 90 ± 1.5")
-    yield _line("---", *["--:"] * len(SIZES_MM), "---")
+    yield _line("setting", "voxels", *(f"{size} mm" for size in SIZES_MM[2:]), "voxels, 90 ± 1.5")
+    yield _line("---", *["--:"] * len(SIZES_MM[1:]), "---")
     for name, by_size in rows["coverage"].items():
         cells = []
-        for size in SIZES_MM:
+        for size in SIZES_MM[1:]:
             values = by_size.get(str(size))
             cells.append("" if values is None else scoring.spread([100 * v for v in values], 1))
         voxels = by_size.get("1")
@@ -153,8 +153,10 @@ def picture(rows: Mapping[str, Any], path: Path) -> None:
         told = {int(size): np.mean(v) for size, v in rows["coverage"][name].items() if v is not None}
         right.plot(list(told), [100 * v for v in told.values()], marker="o", label=name)
     right.axhspan(88.5, 91.5, color="0.9")
-    right.set(xlabel="side of the region (mm)", ylabel="coverage of 90 % intervals (%)", xscale="log", xticks=SIZES_MM)
-    right.set_xticklabels(["voxel", *map(str, SIZES_MM[1:])])
+    right.set(
+        xlabel="side of the region (mm)", ylabel="coverage of 90 % intervals (%)", xscale="log", xticks=SIZES_MM[1:]
+    )
+    right.set_xticklabels(["voxel", *map(str, SIZES_MM[2:])])
     for axes in (left, right):
         if axes.lines:
             axes.legend(fontsize=8)

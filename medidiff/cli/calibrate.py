@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from medidiff.applying import voxels_sha256
-from medidiff.calibrating import Degraded, answered, degraded, judged, paired
+from medidiff.calibrating import Degraded, answered, degraded, judged, paired, twins
 from medidiff.cli.calibrate_verbs import Calibrate
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
@@ -61,10 +61,12 @@ def run(verb: Calibrate, session: Session) -> None:
     groups = _groups(verb)
     _refuse(verb)
     readings = [session.read(path) for path in verb.scans]
-    names = [voxels_sha256(reading.volume.data) for reading in readings]  # the same scan under another name is the same
-    if len(set(names)) < len(names):
-        raise SettingsError("E-PATIENTS", "the same scan twice", wanted="one scan of each patient")
+    names = [voxels_sha256(reading.volume.data) for reading in readings]
     partners = [session.read(path) for path in verb.degraded] if verb.degraded else [None] * len(readings)
+    for each in (readings, [partner for partner in partners if partner is not None]):
+        if found := twins([reading.volume for reading in each]):
+            told = f"the same scan twice, as numbers {found[0] + 1} and {found[1] + 1}"
+            raise SettingsError("E-PATIENTS", told, wanted="one scan of each patient")
     for path, clean, partner in zip(verb.scans, readings, partners, strict=True):
         if partner is not None:
             _in_register(path, clean, partner, verb)
@@ -75,7 +77,7 @@ def run(verb: Calibrate, session: Session) -> None:
         return
     session.account.decisions(chosen)
     session.begin()
-    kept = _Kept(verb.out.with_name(f"{verb.out.name}.cases.jsonl"), _key(verb, groups, prior, names, partners))
+    kept = _Kept(verb.out.with_name(f"{verb.out.name}.cases.jsonl"), _key(verb, groups, prior, readings, partners))
     todo = [(number, group) for group in range(len(groups)) for number in range(len(readings))]
     made: Made | None = None
     with screen.progress("calibrate") as report:
@@ -181,13 +183,26 @@ def _settings(verb: Calibrate, prior: Prior, worse: Degraded) -> Settings:
 
 
 def _key(
-    verb: Calibrate, groups: Sequence[_Group], prior: Prior, names: Sequence[str], partners: Sequence[Reading | None]
+    verb: Calibrate,
+    groups: Sequence[_Group],
+    prior: Prior,
+    scans: Sequence[Reading],
+    partners: Sequence[Reading | None],
 ) -> str:
-    """What finished cases depend on."""
+    """What finished cases depend on: files and their headers with them."""
     told: dict[str, Any] = {"task": verb.task, "noise": verb.noise, "draws": verb.draws, "steps": verb.steps}
     told |= {"seed": verb.seed, "prior": prior.card.weights_sha256, "groups": [dataclasses.astuple(g) for g in groups]}
-    told |= {"pairs": [[name, *(p.sha256 if p else ())] for name, p in zip(names, partners, strict=True)]}
+    told |= {"pairs": [[_told_of(clean), _told_of(partner)] for clean, partner in zip(scans, partners, strict=True)]}
     return hashlib.sha256(json.dumps(told | {"version": __version__}, sort_keys=True).encode()).hexdigest()
+
+
+def _told_of(reading: Reading | None) -> list[Any]:
+    """A scan with all of its header that an answer depends on."""
+    if reading is None:
+        return []
+    volume = reading.volume
+    place = [volume.geometry.affine.tolist(), volume.modality, volume.units, volume.thickness_mm]
+    return [voxels_sha256(volume.data), list(reading.sha256), *place]
 
 
 class _Kept:
@@ -250,5 +265,5 @@ def _show_result(verb: Calibrate, held: Calibration, groups: Sequence[_Group], s
 def _rows(held: Calibration) -> Iterator[list[str]]:
     """How far the bounds reach, in expected errors, at each level or thickness."""
     for node in held.nodes:
-        reach = [f"{node.reaches[size]:.2f}" if size in node.reaches else "" for size in (1, 8)]
+        reach = [f"{node.reaches[size]:.2f}" if size in node.reaches else "" for size in (0, 8)]
         yield [f"{100 * node.noise:.3g}", f"x{node.thickness:.3g}", *reach]

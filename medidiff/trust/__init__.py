@@ -11,7 +11,7 @@ from medidiff.trust.report import Examined, examined, tissue
 from medidiff.trust.scope import Scope, scope_of
 from medidiff.trust.signs import signs_of
 from medidiff.trust.streaming import Streamed
-from medidiff.trust.tally import Tally, expected_error, tally
+from medidiff.trust.tally import Tally, expected_error, judged_mask, tally
 
 __all__ = [
     "BUNDLED_CALIBRATIONS",
@@ -33,6 +33,7 @@ __all__ = [
     "examined",
     "expected_error",
     "held",
+    "judged_mask",
     "needed",
     "scope_of",
     "signs_of",

@@ -29,6 +29,7 @@ BUNDLED_CALIBRATIONS = Path(__file__).parent / "bundled"
 """Where medidiff's own lie, one for each task, from the validation subjects of `validation/split.toml`, whole scans."""
 _GROUPS = 8  # of the expected error, in which the standardised error is set to 1
 _SLACK = 1.1  # factor: as far beyond the calibrated noise, thickness and distance as the claim reaches
+_CLOSE = 1.05  # likewise for gaps, overlaps and voxels along the slices
 _SAME = 1.02  # likewise for the sides of voxels: scans of one protocol have the same
 _TOLD = 3  # reasons that are named
 
@@ -44,6 +45,9 @@ class Seen:
         spacing_mm: of the answer's voxels.
         signs: of `medidiff.trust.signs.signs_of`.
         outside: whether it is out of the scope of the prior.
+        in_plane: how many times as large as the answer's the scan's voxels are along the other two axes, the larger.
+        profile: of the slices; empty where nothing was super-resolved, as is the next.
+        plane: of the slices, ``"axial"``, ``"coronal"`` or ``"sagittal"``.
     """
 
     noise: float
@@ -52,6 +56,14 @@ class Seen:
     spacing_mm: tuple[float, float, float]
     signs: Mapping[str, float]
     outside: bool = False
+    in_plane: float = 1.0
+    profile: str = ""
+    plane: str = ""
+
+    @property
+    def overlap(self) -> float:
+        """Thickness of the slices over their distance: below 1 they leave gaps, above 1 they overlap."""
+        return self.thickness / self.distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,10 @@ class Calibration:
         noise: range of σ for which it holds, as shares of the tissue maximum.
         thickness: range of slice thickness, in voxels of the answer.
         distance: range of slice distance, likewise.
+        overlap: range of thickness over distance.
+        in_plane: range of the larger voxel side across the slices' normal, in voxels of the answer.
+        profiles: of the slices.
+        planes: of the slices.
         spacing_mm: range of the voxels' sides along each axis of the answer.
         nodes: what holds at each level or thickness, in rising order.
         origin: ``"pairs"`` or ``"degraded"``: whether the degraded scans were measured or simulated.
@@ -150,12 +166,16 @@ class Calibration:
     noise: Range
     thickness: Range
     distance: Range
+    overlap: Range
+    in_plane: Range
+    profiles: Annotated[tuple[str, ...], Field(min_length=1)]
+    planes: Annotated[tuple[str, ...], Field(min_length=1)]
     spacing_mm: tuple[Range, Range, Range]
     nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
     origin: Literal["pairs", "degraded"]
     scans: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]
     version: str
-    format: Literal[1] = 1
+    format: Literal[2] = 2
 
     @classmethod
     def fit(
@@ -205,6 +225,10 @@ class Calibration:
             noise=_range([each.noise for each in seen]),
             thickness=_range([each.thickness for each in seen]),
             distance=_range([each.distance for each in seen]),
+            overlap=_range([each.overlap for each in seen]),
+            in_plane=_range([each.in_plane for each in seen]),
+            profiles=tuple(sorted({each.profile for each in seen})),
+            planes=tuple(sorted({each.plane for each in seen})),
             spacing_mm=(i, j, k),
             nodes=tuple(sorted(nodes, key=lambda node: (node.thickness, node.noise))),
             origin=origin,
@@ -236,10 +260,15 @@ class Calibration:
                 ("a noise level (share of the tissue maximum) of", seen.noise, self.noise, _SLACK),
                 ("a slice thickness (voxels of the answer) of", seen.thickness, self.thickness, _SLACK),
                 ("a slice distance (voxels of the answer) of", seen.distance, self.distance, _SLACK),
+                ("slices whose thickness over their distance is", seen.overlap, self.overlap, _CLOSE),
+                ("voxels along the slices (voxels of the answer) of", seen.in_plane, self.in_plane, _CLOSE),
                 *(("voxels (mm) of", *sides, _SAME) for sides in zip(seen.spacing_mm, self.spacing_mm, strict=True)),
             )
             if not low / slack <= value <= high * slack
         ]
+        for name, kind, kinds in (("profile", seen.profile, self.profiles), ("plane", seen.plane, self.planes)):
+            if kind not in kinds:
+                found.append(f"a slice {name} '{kind}', calibrated for {', '.join(map(repr, kinds))}")
         if seen.outside and 2 * self.outside < self.patients:
             found.insert(
                 0, f"out of the scope of the prior, as {self.outside} of the {self.patients} calibration patients were"
@@ -288,7 +317,22 @@ class Calibration:
             raise SettingsError("E-CALIBRATION", first["msg"][:200], mend=mend, file=file, attribute=entry) from error
         if told != held._digest():
             raise SettingsError("E-CALIBRATION", "changed after it was written", mend=mend, file=file)
+        if wrong := held._wrong():
+            raise SettingsError("E-CALIBRATION", wrong, mend=mend, file=file)
         return held
+
+    def _wrong(self) -> str:
+        """What a calibration that was fitted cannot have; empty where nothing is."""
+        if not 0.5 <= self.share <= 0.99 or self.patients < needed(self.share):
+            return f"{self.patients} patients for a share of {self.share:g}"
+        if len(set(self.scans)) != self.patients:
+            return f"{len(set(self.scans))} scans of {self.patients} patients"
+        for node in self.nodes:
+            if 0 not in node.reaches or not set(node.signs) == set(node.signs_std) == set(MEANINGS):
+                return "a level without voxels or without signs"
+            if not all(place > 0 and factor > 0 for place, factor in node.factors):
+                return "a factor that is not above 0"
+        return ""
 
 
 def _refuse(share: float, cap: float | None) -> None:

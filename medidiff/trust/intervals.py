@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import InputError
-from medidiff.trust.calibration import Calibration, Made, Seen, corrected
-from medidiff.trust.tally import scale_of
+from medidiff.physics import Separable
+from medidiff.trust.calibration import Calibration, Made, Node, Seen, corrected
+from medidiff.trust.tally import FULL, block_side, judged_mask, scale_of
 from medidiff.volume import Volume
 
 __all__ = ["Answer", "Claim", "Interval", "RegionInterval"]
+
+_SLACK = 1.1  # factor: so much larger than the largest cube may a region be
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,15 @@ class Claim:
     reasons: tuple[str, ...]
 
     @property
+    def promise(self) -> str:
+        """What is claimed where anything is."""
+        return f"{100 * self.share:.4g} % of the tissue lies between the bounds"
+
+    @property
     def sentence(self) -> str:
         """For the record and the reader."""
         if self.claimed:
-            between = f"{100 * self.share:.4g} % of the tissue lies between the bounds"
-            return f"{between}, on average over patients like those of the calibration"
+            return f"{self.promise}, on average over patients like those of the calibration"
         return f"{100 * self.share:.4g} % coverage is NOT claimed: {'; '.join(self.reasons)}"
 
 
@@ -69,6 +76,11 @@ class RegionInterval(Claim):
     lower: float
     upper: float
 
+    @property
+    def promise(self) -> str:
+        """What is claimed where anything is."""
+        return f"of {100 * self.share:.4g} % of the regions of this size the mean lies between the bounds"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
@@ -80,6 +92,7 @@ class Answer:
         level: σ, same units.
         seen: of the scan; None where the scan was passed through.
         made: how the answer was made; None likewise.
+        operator: by which the scanner sees it; None likewise.
     """
 
     mean: Volume
@@ -87,6 +100,7 @@ class Answer:
     level: float
     seen: Seen | None
     made: Made | None
+    operator: Separable | None = None
 
     def claim(self, calibration: Calibration) -> Claim:
         """Whether the calibration's share is claimed.
@@ -104,7 +118,7 @@ class Answer:
             SettingsError: ``E-CALIBRATION``, it is for answers that are made in another way.
         """
         reasons = self._objections(calibration)
-        wide = self._reach(calibration, 0.0) * scale_of(self.error.data, self.level)
+        wide = self._node(calibration).reaches[0] * scale_of(self.error.data, self.level)
         if self.mean.padding is not None:
             wide = np.where(self.mean.padding, np.float32(0), wide)
         lower, upper = (self.mean.with_data(self.mean.data + side * wide) for side in (-1, 1))
@@ -114,6 +128,8 @@ class Answer:
         """Bounds of the mean over a region: ``mean(m) ± λ √(mean u²)``, with the λ of a cube of the region's volume.
 
         λ was calibrated on cubes; between their sizes, and for other shapes, it is interpolated, which is not proved.
+        Nothing is claimed of a region of which less than half is tissue where answers are judged, or that is larger
+        than the largest cube.
 
         Args:
             mask: (I, J, K), true in the region.
@@ -128,9 +144,9 @@ class Answer:
             raise InputError(
                 "E-MASK", f"mask of shape {inside.shape}, {int(inside.sum())} voxels", wanted=f"{self.mean.shape}"
             )
-        reasons = self._objections(calibration)
         voxel = abs(float(np.linalg.det(self.mean.geometry.affine[:3, :3])))
         side = (int(inside.sum()) * voxel) ** (1 / 3)
+        reasons = (*self._objections(calibration), *self._objections_to(inside, side, calibration))
         wide = np.sqrt(np.mean(np.square(scale_of(self.error.data[0][inside], self.level), dtype=np.float64)))
         centre, wide = (
             float(self.mean.data[0][inside].mean(dtype=np.float64)),
@@ -152,9 +168,28 @@ class Answer:
         calibration.refuse_unlike(self.made)
         return calibration.objections(self.seen)
 
+    def _objections_to(self, region: NDArray[np.bool_], side_mm: float, calibration: Calibration) -> Iterator[str]:
+        """Why nothing is claimed of a region, whatever the scan."""
+        if self.operator is not None:
+            try:
+                judged = judged_mask(self.mean, self.operator)
+            except InputError:  # no tissue at all
+                judged = np.zeros_like(region)
+            if judged[region].mean() < FULL:
+                yield "less than half of the region is tissue that was measured"
+        largest = max(self._sides(calibration))
+        if side_mm > largest * _SLACK:
+            yield f"a region as large as a cube of {side_mm:.3g} mm, calibrated up to {largest:.3g} mm"
+
+    def _node(self, calibration: Calibration) -> Node:
+        return calibration.nodes[0] if self.seen is None else calibration.at(self.seen)
+
+    def _sides(self, calibration: Calibration) -> dict[float, float]:
+        """λ by the side, in mm, of the cube that is as large as a block; the voxel is the smallest."""
+        spacing, reaches = self.mean.geometry.spacing_mm, self._node(calibration).reaches
+        return {block_side(size, spacing): reaches[size] for size in sorted(reaches, reverse=True)}
+
     def _reach(self, calibration: Calibration, side_mm: float) -> float:
         """λ for blocks of a side, on logarithmic scales between those that were calibrated."""
-        node = calibration.nodes[0] if self.seen is None else calibration.at(self.seen)
-        sizes = sorted(node.reaches)
-        values = np.log([node.reaches[size] for size in sizes])
-        return float(np.exp(np.interp(math.log(max(side_mm, sizes[0])), np.log(sizes), values)))
+        sides, reaches = zip(*sorted(self._sides(calibration).items()), strict=True)
+        return float(np.exp(np.interp(math.log(side_mm), np.log(sides), np.log(reaches))))

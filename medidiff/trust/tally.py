@@ -9,6 +9,7 @@ their millions of voxels, which are alike, are what is counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,22 +17,39 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medidiff.anatomy import foreground
 from medidiff.errors import InputError
+from medidiff.physics import Separable
+from medidiff.volume import Volume
 
-__all__ = ["EDGES", "FLOOR", "REACHES", "SIZES_MM", "Tally", "block_shape", "expected_error", "scale_of", "tally"]
+__all__ = [
+    "EDGES",
+    "FLOOR",
+    "FULL",
+    "REACHES",
+    "SIZES_MM",
+    "Tally",
+    "block_shape",
+    "block_side",
+    "expected_error",
+    "judged_mask",
+    "scale_of",
+    "tally",
+]
 
 Array = NDArray[np.floating]
 
 FLOOR = 0.05
 """Of u, in noise levels."""
-SIZES_MM = (1, 2, 4, 8, 16)
-"""Sides of the blocks; what is not larger than a voxel is the voxel."""
+SIZES_MM = (0, 1, 2, 4, 8, 16)
+"""Sides of the blocks; 0 is the voxel, however small, as is what is not larger than one."""
 REACHES: NDArray[np.float64] = np.geomspace(0.02, 200.0, 1024)
 """Half widths of intervals, in u; each is 0.9 % wider than the one before."""
 EDGES: NDArray[np.float64] = np.geomspace(1e-4, 1.0, 257)
 """Of the bins of e that the standardised error is read in, as shares of the tissue maximum."""
+FULL = 0.5
+"""Share of a block that must be judged tissue."""
 _NEIGHBOURS = 1.0  # voxels, standard deviation: few draws tell little of a single voxel
-_FULL = 0.5  # share of a block that must be tissue
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +88,23 @@ def block_shape(size_mm: float, spacing_mm: Sequence[float]) -> tuple[int, int, 
     return i, j, k
 
 
+def block_side(size_mm: float, spacing_mm: Sequence[float]) -> float:
+    """Side in mm of the cube that is as large as the blocks of a size."""
+    return math.prod(n * side for n, side in zip(block_shape(size_mm, spacing_mm), spacing_mm, strict=True)) ** (1 / 3)
+
+
+def judged_mask(mean: Volume, operator: Separable) -> NDArray[np.bool_]:
+    """(I, J, K) where an answer is judged: tissue in the answer, measured, and reached by a slice.
+
+    Raises:
+        InputError: no tissue.
+    """
+    mask = foreground(mean.data[0], measured=None if mean.padding is None else ~mean.padding) & mean.measured
+    if not operator.is_identity:
+        mask &= operator.certainty(mean.shape).numpy() > 0
+    return mask
+
+
 def tally(
     truth: Array, mean: Array, error: Array, *, mask: NDArray[np.bool_], level: float, spacing_mm: Sequence[float]
 ) -> Tally:
@@ -94,7 +129,7 @@ def tally(
     for size in SIZES_MM:
         shape = block_shape(size, spacing_mm)
         count, sums, spread = (blocks(each, shape) for each in (mask.astype(np.float64), off, squared))
-        there = count >= _FULL * np.prod(shape)
+        there = count >= FULL * np.prod(shape)
         if there.any():
             scores = np.abs(sums[there]) / np.sqrt(spread[there] * count[there])
             outside[size] = share_above(scores)
