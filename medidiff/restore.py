@@ -230,12 +230,17 @@ def agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
 
 
 def _supported(question: Question, x: Tensor, drawn: Streamed) -> Held:
-    """The answer x, at network scale, held against the scan."""
+    """The answer x, at network scale, held against the scan.
+
+    Noise is what the prior was told to take for it, where that is more than was estimated: of a scan that is quieter
+    than all that the prior has practised on, an answer leaves out that much by right.
+    """
     volume, scale, settings = question.volume, question.scale, question.settings
+    levels = question.levels
     evidence = Evidence(
         question.y,
         question.operator,
-        level=question.levels if settings.noise_varies else question.level,
+        level=levels if isinstance(levels, Tensor) else max(question.level, levels),
         rician=settings.noise == "rician",
         geometry=volume.geometry,
         measured=readable(volume),

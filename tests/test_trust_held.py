@@ -135,3 +135,18 @@ def test_super_resolution_is_held_against_its_slices() -> None:
     assert sharp.residual.geometry == THICK
     assert sharp.provenance.support["voxels"] > 1000
     assert sharp.provenance.support["outside"] is None
+
+
+def test_a_scan_quieter_than_the_prior_knows_is_judged_by_what_the_prior_was_told() -> None:
+    """The prior takes its lowest level for noise, so an answer without that much is no contradiction."""
+    prior = small_prior()
+    low = prior.card.noise[0]
+    head = 900 * ball((21.5, 19.5, 17.5), 32)
+    rng = np.random.default_rng(0)
+    quiet = np.hypot(head + rng.normal(0, 0.5, head.shape), rng.normal(0, 0.5, head.shape)).astype(np.float32)
+    told, known = (
+        denoise(Volume(quiet, FINE, "MR"), prior=prior, noise_level=level).provenance.support["level"]
+        for level in (0.5, 60.0)
+    )
+    assert told == pytest.approx(low * 900, rel=0.1)
+    assert known == pytest.approx(60, rel=1e-6)

@@ -16,10 +16,11 @@ __all__ = ["Calibrate"]
 class Calibrate(Repairs):
     """Find out on clean scans how far intervals must reach; OUT is the file that --intervals takes.
 
-    Give one clean scan of each patient, and as many patients as the share needs: 4 for 0.8, 9 for 0.9, 19 for 0.95.
-    Their degraded partners are measured ones (--degraded, in the same order, in register) or are simulated: Rician
-    noise, and for superresolve slices without gaps across the scan's last axis. It takes as long as restoring each
-    patient at each level with draws; the same command again goes on where it stopped.
+    Give one clean scan of each patient, and as many patients as the share needs: 4 for 0.8, 9 for 0.9, 19 for 0.95;
+    none whom the prior was trained on, since on those it errs less. Their degraded partners are measured ones
+    (--degraded, in the same order, in register) or are simulated: Rician noise, and for superresolve slices without
+    gaps across the scan's last axis. It takes as long as restoring each patient at each level with draws; the same
+    command again goes on where it stopped.
     """
 
     stages: ClassVar[tuple[str, ...]] = ("medidiff.cli.calibrate",)

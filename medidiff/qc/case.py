@@ -83,7 +83,8 @@ def case_report(
     kind: NoiseKind = "gaussian" if told.get("noise") == "gaussian" or before.modality in ("CT", "PT") else "rician"
     found = measure(pair, kind=kind, operator=operator_of(pair, told), spread=deviation)
     level = number(told.get("noise_level"))
-    support = support_of(pair, told, kind=kind, level=level or found.noise_before)
+    judged = number(provenance.support.get("level")) if provenance else None  # the prior may have been told more
+    support = support_of(pair, told, kind=kind, level=judged or level or found.noise_before)
     results = checks(found, superresolved=pair.interpolated, told=level, support=support)
     results += scope_checks(provenance)
     layers = _layers(pair, deviation, window)
