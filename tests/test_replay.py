@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tomllib
+import typing
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +19,7 @@ import medidiff.cli as cli
 from medidiff import store
 from medidiff.cli.replaying import _again
 from medidiff.cli.travel_verbs import Replay
+from medidiff.cli.verbs import VERBS
 from medidiff.io import write
 from medidiff.io.record import read_record
 from medidiff.io.text.toml import to_toml
@@ -43,6 +46,7 @@ def home(template, tmp_path_factory):
     words = ["superresolve", home / "in" / "scan.nii.gz", out / "mean.nii.gz", "--spacing", "0.9", "1.1", "1"]
     words += ["--spread", out / "spread.nii", "--interval", "0.9", out / "lower.nii.gz", out / "upper.nii.gz"]
     words += ["--draw", out / "draw.nii.gz", "--draws", "2", "--steps", "1", "--seed", "5", "--noise-level", "40.5"]
+    words += ["--residual", out / "residual.nii.gz", "--report", out / "report.html"]
     words += ["--prior", home / "prior" / "tiny.json", "--tracking", uri(home)]
     assert cli.main([str(word) for word in words]) == 0
     return home
@@ -78,7 +82,7 @@ def scans(folder: Path) -> dict[str, bytes]:
 
 def test_a_record_is_replayed_to_the_same_bytes(home, record, tmp_path, capsys):
     told = document(asked(home, record, tmp_path / "again"), capsys)
-    assert told["files"] == len(scans(home / "out")) == 10
+    assert told["files"] == len(scans(home / "out")) == 13
     assert scans(tmp_path / "again") == scans(home / "out")
 
 
@@ -107,10 +111,58 @@ def test_every_option_comes_back(home, record):
         "lower": Path("x/lower.nii.gz"),
         "upper": Path("x/upper.nii.gz"),
         "draw": Path("x/draw.nii.gz"),
+        "residual": Path("x/residual.nii.gz"),
     }
+    assert again.report == Path("x/report.html")
     for name in ("draws", "steps", "seed", "noise_level", "on_gap", "assume_affine", "profile", "thickness"):
         assert getattr(again, name) == options[name], name
     assert again.spacing == tuple(options["spacing"])
+
+
+def paths_in(value: object) -> list[Path]:
+    values = value if isinstance(value, tuple) else (value,)
+    return [part for part in values if isinstance(part, Path)]
+
+
+@pytest.mark.parametrize("name", ["denoise", "superresolve"])
+def test_no_option_is_written_outside_of_the_new_folder(name):
+    """Each option that holds a path, by its type, so that a new one is met here."""
+    hints = typing.get_type_hints(VERBS[name])
+    asked = Replay(run="", into=Path("into"), input=Path("scan.nii.gz"), calibration=Path("own.json"))
+    needed = {"out": "out.nii.gz"} | ({"spacing": [1, 1, 1]} if name == "superresolve" else {})
+    labels = {"interval": [0.9, "a.nii", "b.nii"], "intervals": ["c.json", "a.nii", "b.nii"]}
+    options = [option for option, hint in hints.items() if "Path" in str(hint)]
+    assert {"spread", "interval", "intervals", "draw", "residual", "report", "record"} <= set(options)
+    for option in options:
+        again = _again(
+            asked, needed | {option: labels.get(option, "here.html" if option == "report" else "a.nii")}, name
+        )
+        found = [path for field in dataclasses.fields(again) for path in paths_in(getattr(again, field.name))]
+        outside = {path for path in found if path.parent != Path("into")}
+        assert outside - {Path("scan.nii.gz"), Path("own.json")} == set(), option
+        assert paths_in(getattr(again, option)) or option == "record", option
+
+
+def test_a_page_is_replayed_and_nothing_at_hand_is_overwritten(home, record, tmp_path, capsys, monkeypatch):
+    """With a scan that is called otherwise, and a file at hand of the name that each output had."""
+    for ending in ("nii.gz", "json"):
+        shutil.copy(home / "in" / f"scan.{ending}", tmp_path / f"MUSTER^Frida.{ending}")
+    names = [name for name in scans(home / "out") if "/" not in name]
+    for name in names:
+        (tmp_path / name).write_text("mine", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    words = asked(home, record, Path("again"), input="MUSTER^Frida.nii.gz")
+    assert document(words, capsys)["files"] == 13
+    assert (tmp_path / "again" / "report.html").read_bytes() == (home / "out" / "report.html").read_bytes()
+    assert {(tmp_path / name).read_text(encoding="utf-8") for name in names} == {"mine"}
+
+
+def test_a_page_that_was_changed_is_told(home, record, tmp_path, capsys):
+    lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    told = [line | {"sha256": "0" * 64} if line.get("file") == "report.html" else line for line in lines]
+    (tmp_path / "other.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in told), encoding="utf-8")
+    assert cli.main([str(word) for word in asked(home, tmp_path / "other.jsonl", tmp_path / "again")]) == 5
+    assert "1 of 13 files" in capsys.readouterr().err
 
 
 def test_a_plan_writes_nothing(home, record, tmp_path, capsys):

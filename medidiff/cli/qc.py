@@ -98,7 +98,7 @@ def reported(verb: Restoring, scan: Volume, posterior: Posterior, session: Sessi
     if verb.report is None:
         return None
     report = case_report(
-        scan, posterior.mean, name=safe_label(verb.source), spread=posterior.std, provenance=posterior.provenance
+        scan, posterior.mean, name=session.label(verb.source), spread=posterior.std, provenance=posterior.provenance
     )
     session.outputs([write_page(verb.report, report.page)])
     found = as_document(report)

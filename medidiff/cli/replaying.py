@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
+import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib import import_module
@@ -27,9 +28,8 @@ from medidiff.version import __version__
 __all__ = ["run"]
 
 _VERBS = ("denoise", "superresolve")
-_OUTPUTS = ("spread", "draw", "residual")  # beside the mean and the bounds of an interval
 _LEFT_OUT = ("source", "out", "record", "tracking", "json", "dry_run")
-_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".html")
 
 
 def run(verb: Replay, session: Session) -> None:
@@ -74,7 +74,7 @@ def _restoring(verb: Replay, told: Run, screen: Screen) -> None:
     if verb.input is None:
         raise SettingsError("E-REPLAY", "a scan is needed", attribute="--input", mend="Name the scan that IN was.")
     again = _again(verb, start["options"], start["verb"])
-    inner = Session(again)
+    inner = Session(again, called=str(start["options"].get("source", "")))
     _refuse_input(told, inner.read(again.source).sha256, verb.input.name)
     _refuse_prior(told, again, inner)
     if verb.dry_run:
@@ -123,15 +123,26 @@ def _again(verb: Replay, options: Mapping[str, Any], name: str) -> Denoise | Sup
         mend = "Use the version that it ran with."
         raise SettingsError("E-REPLAY", "options that this version does not know", mend=mend)
     words = [name, str(verb.input), str(_place(verb, options.get("out", ""), "mean"))]
+    outputs = _outputs(VERBS[name])
     for option, value in options.items():
         if option not in _LEFT_OUT and value is not None and value is not False:
-            words += [f"--{option.replace('_', '-')}", *_words(verb, option, value)]
+            words += [f"--{option.replace('_', '-')}", *_words(verb, option, value, outputs)]
     again = parse(words, VERBS, version=__version__, epilog="")
     assert isinstance(again, Denoise | Superresolve)  # `_start` refused the rest
     return again
 
 
-def _words(verb: Replay, option: str, value: Any) -> list[str]:
+def _outputs(kind: type) -> frozenset[str]:
+    """Options that name one place to write to: each that is a path, as a scan to read stands without a flag."""
+    hints = typing.get_type_hints(kind)
+    return frozenset(field.name for field in dataclasses.fields(kind) if Path in _parts(hints[field.name]))
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) or (hint,)
+
+
+def _words(verb: Replay, option: str, value: Any, outputs: frozenset[str]) -> list[str]:
     """What stands behind an option on the command line."""
     if option == "interval":
         share, *bounds = value
@@ -145,14 +156,15 @@ def _words(verb: Replay, option: str, value: Any) -> list[str]:
         return [str(file), *(str(_place(verb, *each)) for each in zip(bounds, ("lower", "upper"), strict=True))]
     if option == "prior":
         return [str(verb.prior or value)]
-    if option in _OUTPUTS:
+    if option in outputs:
         return [str(_place(verb, value, option))]
     return [] if value is True else [str(part) for part in (value if isinstance(value, list) else [value])]
 
 
 def _place(verb: Replay, label: str, stem: str) -> Path:
     """Where an output goes: under a name of ours, in the format that it had."""
-    ending = next((ending for ending in _ENDINGS if str(label).lower().endswith(ending)), "")
+    plain = ".html" if stem == "report" else ""  # a label tells no .htm
+    ending = next((ending for ending in _ENDINGS if str(label).lower().endswith(ending)), plain)
     return verb.into / f"{stem}{ending}"
 
 

@@ -49,13 +49,16 @@ class Session:
 
     Args:
         verb: what was typed.
+        called: what the source is called wherever that is written; the label of its own name when left out.
     """
 
-    def __init__(self, verb: Verb) -> None:
-        self.verb = verb
+    def __init__(self, verb: Verb, *, called: str = "") -> None:
+        self.verb, self._called = verb, called
         self._record = RecordWriter()
         options = _told(verb)
         self.account = Account(self._record, (path.name for path in _paths(verb)))
+        if called:
+            self.account.call(verb.source.name, called)  # type: ignore[union-attr] # only what has a source is called
         self._record.line("start", version=__version__, verb=type(verb).__name__.lower(), **options)
         self._found: dict[Path, Found] = {}
         self._readings: dict[Path, Reading] = {}
@@ -65,6 +68,10 @@ class Session:
         """Whether this run leaves one: not a dry run, nor the second process of a training run."""
         plans = getattr(self.verb, "dry_run", False) or os.environ.get("RANK", "0") != "0"
         return not plans and (getattr(self.verb, "record", None) is not None or hasattr(self.verb, "out"))
+
+    def label(self, source: Path) -> str:
+        """What the source is called on what is written."""
+        return self._called or safe_label(source)
 
     # ------------------------------------------------------------------------------------------------------ scans
 

@@ -79,8 +79,13 @@ class Account:
         self._labels: dict[str, str] = {}
         self._learn(names)
 
+    def call(self, name: str, label: str) -> None:
+        """Take a label for a name, whatever the name is made of."""
+        self._labels[name] = label
+
     def _learn(self, names: Iterable[str]) -> None:
-        self._labels |= {name: safe_label(name) for name in names if name and safe_label(name) != name}
+        new = (name for name in names if name and name not in self._labels)
+        self._labels |= {name: safe_label(name) for name in new if safe_label(name) != name}
 
     def plain(self, text: str) -> str:
         """A sentence with the label of each file in the place of its name."""
