@@ -121,9 +121,14 @@ def restore(
     if drawn.count:
         spread = _beside(question, answers[0], drawn.std[0].numpy())
         judged = _judged(question, kept[0], drawn, mean=answers[0], made=made_of(record))
-    residual = Volume(supported.residual, volume.geometry, volume.modality, thickness_mm=volume.thickness_mm)
-    residual = put_back(residual, volume, values=False)
+    residual = _residual(supported.residual, volume)
     return Posterior(answers[0], spread, tuple(answers[1:]), record, quantiles, judged, residual)
+
+
+def _residual(numbers: NDArray[np.float32], volume: Volume) -> Volume:
+    """Deviations of the scan from its answer as a volume on the scan's grid; 0 in padding."""
+    plain = Volume(numbers, volume.geometry, volume.modality, thickness_mm=volume.thickness_mm)
+    return put_back(plain, volume, values=False)
 
 
 def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Settings) -> Posterior:
@@ -139,7 +144,8 @@ def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Se
     spread = mean.with_data(np.zeros_like(mean.data)) if settings.draws else None
     judged = None if spread is None else Answer(mean, spread, 0.0, None, None)
     draws = (mean,) * settings.keep_draws
-    return Posterior(mean, spread, draws, record, dict.fromkeys(settings.quantiles, mean), judged)
+    residual = _residual(np.zeros(volume.shape, np.float32), volume)  # the answer is the scan itself
+    return Posterior(mean, spread, draws, record, dict.fromkeys(settings.quantiles, mean), judged, residual)
 
 
 def _beside(question: Question, mean: Volume, size: NDArray[np.float32]) -> Volume:

@@ -31,6 +31,8 @@ def test_a_constant_scan_passes_through(modality, value, draws):
         assert (answer.mean.data == value).all()
         assert len(answer.draws) == draws
         assert (answer.std is None) if draws == 0 else (answer.std.data == 0).all()
+        assert (answer.residual.data == 0).all()
+        assert answer.residual.geometry == scan(value).geometry
         assert answer.provenance.prior == {}
         assert f"every voxel is {value:g}; it was passed through" in answer.provenance.decisions[0]
 
@@ -42,6 +44,27 @@ def test_a_scan_that_is_nearly_constant_does_not():
         denoise(Volume(np.full(SHAPE, np.nan), Geometry.regular(SHAPE), "MR"))
     with pytest.raises(InputError, match="E-FLAT"):  # nothing but background: no tissue to scale by
         denoise(Volume(data, Geometry.regular(SHAPE), "MR"), prior="absent")
+
+
+@pytest.mark.parametrize("verb", [["denoise"], ["superresolve", "--spacing", "1", "1", "1"]])
+@pytest.mark.parametrize("bounds", [["--interval", "0.9"], ["--intervals", "bundled"]])
+def test_every_output_is_written(verb, bounds, tmp_path):
+    source = write(scan(7), tmp_path / "a.nii.gz")[0]
+    words = [verb[0], source, tmp_path / "out" / "b.nii.gz", *verb[1:]]
+    for name in ("spread", "residual", "draw"):
+        words += [f"--{name}", tmp_path / "out" / f"{name}.nii.gz"]
+    words += [*bounds, tmp_path / "out" / "lower.nii.gz", tmp_path / "out" / "upper.nii.gz"]
+    words += ["--report", tmp_path / "out" / "page.html"]
+    assert main([str(word) for word in words]) == 0
+    found = {path.name.split(".")[0]: read(path).data for path in (tmp_path / "out").glob("*.nii.gz")}
+    assert found.keys() == {"b", "spread", "residual", "draw", "lower", "upper"}
+    assert not any(found[name].any() for name in ("spread", "residual"))
+    assert all((found[name] == 7).all() for name in ("b", "draw", "lower", "upper"))
+
+
+def test_quantiles_of_a_constant_scan_are_its_value():
+    answer = denoise(scan(7), prior="absent", draws=12, quantiles=(0.05, 0.95))
+    assert all((each.data == 7).all() for each in answer.quantiles.values())
 
 
 def test_the_command_line_says_so(tmp_path, capsys):

@@ -101,6 +101,28 @@ def test_coarser_bins_are_not(monkeypatch):
     assert (np.abs(streamed(values, quantiles=True).quantile(0.83).numpy() - exact) > allowed).any()
 
 
+@pytest.mark.parametrize("shape", [(32, 32, 2), (8, 8, 1), (2, 2, 2), (1, 1, 1)])
+def test_quantiles_of_many_draws_of_a_thin_volume(shape):
+    values = np.random.default_rng(0).standard_normal((40, 1, *shape)).astype(np.float32)
+    found = streamed(values, quantiles=True).quantile(0.5).numpy()
+    spread = values[:PILOT].var(0, ddof=1)
+    wide = 2 * REACH * np.sqrt(np.maximum(spread, spread.max())) / BINS  # of a bin, at most
+    assert (np.abs(found - np.median(values, axis=0)) <= 2 * wide).all()
+
+
+def test_more_draws_than_sixteen_bits_can_count():
+    """At the edge: the bin of a voxel whose draws are alike holds 32,767 of them, then one more."""
+    seen = Streamed(quantiles=True)
+    for value in range(PILOT):
+        seen.add(torch.full((1, 1, 1, 1), float(value)))
+    while seen.count < 2**15 - 1 + PILOT + 2:
+        seen.add(torch.full((1, 1, 1, 1), 3.0))
+    for share in (0.01, 0.5, 0.99):
+        assert float(seen.quantile(share)) == pytest.approx(3.0, abs=0.7)
+    assert float(seen.quantile(0.0)) == pytest.approx(0.0, abs=0.7)
+    assert float(seen.quantile(1.0)) == pytest.approx(PILOT - 1, abs=0.7)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_quantile_that_is_none_is_refused(share):
     with pytest.raises(SettingsError, match="E-SETTING"):

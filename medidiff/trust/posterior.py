@@ -31,7 +31,7 @@ class Posterior(Shown):
             draws, and to a quarter of their spread or better for more (`medidiff.trust.streaming`).
         answer: the mean with the error that the draws lead one to expect, ready for a calibration; None without draws.
         residual: on the scan's grid, by how many standard deviations of the noise the scan speaks against the mean
-            (`medidiff.trust.Held`); None where no prior was applied. The provenance has the report, `support`.
+            (`medidiff.trust.Held`); 0 where a scan was passed through. The provenance has the report, `support`.
     """
 
     mean: Volume

@@ -24,13 +24,14 @@ __all__ = ["BINS", "PILOT", "REACH", "Streamed"]
 PILOT = 8
 BINS = 32
 REACH = 4.0
+_MOST = torch.iinfo(torch.int16).max  # draws that 16 bits can count
 
 
 class Streamed:
     """What is known of draws so far.
 
     Args:
-        quantiles: whether they will be asked for; it takes 64 bytes a voxel more.
+        quantiles: whether they will be asked for; it takes 64 bytes a voxel more, 128 beyond 32,767 draws.
 
     Example:
         >>> seen = Streamed(quantiles=True)
@@ -110,12 +111,13 @@ class _Bins:
     def __init__(self, pilot: Tensor) -> None:
         self._shape = pilot.shape[1:]
         centre, variance = pilot.mean(0), pilot.var(0)
-        around = F.avg_pool3d(variance.reshape(-1, 1, *variance.shape[-3:]), 3, 1, 1, count_include_pad=False)
+        around = _neighbours(variance.reshape(-1, 1, *variance.shape[-3:]))
         reach = (
             REACH * torch.maximum(variance, around.reshape(variance.shape)).sqrt()
         )  # few draws may lie close by luck
         self._start, self._width = (centre - reach).flatten(), (2 * reach / BINS).flatten()
         self._lowest = self._highest = centre.flatten()
+        self._count = 0
         self._counts = torch.zeros((BINS, centre.numel()), dtype=torch.int16, device=pilot.device)
         for draw in pilot:
             self.add(draw)
@@ -124,7 +126,10 @@ class _Bins:
         values = draw.flatten()
         self._lowest, self._highest = torch.minimum(self._lowest, values), torch.maximum(self._highest, values)
         place = ((values - self._start) / self._width).nan_to_num(0.0, BINS, 0.0).floor_().clamp_(0, BINS - 1).long()
-        self._counts.scatter_add_(0, place[None], torch.ones_like(place[None], dtype=torch.int16))
+        if self._count == _MOST:  # one more could be too many for a bin
+            self._counts = self._counts.int()
+        self._count += 1
+        self._counts.scatter_add_(0, place[None], torch.ones_like(place[None], dtype=self._counts.dtype))
 
     def ordered(self, rank: int) -> Tensor:
         """The draw of this rank, from 0, at each voxel, as far as the bins tell."""
@@ -138,3 +143,9 @@ class _Bins:
             found = torch.where(here, low + inside * (high - low), found)
             below = below + count
         return torch.clamp(found, self._lowest, self._highest).reshape(self._shape)
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    """The mean over a voxel and those beside it; along an axis of one or two voxels, each by itself."""
+    window = [3 if side >= 3 else 1 for side in x.shape[-3:]]
+    return F.avg_pool3d(x, window, 1, [side // 2 for side in window], count_include_pad=False)
