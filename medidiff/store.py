@@ -20,6 +20,7 @@ __all__ = ["client_of", "fetch_run", "keep_quiet", "open_experiment", "register_
 
 _RUN = re.compile(r"[0-9a-f]{32}")
 _EXPORTS = "medidiff-exports"
+_SQLITE = "sqlite:///"
 
 
 @contextmanager
@@ -53,14 +54,27 @@ def client_of(uri: str) -> MlflowClient:
         # MONAI imports MLflow, perhaps before telemetry was turned off above: this looks again.
         set_telemetry_client()  # type: ignore[no-untyped-call]
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        _make_neutral(uri)
         return MlflowClient(tracking_uri=uri)
+
+
+def _make_neutral(uri: str) -> None:
+    """Make a new SQLite store without the folder at hand in it, which MLflow puts into its experiment 'Default'."""
+    path = Path(uri.removeprefix(_SQLITE))
+    if not uri.startswith(_SQLITE) or (path.is_file() and path.stat().st_size > 0):
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    made = SqlAlchemyStore(uri, "mlflow-artifacts:/")  # a place that MLflow does not make absolute
+    with made.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE experiments SET artifact_location = 'mlruns/0' WHERE experiment_id = 0")
 
 
 def open_experiment(uri: str, experiment: str, *, folder: Path) -> tuple[MlflowClient, str]:
     """The client and the experiment's id; artifacts lie beside a local database, or where a server puts them."""
     place = None
     if not uri.startswith(("http:", "https:")):
-        folder = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else folder
+        folder = Path(uri.removeprefix(_SQLITE)).parent if uri.startswith(_SQLITE) else folder
         folder.mkdir(parents=True, exist_ok=True)
         place = (folder / "mlflow-artifacts").resolve().as_uri()
     client = client_of(uri)

@@ -206,6 +206,32 @@ def test_no_path_user_or_host_is_told(recipe, out, client, tmp_path):
     assert not [text for text in told if text == getpass.getuser() or text.startswith("/")]
 
 
+def test_a_new_store_does_not_hold_the_folder_at_hand(tmp_path, monkeypatch):
+    """The negative: MLflow puts it there. The place of the store itself is in it, or its artifacts would be lost."""
+    here = tmp_path / "DOE^JANE" / "1970-01-31"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    path = tmp_path / "kept" / "mlflow.db"
+    log_metrics("one", {}, {"score": 1.0}, uri=f"sqlite:///{path}")
+    data = path.read_bytes()
+    assert not [text for text in (b"DOE", b"JANE", b"1970-01-31", b"01-31") if text in data]
+    assert (tmp_path / "kept" / "mlflow-artifacts").as_uri().encode() in data
+    (tmp_path / "usual").mkdir()
+    monkeypatch.setattr(store, "_make_neutral", lambda uri: None)
+    store.client_of(f"sqlite:///{tmp_path / 'usual' / 'mlflow.db'}")
+    assert b"DOE^JANE/1970-01-31" in (tmp_path / "usual" / "mlflow.db").read_bytes()
+
+
+def test_the_default_experiment_can_be_used(out, client, tmp_path, monkeypatch):
+    """By others: MLflow keeps its artifacts below the folder that it runs in, as it does of itself."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "note.txt").write_text("note", encoding="utf-8")
+    run_id = client.create_run("0").info.run_id
+    client.log_artifact(run_id, "note.txt")
+    assert [each.path for each in client.list_artifacts(run_id)] == ["note.txt"]
+    assert (tmp_path / "mlruns" / "0" / run_id / "artifacts" / "note.txt").is_file()
+
+
 def test_mlflows_own_client_would_tell(out, tmp_path, monkeypatch):
     """The negative: the usual way of starting a run tells who ran which file, which is why it is not used."""
     import mlflow
