@@ -27,6 +27,7 @@ from medidiff.anatomy import foreground, tissue_maximum
 from medidiff.errors import MedidiffError
 from medidiff.gates import Embedding
 from medidiff.io.files.atomic import make_folder, write_file
+from medidiff.prior import Card, Prior
 from medidiff.trust.pose import Template
 from medidiff.trust.reference import Reference
 from medidiff.trust.traits import asymmetry, traits_of
@@ -150,15 +151,16 @@ def _weights(each: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(each.mean(axis=0) / (spread + 0.3 * spread[spread > 0].mean()), dtype=np.float32)
 
 
-def made(data: Path, out: Path, kept: Path | None = None) -> Reference:
-    """Measure, fit, calibrate and write."""
+def made(data: Path, out: Path, kept: Path | None = None, *, card: Card | None = None) -> Reference:
+    """Measure, fit, calibrate and write, for the weights that a card names; of the bundled prior when left out."""
+    prior = out.name.removesuffix(".scope.json")
+    weights = (card or Prior.card_of(prior)).weights_sha256
     mean = Embedding.shipped().mean
     files = people(data, "train")
     template = sided(files, Template(mean.image, mean.mask))
     train = gathered(files, template, kept)
     validation = gathered(people(data, "validation"), template, kept)
-    prior = out.name.removesuffix(".scope.json")
-    reference = calibrated(prior, train, validation, template)
+    reference = dataclasses.replace(calibrated(prior, train, validation, template), weights_sha256=weights)
     scans = sum(len(each) for each in train.values())
     text, brain = reference.packed({**ABOUT, "people": len(train), "scans": scans})
     make_folder(out.parent)
@@ -172,12 +174,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="NAME.scope.json, of the prior NAME; the mean brain goes beside it")
     parser.add_argument("--data", type=Path, default=os.environ.get("MEDIDIFF_DATA"), help="folder of the scans")
+    parser.add_argument("--prior", type=Path, help="card of the prior; the bundled one of that NAME when left out")
     parser.add_argument("--kept", type=Path, help="file that measured signs are added to, and read from the next time")
     arguments = parser.parse_args(words)
     if arguments.data is None:
         parser.error("say where the scans are: --data or MEDIDIFF_DATA")
     try:
-        reference = made(Path(arguments.data), arguments.out, arguments.kept)
+        card = None if arguments.prior is None else Prior.card_of(arguments.prior)
+        reference = made(Path(arguments.data), arguments.out, arguments.kept, card=card)
     except MedidiffError as refusal:
         print(refusal, file=sys.stderr)
         return refusal.exit_code

@@ -330,7 +330,8 @@ def test_only_the_prior_that_it_was_made_for_has_it(head):
     assert reference_for(card) is not None
     assert scope_of(head, card).verdict == "inside"
     adapted = dataclasses.replace(card, recipe={"start": dict(card.recipe)})
-    for other in (adapted, CARD, dataclasses.replace(CARD, name="../trust/fine-t1")):
+    trained_again = dataclasses.replace(card, weights_sha256="1" * 64, data_fingerprint="2" * 64)
+    for other in (adapted, trained_again, CARD, dataclasses.replace(CARD, name="../trust/fine-t1")):
         assert scope_of(head, other) == Scope("unjudged", other.name)
         assert "not judged" in scope_of(head, other).sentence
 
@@ -338,6 +339,7 @@ def test_only_the_prior_that_it_was_made_for_has_it(head):
 def test_the_shipped_reference_says_what_it_is_made_of():
     told = json.loads(SHIPPED.read_text())
     assert told["prior"] == "fine-t1"
+    assert told["weights_sha256"] == Prior.card_of("fine-t1").weights_sha256
     assert told["people"] >= 30
     assert len(told["scores"]) > told["people"]
     assert not any("sub-" in text for text in json.dumps(told).split('"'))

@@ -21,7 +21,7 @@ from medidiff.prior import Card
 from medidiff.prior.weights import read_weights
 from medidiff.trust.pose import GRID, Template
 
-__all__ = ["RULES", "Limits", "Reference", "Rule", "reference_for"]
+__all__ = ["RULES", "Limits", "Reference", "Rule", "reference_files", "reference_for"]
 
 _HERE = Path(__file__).parent
 _SUFFIX = ".scope.json"
@@ -131,6 +131,7 @@ class _Card:
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     prior: str
+    weights_sha256: str
     summary: str
     licence: str
     sources: tuple[str, ...]
@@ -151,12 +152,14 @@ class Reference:
         limits: of each sign.
         scores: how far out scans of the kind lie that had no part in the limits.
         template: the mean brain.
+        weights_sha256: of the prior's weights; empty before it is bound to any.
     """
 
     prior: str
     limits: Mapping[str, Limits]
     scores: tuple[float, ...]
     template: Template
+    weights_sha256: str = ""
 
     def distances(self, signs: Mapping[str, float | None]) -> dict[str, float]:
         """How far out each sign lies that could be read."""
@@ -182,7 +185,7 @@ class Reference:
         arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
         if {name: array.shape for name, array in arrays.items()} != dict.fromkeys(("image", "mask", "sides"), GRID):
             raise PriorError("E-SCOPE-REF", "other arrays than a mean brain's", mend=_MEND, file=path.name)
-        return cls(about.prior, about.limits, about.scores, Template(**arrays))
+        return cls(about.prior, about.limits, about.scores, Template(**arrays), about.weights_sha256)
 
     def packed(self, about: Mapping[str, Any]) -> tuple[bytes, bytes]:
         """The JSON file and the safetensors file that `load` reads.
@@ -194,6 +197,7 @@ class Reference:
         data = bytes(save({name: np.asarray(getattr(self.template, name), dtype=np.float16) for name in names}))
         card = _Card(
             prior=self.prior,
+            weights_sha256=self.weights_sha256,
             limits=self.limits,
             scores=self.scores,
             sha256=hashlib.sha256(data).hexdigest(),
@@ -228,7 +232,8 @@ class Reference:
 def reference_for(card: Card) -> Reference | None:
     """What comes with medidiff for a prior; None where nothing does.
 
-    A prior that was adapted, or trained on something else under the same name, is not for the same scans.
+    A prior that was adapted, or trained on something else under the same name, is not for the same scans: a reference
+    is for the weights whose SHA-256 it names.
 
     Raises:
         PriorError: as `Reference.load`.
@@ -236,7 +241,18 @@ def reference_for(card: Card) -> Reference | None:
     path = _HERE / f"{card.name}{_SUFFIX}"
     if card.name != path.name.removesuffix(_SUFFIX) or "degradation" not in card.recipe or not path.is_file():
         return None
-    return _shipped(path)
+    reference = _shipped(path)
+    return reference if reference.weights_sha256 == card.weights_sha256 else None
+
+
+def reference_files(card: Card) -> tuple[Path, ...]:
+    """The files that `reference_for` reads for a prior; none where nothing comes with medidiff for it.
+
+    Raises:
+        PriorError: as `Reference.load`.
+    """
+    path = _HERE / f"{card.name}{_SUFFIX}"
+    return () if reference_for(card) is None else (path, path.with_suffix(".safetensors"))
 
 
 @cache
