@@ -65,7 +65,8 @@ def _make_neutral(uri: str) -> None:
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    made = SqlAlchemyStore(uri, "mlflow-artifacts:/")  # a place that MLflow does not make absolute
+    elsewhere = "mlflow-artifacts:/"  # a place that MLflow does not make absolute
+    made = SqlAlchemyStore(uri, elsewhere)  # type: ignore[no-untyped-call]
     with made.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE experiments SET artifact_location = 'mlruns/0' WHERE experiment_id = 0")
 

@@ -194,6 +194,8 @@ def test_a_bundle_gives_what_medidiff_gives(home, answer):
         assert np.array_equal(np.asarray(image.dataobj), wanted.data[0]), name
         assert np.allclose(image.affine, wanted.geometry.affine, atol=1e-5)
     assert not np.array_equal(answer[0].mean.data, answer[0].std.data)
+    told = json.loads((home / "eval" / "scan_scope.json").read_text(encoding="utf-8"))
+    assert told == answer[0].provenance.scope
 
 
 def test_the_metadata_keep_the_specification_and_less_does_not(found):
@@ -238,6 +240,7 @@ def test_the_same_prior_gives_the_same_bundle(home, tmp_path):
 def test_a_pyfunc_gives_the_same_bytes(place, found, answer):
     told = {"mean": sha256(answer[3].mean.data[0]), "spread": sha256(answer[3].std.data[0])}
     assert found[f"pyfunc_{place}"] == told
+    assert found[f"pyfunc_{place}_scope"] == answer[3].provenance.scope
     assert found[f"pyfunc_{place}_type"] == "float32"
     assert found[f"pyfunc_{place}"]["spread"] != sha256(answer[0].std.data[0])  # another seed
 

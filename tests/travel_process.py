@@ -69,6 +69,7 @@ def pyfunc() -> None:
     for name, place in {"folder": str(HOME / "model"), "registered": "models:/medidiff-tiny/1"}.items():
         model = mlflow.pyfunc.load_model(place)
         answer = model.predict(asked, params={"noise_level": 50.0, "draws": 2, "seed": 3})
+        FOUND[f"pyfunc_{name}_scope"] = answer.pop("scope")
         FOUND[f"pyfunc_{name}"] = {key: hashlib.sha256(value.tobytes()).hexdigest() for key, value in answer.items()}
         FOUND[f"pyfunc_{name}_type"] = str(answer["mean"].dtype)
     FOUND["estimated"] = hashlib.sha256(model.predict(asked)["mean"].tobytes()).hexdigest()

@@ -4,7 +4,7 @@ The layout is that of MONAI's bundle specification, with safetensors in the plac
 
     NAME/  configs/  metadata.json  inference.json  metadata.schema.json
            models/   NAME.safetensors  NAME.json (the prior's card)
-           scripts/  the code, carried out of medidiff
+           scripts/  the code, carried out of medidiff, and what it knows of the scans that the prior is for
            docs/     README.md (the model card)  license.txt
            README.md
 """
@@ -20,7 +20,8 @@ from medidiff.diffusion import Preconditioned
 from medidiff.prior import Card, Prior
 from medidiff.travel.carried import carry
 from medidiff.travel.folder import new_folder
-from medidiff.travel.readme import model_card
+from medidiff.travel.readme import model_card, scope_usage
+from medidiff.trust.reference import reference_files
 from medidiff.version import __version__
 
 __all__ = ["SCHEMA", "write_bundle"]
@@ -47,7 +48,11 @@ python -m monai.bundle run --config_file configs/inference.json --dataset_dir DI
 
 Every `*.nii.gz` of `dataset_dir` is denoised to its posterior mean. `--noise_level 12.5` gives the noise's standard
 deviation in the scan's units (estimated when left out), `--draws 8 --seed 1` adds the spread of posterior samples.
+Beside each result lies a `*_scope.json`. {scope}
 A config file of a bundle runs code: only run one from a source that you trust."""
+
+
+_SCOPE_SAVED = {"_target_": "scripts.travel.entry.ScopeSaved", "output_dir": "@output_dir"}
 
 
 def write_bundle(prior: Prior, out: Path) -> Path:
@@ -60,13 +65,13 @@ def write_bundle(prior: Prior, out: Path) -> Path:
     Raises:
         OutputError: ``E-EXISTS``, something is there; or the system refuses.
     """
-    carried = carry("medidiff.travel.entry", "scripts")
     with new_folder(out) as folder:
         for name in ("configs", "models", "docs"):
             (folder / name).mkdir()
-        carried.write(folder / "scripts")
         saved = Prior.card_of(prior.save(folder / "models"))
-        readme = model_card(saved, usage=_USAGE.format(monai=version("monai")))
+        carried = carry("medidiff.travel.entry", "scripts", data=reference_files(saved))
+        carried.write(folder / "scripts")
+        readme = model_card(saved, usage=_USAGE.format(monai=version("monai"), scope=scope_usage(saved)))
         for place in (folder, folder / "docs"):
             (place / "README.md").write_text(readme, encoding="utf-8")
         licence = f"The weights: {saved.licence}. The code in scripts/: Apache-2.0.\n"
@@ -83,7 +88,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _inference(card: Card) -> dict[str, Any]:
     """The configuration that ``monai.bundle run`` parses; what a user may replace stands first."""
-    settings = ("noise_level", "draws", "steps", "seed", "device")
+    settings = ("noise_level", "draws", "steps", "seed", "strict", "device")
     return {
         "imports": ["$import glob"],
         "bundle_root": ".",
@@ -94,6 +99,7 @@ def _inference(card: Card) -> dict[str, Any]:
         "draws": 0,
         "steps": 4,
         "seed": 0,
+        "strict": False,
         "device": "auto",
         "datalist": "$sorted(glob.glob(@dataset_dir + '/*.nii.gz'))",
         "network_def": {
@@ -120,7 +126,7 @@ def _inference(card: Card) -> dict[str, Any]:
         "network": "$@inferer.prior.denoiser",
         "postprocessing": {
             "_target_": "Compose",
-            "transforms": [_saved("pred", "denoised"), _saved("spread", "spread")],
+            "transforms": [_saved("pred", "denoised"), _saved("spread", "spread"), _SCOPE_SAVED],
         },
         "dataset": {
             "_target_": "Dataset",

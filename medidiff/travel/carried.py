@@ -7,9 +7,10 @@ nor what only that would load. Denoising needs a seventh of medidiff: no reader,
 from __future__ import annotations
 
 import ast
+import hashlib
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medidiff.errors import MedidiffError
@@ -29,25 +30,41 @@ class Carried:
     Args:
         sources: text of each module by its path below the package, e.g. ``"diffusion/backbone.py"``.
         needs: top-level packages that they import, beside Python's own.
+        data: files that they read, by their paths below the package.
     """
 
     sources: dict[str, str]
     needs: frozenset[str]
+    data: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """All of it, by path below the package."""
+        return {name: text.encode() for name, text in self.sources.items()} | self.data
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        found = hashlib.sha256()
+        for name, content in sorted(self.files.items()):
+            found.update(f"{name} {len(content)}\n".encode() + content)
+        return found.hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Put the modules into a folder, which becomes the package."""
-        for name, text in self.sources.items():
+        """Put the files into a folder, which becomes the package."""
+        for name, content in self.files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(content)
 
 
-def carry(entry: str, package: str) -> Carried:
+def carry(entry: str, package: str, *, data: Sequence[Path] = ()) -> Carried:
     """A module and all that it imports of medidiff, as a package of another name.
 
     Args:
         entry: dotted name of the module, e.g. ``"medidiff.travel.entry"``.
         package: name of the new package; every import of medidiff becomes one of it.
+        data: files of medidiff's own folder that the code reads beside itself.
 
     Raises:
         MedidiffError: ``E-CARRY``, a module is written so that it cannot be followed.
@@ -66,7 +83,8 @@ def carry(entry: str, package: str) -> Carried:
             sources.setdefault(f"{parent}/__init__.py", f'"""Part of `{package}`."""\n')
         waiting += reached
         needs |= other
-    return Carried(dict(sorted(sources.items())), frozenset(needs))
+    read = {path.relative_to(_ROOT).as_posix(): path.read_bytes() for path in data}
+    return Carried(dict(sorted(sources.items())), frozenset(needs), read)
 
 
 def _path(module: str) -> Path:

@@ -6,6 +6,7 @@ be registered in a store, under the name ``medidiff-NAME``.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import tempfile
@@ -19,16 +20,18 @@ from typing import Any
 import numpy as np
 
 from medidiff.errors import SettingsError
-from medidiff.prior import Prior
+from medidiff.prior import Card, Prior
 from medidiff.store import keep_quiet, register_folder
 from medidiff.travel.carried import Carried, carry
 from medidiff.travel.folder import new_folder
-from medidiff.travel.readme import model_card
+from medidiff.travel.readme import model_card, scope_usage
+from medidiff.trust.reference import reference_files
 
 __all__ = ["PACKAGE", "write_pyfunc"]
 
 PACKAGE = "medidiff_carried"
-"""Name of the package of code that travels with the model."""
+"""How the name of the package of code that travels with a model begins; a hash of what is in it follows, so that models
+of several versions, and of several priors, keep apart in one process."""
 
 _SERVED = "travel/served.py"
 _USAGE = """\
@@ -40,7 +43,7 @@ answer = model.predict({{"image": values, "affine": affine}}, params={{"noise_le
 ```
 
 `values` are (I, J, K) float32 in the scan's stored units, `affine` leads from voxels to RAS+ mm. A noise level of 0 is
-estimated. With `draws` of 2 or more the answer has a `"spread"` beside the posterior mean."""
+estimated. With `draws` of 2 or more the answer has a `"spread"` beside the posterior mean. {scope}"""
 
 
 def write_pyfunc(prior: Prior, out: Path, *, register: str | None = None) -> str | None:
@@ -55,24 +58,31 @@ def write_pyfunc(prior: Prior, out: Path, *, register: str | None = None) -> str
         OutputError: ``E-EXISTS``, something is there; or the system refuses.
         SettingsError: ``E-MLFLOW``, the store cannot be used; the folder is written all the same.
     """
-    carried = carry("medidiff.travel.served", PACKAGE)
     with new_folder(out) as folder, tempfile.TemporaryDirectory() as scratch:
-        _save(prior, carried, folder, Path(scratch))
+        _save(prior, folder, Path(scratch))
     if register is None:
         return None
     return register_folder(register, out, name=f"medidiff-{prior.card.name}")
 
 
-def _save(prior: Prior, carried: Carried, folder: Path, scratch: Path) -> None:
+def _carried(card: Card) -> tuple[str, Carried]:
+    """The package's name, and what is in it."""
+    entry, data = "medidiff.travel.served", reference_files(card)
+    name = f"{PACKAGE}_{carry(entry, PACKAGE, data=data).digest[:12]}"
+    return name, carry(entry, name, data=data)
+
+
+def _save(prior: Prior, folder: Path, scratch: Path) -> None:
     """Lay out what MLflow is given, and have it save that."""
+    card = Prior.card_of(prior.save(scratch / "prior"))
+    package, carried = _carried(card)
     sources = dict(carried.sources)
     served = scratch / "served.py"
     served.write_text(sources.pop(_SERVED), encoding="utf-8")
-    Carried(sources, carried.needs).write(scratch / PACKAGE)
-    card = Prior.card_of(prior.save(scratch / "prior"))
+    dataclasses.replace(carried, sources=sources).write(scratch / package)
     pins = [f"{name}=={version(name).partition('+')[0]}" for name in sorted(carried.needs)]
     keep_quiet()
-    with warnings.catch_warnings(), _importable(scratch):
+    with warnings.catch_warnings(), _importable(scratch, package):
         warnings.simplefilter("ignore")  # MLflow's, about its own dependencies and the lack of type hints
         import mlflow.pyfunc
 
@@ -81,7 +91,7 @@ def _save(prior: Prior, carried: Carried, folder: Path, scratch: Path) -> None:
             mlflow.pyfunc.save_model(
                 folder,
                 python_model=str(served),
-                code_paths=[str(scratch / PACKAGE)],
+                code_paths=[str(scratch / package)],
                 artifacts={"prior": str(scratch / "prior")},
                 signature=_signature(card.modality),
                 input_example=_example(),
@@ -89,18 +99,19 @@ def _save(prior: Prior, carried: Carried, folder: Path, scratch: Path) -> None:
             )
         except mlflow.exceptions.MlflowException as error:
             raise SettingsError("E-MLFLOW", f"MLflow cannot save the model ({type(error).__name__})") from error
-    (folder / "README.md").write_text(model_card(card, usage=_USAGE.format(name=card.name)), encoding="utf-8")
+    usage = _USAGE.format(name=card.name, scope=scope_usage(card))
+    (folder / "README.md").write_text(model_card(card, usage=usage), encoding="utf-8")
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def _importable(folder: Path, package: str) -> Iterator[None]:
     """Let MLflow import the code that travels, which it does once when it saves; nothing of it is left behind."""
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path.remove(str(folder))
-        for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
             del sys.modules[name]
 
 
@@ -118,6 +129,7 @@ def _signature(modality: str) -> Any:
         ("draws", DataType.long, 0),
         ("steps", DataType.long, 4),
         ("seed", DataType.long, 0),
+        ("strict", DataType.boolean, False),
     )
     return ModelSignature(
         inputs=Schema([image, affine]),

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from medidiff.errors import printable
 from medidiff.prior import Card
 from medidiff.prior.coarse import CoarseCard
+from medidiff.trust.reference import reference_for
 from medidiff.version import __version__
 
-__all__ = ["NEVER_CALIBRATED", "model_card", "sections"]
+__all__ = ["NEVER_CALIBRATED", "model_card", "scope_usage", "sections"]
 
 NEVER_CALIBRATED = "never measured: do not take the spread of its draws, or an interval made of it, for coverage"
 _KNOWN = (
@@ -62,6 +63,14 @@ def model_card(card: Card, *, usage: str) -> str:
     body = "".join(f"## {title}\n\n{_table(lines)}\n\n" for title, lines in sections(card).items())
     written = f"Written by medidiff {__version__}. Research use only, not for diagnosis."
     return f"{_front(card)}\n# {card.name}\n\n{written}\n\n{body}## How to use it\n\n{usage.strip()}\n"
+
+
+def scope_usage(card: Card) -> str:
+    """What becomes of a scan that is not of the kind that a prior is for, in one paragraph."""
+    if reference_for(card) is None:
+        return "Nothing comes with this prior that says which scans it is for: the verdict is always `unjudged`."
+    told = "The answer says under `scope` whether the scan is of the kind that the prior is for"
+    return f"{told}: `inside` or `outside`, with reasons. With `strict` a scan that is outside is refused (`E-SCOPE`)."
 
 
 def _numbered(name: str, lines: tuple[str, ...]) -> dict[str, object]:

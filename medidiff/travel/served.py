@@ -24,7 +24,8 @@ class Served(PythonModel):
     """Denoises one scan a call.
 
     The input is ``{"image": (I, J, K) float32 stored values, "affine": (4, 4) float64 to RAS+ mm}``, the answer
-    ``{"mean": (I, J, K) float32}``, and ``"spread"`` beside it where draws were asked for.
+    ``{"mean": (I, J, K) float32, "scope": {"verdict": ...}}``, and ``"spread"`` beside them where draws were asked for.
+    `scope` says whether the scan is of the kind that the prior is for, as in a provenance of medidiff.
     """
 
     prior: Prior
@@ -41,7 +42,7 @@ class Served(PythonModel):
         settings["noise_level"] = settings.get("noise_level") or None
         scan: Mapping[str, Any] = model_input
         answer = denoised(self.prior, np.asarray(scan["image"]), np.asarray(scan["affine"]), **settings)
-        told = {"mean": answer.mean.data[0]}
+        told = {"mean": answer.mean.data[0], "scope": dict(answer.provenance.scope)}
         return told if answer.std is None else told | {"spread": answer.std.data[0]}
 
 
