@@ -207,6 +207,13 @@ def test_a_name_in_a_sentence_becomes_its_label(tmp_path):
     assert len(account.told([f"sentence {n}" for n in range(500)])) == 201
 
 
+def test_a_file_may_be_called_otherwise_but_a_word_may_not():
+    account = Account(RecordWriter(), ["Doe Jane.nii.gz", "scan"])
+    account.call("Doe Jane.nii.gz", "first.nii.gz")
+    account.call("scan", "series")
+    assert account.plain("the scan Doe Jane.nii.gz") == "the scan first.nii.gz"
+
+
 def test_files_are_counted_apart_from_the_reader(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / ".medidiff-stage").mkdir()

@@ -80,8 +80,9 @@ class Account:
         self._learn(names)
 
     def call(self, name: str, label: str) -> None:
-        """Take a label for a name, whatever the name is made of."""
-        self._labels[name] = label
+        """Take a label for a file's name, whatever it is made of; one without an ending could be any word."""
+        if Path(name).suffix:
+            self._labels[name] = label
 
     def _learn(self, names: Iterable[str]) -> None:
         new = (name for name in names if name and name not in self._labels)
