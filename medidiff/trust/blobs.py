@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from medidiff.trust.residual import blurred, gaussian_kernel
+from medidiff.trust.residual import averaged, gaussian_kernel
 from medidiff.volume import Geometry
 
 __all__ = ["MOST", "Blob", "Layer", "Peak", "apart", "peaks"]
@@ -23,6 +23,7 @@ MOST = 20
 _MOST_PEAKS = 2000  # that are told apart
 _NEAR = 0.75  # diameters
 _AROUND = 2.0  # filter widths of the surroundings that a place is compared with
+_LEAST_AROUND = 1.0  # voxels, of those widths: a voxel's surroundings are its neighbours
 _WIDER = 1.4  # a ball's diameter over what its filtered image is wide at half height, the filter's width taken off
 _HALF_WIDTH = 2.355  # full width at half height of a Gaussian, in standard deviations
 
@@ -140,14 +141,15 @@ def _described(
     geometry: Geometry,
 ) -> Blob:
     spacing = np.asarray(geometry.spacing_mm)
-    reach = [math.ceil(2 * layer.diameter_mm / s) + 1 for s in spacing]
+    reach = [math.ceil(max(2 * layer.diameter_mm / s, 3 * _LEAST_AROUND)) + 1 for s in spacing]
     box = tuple(slice(max(0, n - r), n + r + 1) for n, r in zip(place, reach, strict=True))
     middle = tuple(n - side.start for n, side in zip(place, box, strict=True))
     inside = _piece((layer.deviates[box] / z).cpu().numpy() >= 0.5, middle)
     extent = 2 * (3 * float(inside.sum()) * float(np.prod(spacing)) / (4 * math.pi)) ** (1 / 3)
     blur = _HALF_WIDTH * layer.diameter_mm / 4  # what the filter adds to the width at half height
     diameter = _WIDER * math.sqrt(max(extent**2 - blur**2, (layer.diameter_mm / 4) ** 2))
-    shown, measured = (_contrast(image[box], layer, middle) for image in (seen, scan))
+    heeded = layer.deviates[box] != 0
+    shown, measured = (_contrast(image[box], heeded, layer.widths, middle) for image in (seen, scan))
     kind: Kind = "added" if abs(shown) >= abs(measured) else "removed"
     x, y, zed = (round(float(c), 1) for c in geometry.world(place))
     return Blob(
@@ -166,8 +168,8 @@ def _piece(mask: NDArray[np.bool_], middle: tuple[int, ...]) -> NDArray[np.bool_
     return np.asarray(labels == labels[middle])
 
 
-def _contrast(image: Tensor, layer: Layer, middle: tuple[int, ...]) -> float:
-    """Brightness of a place against what lies around it."""
-    here = blurred(image, gaussian_kernel(layer.widths))[middle]
-    around = blurred(image, gaussian_kernel([_AROUND * width for width in layer.widths]))[middle]
+def _contrast(image: Tensor, heeded: Tensor, widths: Sequence[float], middle: tuple[int, ...]) -> float:
+    """Brightness of a place against what lies around it and is heeded: no air, and nothing beyond the field of view."""
+    wider = [max(_AROUND * width, _LEAST_AROUND) for width in widths]
+    here, around = (averaged(image, heeded, gaussian_kernel(each))[middle] for each in (widths, wider))
     return float(here - around)

@@ -16,7 +16,17 @@ import torch
 from scipy import special
 from torch import Tensor
 
-__all__ = ["Kernel", "blurred", "gaussian_kernel", "matched", "rician_mean", "standardised"]
+__all__ = [
+    "Kernel",
+    "averaged",
+    "blurred",
+    "gaussian_kernel",
+    "heat_kernel",
+    "matched",
+    "rician_information",
+    "rician_mean",
+    "standardised",
+]
 
 _HIGHEST, _STEP = 8.0, 0.1  # of the signal in the table, in noise levels; above, the law is normal to a hundredth
 _REACH, _FINE = 8.0, 0.05  # of the value about the signal
@@ -79,6 +89,20 @@ def rician_mean(signal: Tensor, level: float | Tensor) -> Tensor:
     return mean
 
 
+def rician_information(signal: Tensor, level: float | Tensor) -> Tensor:
+    """What a magnitude says of its signal, as a share of what Gaussian noise of the level would let it say.
+
+    ``g² σ² / v`` with the slope g of the mean over the signal and the variance v of the magnitude, which are 1 and σ²
+    of Gaussian noise: near 1 from five noise levels on, 0 where there is no signal.
+    """
+    ratio = (signal.clamp_min(0) / level).clamp_max(_HIGHEST)  # above, 1 to a hundredth
+    quarter = ratio.square() / 4
+    slope = math.sqrt(math.pi / 8) * ratio * (torch.special.i0e(quarter) + torch.special.i1e(quarter))
+    variance = 2 + ratio.square() - rician_mean(ratio, 1.0).square()
+    share: Tensor = slope.square() / variance
+    return share
+
+
 def gaussian_kernel(widths_voxels: Sequence[float]) -> Kernel:
     """A Gaussian of the given standard deviation along each axis, cut at three of them; its weights sum to 1."""
     kernel = []
@@ -87,6 +111,17 @@ def gaussian_kernel(widths_voxels: Sequence[float]) -> Kernel:
         weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * max(width, 0.2) ** 2))
         kernel.append(tuple(float(w) for w in weights / weights.sum()))
     return tuple(kernel)
+
+
+def heat_kernel(width_voxels: float) -> Kernel:
+    """A Gaussian along every axis that has just this standard deviation on a grid, also where it is under a voxel.
+
+    ``exp(-s²) I_n(s²)`` (Lindeberg 1990): one of s after one of t is one of sqrt(s² + t²), and all of them multiply a
+    spatial frequency ω by ``exp(-s² (1 - cos ω))``.
+    """
+    reach = math.ceil(4 * width_voxels) + 1 if width_voxels > 0 else 0
+    weights = special.ive(np.abs(np.arange(-reach, reach + 1)), width_voxels**2)
+    return (tuple(float(w) for w in weights / weights.sum()),) * 3
 
 
 def blurred(image: Tensor, kernel: Kernel) -> Tensor:
@@ -102,6 +137,20 @@ def blurred(image: Tensor, kernel: Kernel) -> Tensor:
             new[:-shift].add_(old[shift:], alpha=weights[middle - shift])
         out = new.movedim(0, axis)
     return out
+
+
+def averaged(image: Tensor, inside: Tensor, kernel: Kernel) -> Tensor:
+    """(I, J, K) an image filtered from its voxels inside alone; what lies beyond them or the ends is not taken for 0.
+
+    ``Σ K x / Σ K``, both sums over the voxels inside (Knutsson & Westin 1993); 0 where none is near.
+
+    Args:
+        image: (I, J, K) x.
+        inside: (I, J, K) true where it counts.
+        kernel: K, of weights above 0.
+    """
+    near = blurred(inside.to(image.dtype), kernel)
+    return blurred(torch.where(inside, image, 0), kernel) / near.clamp_min(1e-12)
 
 
 def matched(deviates: Tensor, inside: Tensor, kernel: Kernel) -> Tensor:
