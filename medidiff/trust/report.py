@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.trust.blobs import MOST, Blob, Layer, Peak, apart, peaks
-from medidiff.trust.residual import blurred, gaussian_kernel, matched, rician_mean, standardised
+from medidiff.trust.residual import (
+    averaged,
+    blurred,
+    gaussian_kernel,
+    heat_kernel,
+    matched,
+    rician_information,
+    rician_mean,
+    standardised,
+)
 from medidiff.trust.rings import Rings, scanned
 from medidiff.trust.significance import Lattice, chance_of_peak, discoveries, height_of, spread
 from medidiff.volume import Geometry
@@ -34,8 +43,13 @@ _CHANCE = 0.01  # that noise alone raises a flag, in a whole scan
 _FEWEST = 1000  # voxels; fewer say nothing reliable
 _DARK = 0.1  # of the brightest tissue: what is darker is air
 _DETAIL = 1.0  # voxels; the standard deviation of the blur whose Laplacian is the detail
+_MARGIN = 3  # voxels to where nothing is heeded; nearer ones say nothing of a blur
 _UNCERTAIN = 0.03  # standard error of the share of the Laplacian that is missing; more says nothing
+_BLURRIEST = 3.0  # voxels; the most that is told
+_ROUNDS, _CLOSE = 8, 1e-3  # of Newton's method at most, and the last step in voxels², 0.001 of a blur of half a voxel
 _REACH = 1.6448536269514722  # standard deviations to either side that hold nine tenths of a normal law
+_POOLED = 2.0  # voxels; the standard deviation of the Gaussian over which the variance of draws is averaged
+_LEAST = 0.01  # of the variance of the noise; a residual is told no less
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +83,10 @@ class Examined:
         p: probability that noise alone goes as far from 0 at any size.
         flags: the places where both part, furthest first, at most 20.
         more: how many further places there are.
-        blur_voxels: standard deviation of the Gaussian by which the answer is blurrier than its scan; negative where it
-            is sharper; None where the answer shows no detail.
-        outside: share of the tissue whose scan lies outside the interval that nine tenths of it should lie in; None
-            without a standard deviation.
+        blur_voxels: standard deviation of the Gaussian by which the answer is blurrier than its scan, at most 3;
+            negative where it is sharper; None where the answer shows no detail.
+        outside: share of the tissue whose scan lies outside the interval about the answer that nine tenths of it should
+            lie in, were the answer the mean of a posterior as wide as told; None without a standard deviation.
         rings: agreement by spatial frequency; None where the scan has no room for a window.
     """
 
@@ -182,7 +196,7 @@ def examined(
         rician: whether the scan is a magnitude.
         geometry: of the scan.
         inside: (I, J, K) where the residual is heeded, as from `tissue`.
-        deviation: (I, J, K) standard deviation of the posterior, as the scanner would see it.
+        deviation: (I, J, K) standard deviation of the posterior of what the scanner sees.
 
     Returns:
         The report, and (I, J, K) the deviate furthest from 0 at any size; None where there are fewer than 1000 voxels,
@@ -194,6 +208,7 @@ def examined(
         return None
     deviates = standardised(scan, seen, level, rician=rician)
     expected = rician_mean(seen, level) if rician else seen
+    information = rician_information(seen, level).sqrt() if rician else 1.0
     residual = scan - expected
     white = max(1.0, spread(deviates[inside]))
     scales: list[Scale] = []
@@ -213,8 +228,8 @@ def examined(
         p=min(1.0, len(scales) * min(scale.p for scale in scales)),
         flags=tuple(flags),
         more=len(places) - len(flags),
-        blur_voxels=_blur(residual, seen, inside, typical),
-        outside=None if deviation is None else _outside(residual, deviation, level, inside),
+        blur_voxels=_blur(scan, expected, inside, typical),
+        outside=None if deviation is None else _outside(deviates, deviation / level * information, inside),
         rings=scanned(scan, expected, typical, inside=inside, geometry=geometry),
     )
     return report, strongest
@@ -248,23 +263,69 @@ def _at(
     )
 
 
-def _blur(residual: Tensor, seen: Tensor, inside: Tensor, level: float) -> float | None:
-    """How much blurrier the answer is than its scan: a blur of s takes ``s²/2`` of the Laplacian away."""
-    smooth = blurred(seen, gaussian_kernel((_DETAIL,) * 3))
-    detail = torch.zeros_like(smooth)
-    for axis in range(3):
-        along, out = smooth.movedim(axis, 0), detail.movedim(axis, 0)
-        if len(along) > 2:
-            out[1:-1] += 2 * along[1:-1] - along[:-2] - along[2:]
-    detail = detail[inside].double()
-    power = float(detail.square().sum())
-    if power == 0 or level / math.sqrt(power) > _UNCERTAIN:
+def _blur(scan: Tensor, seen: Tensor, inside: Tensor, level: float) -> float | None:
+    """How much blurrier the answer is than its scan: the s at which the scan, blurred by s, has as much detail as it.
+
+    Both are held against one template, the Laplacian D of the smoothed answer. ``<G(s) scan - seen, D>`` falls with s
+    and is convex in s², so Newton's method from 0 meets its root from below; ``d G(s) / d s²`` is half the Laplacian.
+    Of an answer that is sharper, both change places. Only tissue is read, and D only well inside of it.
+    """
+    deep = _deep(inside)
+    detail = _laplacian(averaged(seen, inside, heat_kernel(_DETAIL)))[deep].double()
+
+    def along(image: Tensor) -> float:
+        return float(image[deep].double() @ detail)
+
+    power = along(_laplacian(seen))
+    if not power > 0 or level * float(detail.norm()) > _UNCERTAIN * power:
         return None
-    share = float((residual[inside].double() * detail).sum()) / power
-    return round(math.copysign(math.sqrt(2 * abs(share)), share), 3)
+    blurrier = along(scan - seen) >= 0
+    sharp, soft = (scan, seen) if blurrier else (seen, scan)
+    square = 0.0
+    for _ in range(_ROUNDS):
+        now = averaged(sharp, inside, heat_kernel(math.sqrt(square)))
+        slope = along(_laplacian(now)) / 2
+        step = along(now - soft) / slope if slope > 0 else math.inf
+        square = min(max(square + step, 0.0), _BLURRIEST**2)
+        if abs(step) < _CLOSE or square == _BLURRIEST**2:
+            break
+    return round(math.sqrt(square) if blurrier else -math.sqrt(square), 3)
 
 
-def _outside(residual: Tensor, deviation: Tensor, level: float | Tensor, inside: Tensor) -> float:
-    """Share of the tissue whose scan lies outside the interval about the answer, noise and posterior together."""
-    width = (deviation.square() + (level**2 if isinstance(level, float) else level.square())).sqrt()
-    return round(float((residual.abs() > _REACH * width)[inside].float().mean()), 4)
+def _laplacian(image: Tensor) -> Tensor:
+    """The Laplacian with its sign turned; nothing along an axis at its ends."""
+    out = torch.zeros_like(image)
+    for axis in range(3):
+        along, there = image.movedim(axis, 0), out.movedim(axis, 0)
+        if len(along) > 2:
+            there[1:-1] += 2 * along[1:-1] - along[:-2] - along[2:]
+    return out
+
+
+def _deep(inside: Tensor) -> Tensor:
+    """Voxels inside with none that is not within the margin; beyond the ends nothing is missing."""
+    size = 2 * _MARGIN + 1
+    hole = (~inside).float()[None, None]
+    for axis in range(3):
+        along = [size if a == axis else 1 for a in range(3)]
+        hole = F.max_pool3d(hole, along, stride=1, padding=[n // 2 for n in along])
+    return hole[0, 0] == 0
+
+
+def _outside(deviates: Tensor, told: Tensor, inside: Tensor) -> float:
+    """Share of the tissue whose scan is further from the answer than nine tenths of it should be.
+
+    The answer m was made from this very scan y and has kept some of its noise, so y is nearer to m than a new scan
+    would be. With Tweedie's formula ``m = y + σ² ∇log p(y)`` and ``Var(x | y) = σ² + σ⁴ ∇²log p(y)``, and because
+    ``E[(∇log p)²] = -E[∇²log p]``, ``E[(y - m)²] = σ² - E[Var(x | y)]`` for any law of x; a new scan would have the
+    sum. Variances are averaged over neighbours, since a few draws say little of one voxel; of a mixture of normal laws
+    about a tenth still lies beyond 1.645 of its standard deviations, where the share hardly depends on the tails.
+
+    Args:
+        deviates: (I, J, K) the residual, standard normal were the answer the truth.
+        told: (I, J, K) standard deviation of the posterior, in those of what the noise leaves open.
+        inside: (I, J, K) the tissue.
+    """
+    variance = 1 - averaged(told.square(), inside, gaussian_kernel((_POOLED,) * 3))
+    beyond = deviates.abs() > _REACH * variance.clamp_min(_LEAST).sqrt()
+    return round(float(beyond[inside].float().mean()), 4)
