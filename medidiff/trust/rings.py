@@ -2,8 +2,15 @@
 
 In every window of a scan the correlation of the scan with what it should see of the answer is read in shells of spatial
 frequency (Harauz & van Heel 1986; Koho et al. 2019, Nature Communications 10:3103, for one image and its noise). Where
-the answer is right, a shell with the powers P of the answer and N of the noise has a correlation of sqrt(P / (P + N)).
-An answer that shows what the scan does not contain has less: *support* is the correlation found over that expected.
+the answer is the truth, a shell with the powers P of the answer and N of the noise has a correlation of
+sqrt(P / (P + N)). An answer with power that it does not share with the scan has less: *support* is the correlation
+found over that one, at most 1.
+
+It is capped because an answer is made from its scan, and more is no merit. Truth, posterior draw and posterior mean m
+of a scan y all share the power ``E<y, m> = E<y, E[x | y]> = E<y, x>`` of the truth with it, and a mean has less power
+than the truth by the variance V of the posterior. Its correlation is thus at least sqrt(1 + V / P) times
+sqrt(P / (P + N)). The three powers at hand do not tell a mean to which detail of the power V was added from a draw,
+which is right: support falls below 1 where more than that was added.
 """
 
 from __future__ import annotations
@@ -37,11 +44,12 @@ class Rings:
     Args:
         windows: how many were read.
         edges: (M + 1,) ends of the shells, in cycles per mm.
-        correlation: (M,) median over windows.
-        support: (M,) median over windows of the correlation over that expected of a right answer.
+        correlation: (M,) median over windows; noise that the answer kept counts in it.
+        support: (M,) median over windows of the correlation over the least that a right answer has, at most 1.
         least: the lowest support of a window, averaged over its shells by their power.
         least_at_mm: (3,) middle of that window in the patient, RAS+.
-        resolution_mm: median of the finest detail up to which the correlation stays above one half.
+        resolution_mm: median of the finest detail up to which the correlation stays above one half: how far the answer
+            follows its scan.
     """
 
     windows: int
@@ -81,7 +89,7 @@ def scanned(scan: Tensor, seen: Tensor, level: float, *, inside: Tensor, geometr
     noise = level**2 * taper.square().sum() * shells.sum(1)
     right = there / (there + noise).clamp_min(_TINY)  # the share of a shell's power that is not noise
     correlation = cross / (here * there).clamp_min(_TINY).sqrt()
-    support = correlation / right.clamp_min(_TINY).sqrt()
+    support = (correlation / right.clamp_min(_TINY).sqrt()).clamp_max(1)
     overall = (support * right).sum(1) / right.sum(1).clamp_min(_TINY)
     worst = int(overall.argmin())
     middle = geometry.world([c + (n - 1) / 2 for c, n in zip(corners[worst], sides, strict=True)])
