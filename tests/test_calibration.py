@@ -12,8 +12,8 @@ import torch
 from medidiff.errors import InputError, SettingsError
 from medidiff.physics import identity
 from medidiff.trust import Calibration, Made, signs_of
-from medidiff.trust.calibration import corrected
 from medidiff.trust.cases import case_from_json, case_to_json
+from medidiff.trust.nodes import corrected
 from medidiff.trust.signs import strange
 from tests.trust_cases import GAIN, MADE, MASK, SHAPE, answer, calibration, case, head
 

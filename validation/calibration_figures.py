@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from medidiff.errors import InputError
 from medidiff.trust import Calibration, Case, Made
-from medidiff.trust.calibration import factors
 from medidiff.trust.cases import case_from_json
 from medidiff.trust.conformal import cap_of, controlled, needed
+from medidiff.trust.nodes import factors
 from medidiff.trust.tally import REACHES, SIZES_MM, Tally
 from medidiff.version import __version__
 

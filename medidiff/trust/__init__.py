@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from medidiff.trust.calibration import BUNDLED_CALIBRATIONS, Calibration, Case, Made, Seen
+from medidiff.trust.calibration import BUNDLED_CALIBRATIONS, Calibration, Made
 from medidiff.trust.conformal import needed
 from medidiff.trust.holding import Evidence, Held, held
 from medidiff.trust.intervals import Answer, Claim, Interval, RegionInterval
+from medidiff.trust.nodes import Case, Seen
 from medidiff.trust.posterior import Posterior
 from medidiff.trust.report import Examined, examined, tissue
 from medidiff.trust.scope import Scope, scope_of

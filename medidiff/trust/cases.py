@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from medidiff.errors import SettingsError
-from medidiff.trust.calibration import Case, Seen
+from medidiff.trust.nodes import Case, Seen
 from medidiff.trust.tally import EDGES, REACHES, Tally
 
 __all__ = ["case_from_json", "case_to_json", "tally_from_dict", "tally_to_dict"]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from medidiff.errors import InputError
 from medidiff.physics import Separable
-from medidiff.trust.calibration import Calibration, Made, Node, Seen, corrected
+from medidiff.trust.calibration import Calibration, Made
+from medidiff.trust.nodes import Node, Seen, corrected
 from medidiff.trust.tally import FULL, block_side, judged_mask, scale_of
 from medidiff.volume import Volume
 
