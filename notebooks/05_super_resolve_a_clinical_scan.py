@@ -14,8 +14,9 @@
 # # From a folder of DICOM to a decision
 #
 # Clinical scans are often fine in plane and thick across: 0.9 mm by 0.9 mm by 4 mm. Here a folder of DICOM files goes
-# in, the series in it is brought to voxels of 1 mm, and you decide by a report whether to use it. If so, it goes back
-# into the study as a new series. Run the cells from top to bottom; you need not know the API.
+# in, the series in it is brought to voxels of 1 mm, and you decide by a report whether to use it. If so, you say so in
+# the first code cell (`LOOKED`), and it goes back into the study as a new series. Run the cells from top to bottom; you
+# need not know the API.
 #
 # The bundled prior knows T1-weighted brain MR, and has seen some T2 and FLAIR. **Research use only, not for
 # diagnosis.**
@@ -29,6 +30,7 @@ SERIES = 0  # which scan of the folder, by its number in the list below; 0 where
 VOXEL = 1.0  # mm; axes that are finer already stay as they are
 OUT = Path("out") / "clinical"  # results go here
 DRAWS, STEPS, SEED = 4, 2, 0  # plausible fine volumes, and evaluations of the network for each
+LOOKED = False  # set to True when you have looked at the report and want the result written into the study
 
 SHORT = os.environ.get("MEDIDIFF_SHORT") == "1"  # a small part of the scan and few steps, for the tests
 DRAWS, STEPS = (2, 1) if SHORT else (DRAWS, STEPS)
@@ -41,6 +43,9 @@ DRAWS, STEPS = (2, 1) if SHORT else (DRAWS, STEPS)
 # nothing is guessed.
 
 # %%
+from itertools import count
+from tempfile import TemporaryDirectory
+
 import numpy as np
 from IPython.display import Image, display
 
@@ -50,6 +55,7 @@ from medidiff.metrics.peers import cubic_spline
 from medidiff.qc import case_report, write_page
 from medidiff.report import Look, comparison
 
+OUT.mkdir(parents=True, exist_ok=True)
 study = Path(STUDY) if STUDY else md.example_study(OUT / "study")
 contents = md.inspect(study)
 for number, found in enumerate(contents.series, 1):
@@ -126,8 +132,11 @@ for check in report.checks:
 bright = float(np.percentile(fine, 99))
 share = float(np.median(sharp.std.data[0][fine > 0.3 * bright])) / bright
 print(f"\ntypical uncertainty in tissue: {100 * share:.1f} % of the brightest")
-use = not report.flags
-print(f"DECISION: {'go on, after a look at' if use else 'do not use it before you have looked at'} {page}")
+asked = "; ".join(check.name for check in report.checks if check.state == "look")
+print(f"\nDECISION: {'do not use it yet' if asked else 'no check speaks against it'}. What to do next:")
+print(f"  1. Open {page} and scroll through the planes{f', first for this: {asked}' if asked else ''}.")
+print("  2. Stop and keep to the thick scan if edges were added that it does not show in its slices.")
+print("  3. Else, if you want it: LOOKED = True in the first code cell; run that cell, then the last one.")
 
 # %% [markdown]
 # ## 6. Back into the study
@@ -135,18 +144,24 @@ print(f"DECISION: {'go on, after a look at' if use else 'do not use it before yo
 # The result becomes a new series of the same study: the patient's modules are the source's, the series and its images
 # are new, marked as derived and for research, and refer to their source. It is read back and compared. Nothing of the
 # source is changed, and nothing is sent anywhere; `medidiff pacs push` does that, to an address that you name.
+#
+# With `LOOKED = False` this is a rehearsal: the series is written into a scratch folder, read back and thrown away.
+# With `LOOKED = True` it stays, in a new folder for each run.
 
 # %%
-if use or SHORT:
-    written = md.write(sharp.mean, OUT / "series", like=study, provenance=sharp.provenance)
-    back = md.read(OUT / "series")
-    images = sum(path.suffix == ".dcm" for path in written)
-    shift = back.geometry.distance_mm(sharp.mean.geometry)
-    print(f"{images} images in {OUT / 'series'}, and a record of how they were made")
-    print(f"read back: {back}")
-    print(f"largest shift of a corner voxel: {shift:.0e} mm")
-else:
-    print("nothing was written: set `use = True` here once you have looked at the report")
+numbered = (OUT / f"series-{number}" for number in count(1))
+series = next(folder for folder in numbered if not folder.exists())
+with TemporaryDirectory(dir=OUT) as scratch:
+    place = series if LOOKED else Path(scratch) / "series"
+    options = ReadOptions(scan=SERIES)  # which scan of the study it joins
+    written = md.write(sharp.mean, place, like=study, options=options, provenance=sharp.provenance)
+    back = md.read(place)
+images = sum(path.suffix == ".dcm" for path in written)
+shift = back.geometry.distance_mm(sharp.mean.geometry)
+print(f"{'WRITTEN' if LOOKED else 'REHEARSED, nothing was kept'}: {images} images and a record of how they were made")
+print(f"read back: {back}")
+print(f"largest shift of a corner voxel: {shift:.0e} mm")
+print(f"folder: {series}" if LOOKED else f"LOOKED = True in the first code cell would write them to {series}")
 figure = sharp.plot()
 figure.savefig(OUT / "result.png")
 figure

@@ -1,13 +1,18 @@
 """The notebooks run from top to bottom in a process of their own, without a warning, and show pictures."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import jupytext
 import nbformat
+import numpy as np
+import pydicom
 import pytest
+
+import medidiff as md
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "validation"))
@@ -30,10 +35,19 @@ MOST_CELLS = 15
 SECONDS_A_CELL = 900  # far above what a cell needs: a limit for what hangs, not a measurement
 
 
-def executed(source, folder):
-    """The py:percent source as a notebook that ran in `folder`, in a fresh kernel of this Python, in short mode."""
+def executed(source, folder, *, last_again=False, **parameters):
+    """The py:percent source as a notebook that ran in `folder`, in a fresh kernel of this Python, in short mode.
+
+    Parameters of the first cell are replaced; `last_again` runs the last code cell a second time.
+    """
     path = folder / f"{Path(source).stem}.ipynb"
-    jupytext.write(jupytext.read(source), path)
+    notebook = jupytext.read(source)
+    first, *_, last = code_cells(notebook)
+    for name, value in parameters.items():
+        first.source, count = re.subn(rf"^{name} = .*$", lambda _: f"{name} = {value!r}", first.source, flags=re.M)
+        assert count == 1, name
+    notebook.cells += [nbformat.v4.new_code_cell(last.source)] if last_again else []
+    jupytext.write(notebook, path)
     settings = {
         "MEDIDIFF_SHORT": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -104,6 +118,53 @@ def test_it_runs_and_shows_pictures(source, tmp_path):
     notebook = executed(source, tmp_path)
     assert faults(notebook) == []
     assert len(pictures(notebook)) >= 4
+
+
+CLINICAL = SOURCES[NAMES.index("05_super_resolve_a_clinical_scan")]
+
+
+def said(notebook):
+    return "".join(output.text for output in outputs(notebook, "stream"))
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study of two series, of which the second is mirrored from front to back in its voxels' values."""
+    folder = md.example_study(tmp_path / "a study")
+    for path in sorted((folder / "T1w").iterdir()):
+        image = pydicom.dcmread(path)
+        for name in ("SeriesInstanceUID", "SOPInstanceUID"):
+            image[name].value = image[name].value[:-6] + "9" + image[name].value[-5:]
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        image.SeriesNumber = 2
+        image.PixelData = np.ascontiguousarray(image.pixel_array[::-1]).tobytes()
+        (folder / "again").mkdir(exist_ok=True)
+        image.save_as(folder / "again" / path.name)
+    return folder
+
+
+def test_a_clinical_study_of_several_series_gets_the_result_once_the_user_has_looked(tmp_path, study):
+    notebook = executed(CLINICAL, tmp_path, last_again=True, STUDY=str(study), SERIES=2, LOOKED=True)
+    assert faults(notebook) == []
+    assert "scan 2: MR" in said(notebook)
+    assert said(notebook).count("WRITTEN") == 2
+    written = sorted((tmp_path / "out" / "clinical").glob("series-*"))  # a second run takes a folder of its own
+    assert [folder.name for folder in written] == ["series-1", "series-2"]
+    joined = pydicom.dcmread(next(written[0].glob("*.dcm")), stop_before_pixels=True)
+    series = {name: pydicom.dcmread(next((study / name).iterdir())) for name in ("T1w", "again")}
+    assert joined.StudyInstanceUID == series["again"].StudyInstanceUID
+    referenced = {item.ReferencedSOPInstanceUID for item in joined.SourceImageSequence}
+    source = {path: pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in study.rglob("*.dcm")}
+    assert referenced <= {uid for path, uid in source.items() if path.parent.name == "again"}
+
+
+def test_as_shipped_the_clinical_notebook_writes_nothing_and_says_what_to_do(tmp_path):
+    notebook = executed(CLINICAL, tmp_path)
+    assert faults(notebook) == []
+    for words in ("DECISION: ", "LOOKED = True in the first code cell", "REHEARSED, nothing was kept: 32 images"):
+        assert words in said(notebook)
+    left = {path.name for path in (tmp_path / "out" / "clinical").iterdir()}
+    assert left == {"study", "added.png", "report.html", "result.png"}
 
 
 def test_faults_are_noticed(tmp_path):

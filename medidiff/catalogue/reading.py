@@ -167,7 +167,8 @@ INPUT: Rows = {
     ),
     "E-MULTISERIES": (
         "The path holds several scans where one is needed.",
-        "See them with 'medidiff info', then choose with --scan N, or convert all with --all.",
+        "See them with 'medidiff info', then choose with --scan N, in Python with ReadOptions(scan=N), or convert all "
+        "with --all.",
     ),
     "E-NODECODER": (
         "The pixels are compressed in a way that no installed package reads.",
