@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
 from medidiff.errors import InputError, OutputError, SettingsError
@@ -25,6 +26,7 @@ from medidiff.volume import Geometry
 __all__ = ["Look", "comparison", "montage"]
 
 _SCALE_BAR_MM = 50.0
+_APART = 0.3  # inches between words that must not touch
 
 _Array = NDArray[np.float32]
 
@@ -249,8 +251,8 @@ class _Page:
             page.text(cls._LEFT / 2, middle, plane.name, size=10, color=DIM, rotation=90, ha="center", va="center")
         return page
 
-    def text(self, x: float, y: float, words: str, **style: str | float) -> None:
-        _text(self.figure, x / self.width, y / self.height, words, **style)
+    def text(self, x: float, y: float, words: str, **style: str | float) -> Text:
+        return _text(self.figure, x / self.width, y / self.height, words, **style)
 
     def axes(self, left: float, bottom: float, width: float, height: float) -> Axes:
         box = (left / self.width, bottom / self.height, width / self.width, height / self.height)
@@ -285,7 +287,8 @@ class _Page:
         bar = self.figure.colorbar(image, cax=axes, orientation="horizontal")
         bar.outline.set_visible(False)
         low, high = image.get_clim()
-        ticks = [low, 0.0, high] if low < 0 < high else [low, high]
+        middle = [0.0] if min(-low, high) * width > _APART * (high - low) else []  # not over the label of an end
+        ticks = [low, *middle, high]
         bar.set_ticks(ticks, labels=[number(tick) for tick in ticks])
         axes.tick_params(length=0, pad=3, labelsize=7.5, labelcolor=DIM, labelfontfamily=FONT)
         axes.set_xlabel(label, fontsize=8, color=DIM, labelpad=1, fontfamily=FONT)
@@ -295,13 +298,14 @@ class _Page:
         name = "Radiological" if look.radiological else "Neurological"
         spacing = " × ".join(f"{s:.3g}" for s in geometry.spacing_mm)
         note = f"{name} convention: the patient's right is on the {side}  ·  voxels {spacing} mm"
-        if self.width >= 7.5:
-            self.text(self._LEFT, 0.16, FOOTER, size=8, color=INK, va="center")
-            self.text(self.width - self._RIGHT, 0.16, note, size=8, color=DIM, ha="right", va="center")
+        mark = self.text(self._LEFT, 0.16, FOOTER, size=8, color=INK, va="center")
+        told = self.text(self.width - self._RIGHT, 0.16, note, size=8, color=DIM, ha="right", va="center")
+        long, longer = (words.get_window_extent().width / self.figure.dpi for words in (mark, told))
+        if long + longer + 2 * _APART <= self.width - self._LEFT - self._RIGHT:
             return
-        size = 8 * min(1.0, self.width / 5.6)  # one or two panels: the lines stand above each other
-        self.text(self._LEFT / 2, 0.24, FOOTER, size=size, color=INK, va="center")
-        self.text(self._LEFT / 2, 0.09, note, size=size, color=DIM, va="center")
+        room = self.width - self._LEFT / 2 - self._RIGHT  # a narrow page: the lines stand above each other
+        for words, y in ((mark, 0.24), (told, 0.09)):
+            words.set(x=self._LEFT / 2 / self.width, y=y / self.height, ha="left", size=8 * min(1.0, room / longer))
 
 
 def _scale_bar(axes: Axes, size_mm: tuple[float, float]) -> None:
@@ -312,9 +316,9 @@ def _scale_bar(axes: Axes, size_mm: tuple[float, float]) -> None:
     axes.text(0.04, 0.05, "5 cm", color=INK, fontsize=7.5, va="bottom", **on_picture(axes))
 
 
-def _text(figure: Figure, x: float, y: float, words: str, **style: str | float) -> None:
+def _text(figure: Figure, x: float, y: float, words: str, **style: str | float) -> Text:
     font: dict[str, Any] = {"color": INK, "fontfamily": FONT} | style
-    figure.text(x, y, words, fontdict=font)
+    return figure.text(x, y, words, fontdict=font)
 
 
 def _png(path: str | Path) -> Path:

@@ -4,8 +4,10 @@ import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from scipy import ndimage
 
+from medidiff import report
 from medidiff.errors import InputError, MedidiffError, OutputError, SettingsError
 from medidiff.report import Look, comparison, montage
 from medidiff.views import PLANES, Upright, view
@@ -193,6 +195,52 @@ def test_the_same_page_has_the_same_bytes_and_leaves_matplotlib_alone(tmp_path, 
     assert one == same
     assert one != other
     assert dict(matplotlib.rcParams) == before
+
+
+def overprinted(figure):
+    """Pairs of words on a page that touch each other, and words that do not fit onto it."""
+    figure.canvas.draw()
+    words = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in words]
+    found = [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]
+    width, height = figure.bbox.width, figure.bbox.height
+    return found + [a for a, box in boxes if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height]
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Draws a comparison and gives its figure."""
+    figures = []
+    monkeypatch.setattr(report, "_save", lambda figure, target, dpi: figures.append(figure) or target)
+
+    def draw(panels, **look):
+        comparison(tmp_path / "p.png", panels, geometry=stored("RAS"), look=Look(**look))
+        return figures.pop()
+
+    return draw
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("inches", [1.6, 2.0, 2.5])
+def test_no_words_touch_whatever_the_width_of_the_page(drawn, count, inches):
+    scan = body(stored("RAS"))
+    scan = scan - 3.0 * (scan == 0)  # a grey window that begins a little below 0
+    names = ["noisy", "denoised", "removed", "uncertainty", "other"][:count]
+    figure = drawn(dict.fromkeys(names, scan), column_inches=inches, window=(-3, 1872))
+    assert overprinted(figure) == []
+    figure.texts[-1].set(position=figure.texts[-2].get_position(), ha="left")  # the negative: the note on the mark
+    assert overprinted(figure)
+
+
+def test_a_colour_bar_names_zero_where_there_is_room_for_it(drawn):
+    scan = body(stored("RAS"))
+
+    def ticks(low):
+        bar = drawn({"scan": scan}, window=(low, 1000)).axes[-1]
+        return [label.get_text() for label in bar.get_xticklabels()]
+
+    assert ticks(-1000) == ["-1000", "0", "1000"]
+    assert ticks(-50) == ["-50", "1000"]
 
 
 def test_a_flat_scan_is_drawn_whole(tmp_path):
