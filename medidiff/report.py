@@ -245,6 +245,7 @@ class _Page:
         width = cls._LEFT + columns * (look.column_inches + cls._GAP) - cls._GAP + cls._RIGHT
         height = top + sum(heights) + cls._GAP * (len(views) - 1) + cls._BOTTOM
         page = cls(blank(width, height, Figure), width, height, top, names, look.column_inches, heights, per_mm)
+        page.figure.set_dpi(look.dpi)  # words are measured as they will be drawn
         page.text(cls._LEFT, height - 0.28, title, size=13, weight="bold", va="center")
         for row, plane in enumerate(PLANES):
             middle = page.bottom_of(row) + heights[row] / 2
@@ -303,9 +304,9 @@ class _Page:
         long, longer = (words.get_window_extent().width / self.figure.dpi for words in (mark, told))
         if long + longer + 2 * _APART <= self.width - self._LEFT - self._RIGHT:
             return
-        room = self.width - self._LEFT / 2 - self._RIGHT  # a narrow page: the lines stand above each other
-        for words, y in ((mark, 0.24), (told, 0.09)):
-            words.set(x=self._LEFT / 2 / self.width, y=y / self.height, ha="left", size=8 * min(1.0, room / longer))
+        room = 0.95 * (self.width - self._LEFT / 2 - self._RIGHT)  # a narrow page: the lines stand above each other
+        for words, y, own in ((mark, 0.24, long), (told, 0.09, longer)):
+            words.set(x=self._LEFT / 2 / self.width, y=y / self.height, ha="left", size=8 * min(1.0, room / own))
 
 
 def _scale_bar(axes: Axes, size_mm: tuple[float, float]) -> None:

@@ -25,6 +25,7 @@ import os
 from pathlib import Path
 
 OUT = Path("out") / "brains"  # the data set; must not be there yet
+PICTURES = Path("out") / "brains-pictures"
 AGE, SEX = 34.0, "F"
 SEED = 0
 
@@ -47,6 +48,7 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # a progress b
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Image, display
 from scipy import ndimage
 
 import medidiff as md
@@ -55,6 +57,8 @@ from medidiff.export import About, open_data_set, open_stored, verify_data_set
 from medidiff.gates import CopyGate, GateReport, Index, build_index, require_index
 from medidiff.metrics.tissues import volumes_ml
 from medidiff.prior.coarse import coarse_card_path
+from medidiff.report import Look, comparison
+from medidiff.showing.drawing import FOOTER, edge_letters
 from medidiff.synthesis import Effort
 from medidiff.views import PLANES, view
 
@@ -88,32 +92,30 @@ print(cases[0].image, dict(cases[0].asked))
 print("drawn again, the same bytes:", again.image.data.tobytes() == cases[-1].image.data.tobytes())
 
 
-def shown(rows: list[list[np.ndarray]], titles: list[str], *, top: float, colours: str = "gray") -> None:
-    """Pictures in rows, each the middle of a scan."""
-    count = len(rows[0])
-    figure, grid = plt.subplots(len(rows), count, figsize=(2.3 * count, 2.6 * len(rows)), squeeze=False)
-    for axes, pixels in zip(grid.flat, [each for row in rows for each in row], strict=True):
-        axes.imshow(pixels, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
-        axes.set(xticks=[], yticks=[])
-    for axes, title in zip(grid[0], titles, strict=True):
-        axes.set(title=title)
-    figure.tight_layout()
-    plt.show()
+def shown(name: str, panels: dict[str, np.ndarray], grid: md.Geometry) -> None:
+    """Three planes of each, in a picture that says that nobody is in it."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    look = Look(window=(0, 1.1), units="tissue maximum = 1", column_inches=2.1, dpi=110)
+    path = comparison(PICTURES / f"{name}.png", panels, geometry=grid, title="Synthetic: nobody", look=look)
+    display(Image(str(path)))
 
 
-def slices(volume: md.Volume) -> list[np.ndarray]:
-    """The middle slice in each of the three planes; the patient's right on the left."""
-    return [view(volume.data[0], volume.geometry, plane).pixels for plane in PLANES]
-
-
-names = [case.name for case in cases]
-shown([list(row) for row in zip(*(slices(case.image) for case in cases), strict=True)], names, top=1.1)
-shown(
-    [[view(case.labels.data[0], case.labels.geometry, PLANES[0]).pixels for case in cases]],
-    names,
-    top=3,
-    colours="viridis",
-)
+grid = cases[0].image.geometry
+shown("drawn", {case.name: case.image.data[0] for case in cases}, grid)
+tissues = cases[0].label_names
+figure, row = plt.subplots(1, COUNT, figsize=(2.1 * COUNT + 1.2, 3.2), layout="constrained")
+for axes, case in zip(row, cases, strict=True):
+    cut = view(case.labels.data[0], grid, PLANES[0])
+    extent, colours = (0, cut.size_mm[0], 0, cut.size_mm[1]), plt.get_cmap("viridis", len(tissues))
+    picture = axes.imshow(
+        cut.pixels, colours, vmin=-0.5, vmax=len(tissues) - 0.5, extent=extent, interpolation="nearest"
+    )
+    edge_letters(axes, cut)
+    axes.set(title=case.name, xlabel="mm", yticks=[])
+figure.colorbar(picture, ax=row, ticks=range(len(tissues)), label="tissue").ax.set_yticklabels(tissues)
+figure.suptitle("Synthetic: nobody")
+figure.supxlabel(FOOTER, fontsize=8)
+plt.show()
 print(f"{'ml':12}" + "".join(f"{label:>14}" for label in cases[0].label_names[1:]))
 for case in cases:
     volumes = volumes_ml(case.labels.data[0], count=3, spacing_mm=case.labels.geometry.spacing_mm)
@@ -220,7 +222,7 @@ stored = open_stored(OUT)
 back = next(iter(stored.cases(stored.numbers[:1])))
 kept = next(case for case in cases if case.number == back.number)
 print("as it was drawn:", np.array_equal(back.image.data, kept.image.data))
-shown([[*slices(back.image)]], ["axial", "coronal", "sagittal"], top=1.1)
+shown("stored", {f"{kept.name}, from the set": back.image.data[0]}, back.image.geometry)
 
 # %% [markdown]
 # ## What not to trust

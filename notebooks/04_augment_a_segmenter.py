@@ -62,6 +62,7 @@ import medidiff as md
 from medidiff.augmentation import VariantSettings
 from medidiff.metrics.tissues import dice
 from medidiff.prepare import fit_intensity
+from medidiff.showing.drawing import FOOTER, edge_letters
 from medidiff.training.recipe import DegradationRanges
 from medidiff.views import PLANES, view
 
@@ -87,20 +88,25 @@ def part(volume: md.Volume, first: tuple[int, ...], size: tuple[int, ...]) -> md
     return md.Volume(data, md.Geometry(size, affine), volume.modality)
 
 
-def shown(panels: dict[str, np.ndarray], grid: md.Geometry, *, top: float, colours: str = "gray") -> None:
-    """The middle axial slice of each."""
-    plane = PLANES[0]
-    _, row = plt.subplots(1, len(panels), figsize=(2.6 * len(panels), 3), layout="constrained")
+def shown(panels: dict[str, np.ndarray], grid: md.Geometry, *, top: float, classes: bool = False) -> None:
+    """The middle axial slice of each, `top` shown white; with `classes`, label maps among them, whose 3 is `top`."""
+    figure, row = plt.subplots(1, len(panels), figsize=(2.6 * len(panels) + 0.8, 3.4), layout="constrained")
     for axes, (title, image) in zip(row, panels.items(), strict=True):
-        seen = view(image, grid, plane)
-        extent = (0, seen.size_mm[0], 0, seen.size_mm[1])
-        axes.imshow(seen.pixels, cmap=colours, vmin=0, vmax=top, extent=extent, interpolation="nearest")
-        axes.set(title=title, xticks=[], yticks=[])
-    row[0].set(xlabel=f"{seen.left} on the left, {seen.size_mm[0]:.0f} mm")
+        cut = view(image, grid, PLANES[0])
+        extent = (0, cut.size_mm[0], 0, cut.size_mm[1])
+        picture = axes.imshow(cut.pixels, cmap="gray", vmin=0, vmax=top, extent=extent, interpolation="nearest")
+        edge_letters(axes, cut)
+        axes.set(title=title, xlabel="mm", yticks=[])
+    names = ["0", "1/3: CSF", "2/3: gray", "1: white"] if classes else ["0", "1/3", "2/3", "1"]
+    bar = figure.colorbar(picture, ax=row, ticks=[share * top / 3 for share in range(4)])
+    bar.ax.set_yticklabels(names)
+    bar.set_label("share of the tissue maximum" + (": class" if classes else ""))
+    figure.supxlabel(FOOTER, fontsize=8)
     plt.show()
 
 
-shown({"scan": scan.data[0], "tissue by brightness": tissue.data[0] / 3 * gain}, scan.geometry, top=gain)
+panels = {"scan": scan.data[0], "tissue by brightness": tissue.data[0] / 3 * gain}
+shown(panels, scan.geometry, top=gain, classes=True)
 
 # %% [markdown]
 # ## 2. What variants look like
@@ -248,7 +254,7 @@ plt.show()
 worst = min(tests, key=lambda test: scores["plain", SEEDS[0], test])
 maps = {"truth (brightness)": test_tissue.data[0]}
 maps |= {f"{arm}: {worst}": found(runs[arm, SEEDS[0]][0], tests[worst]) for arm in arms}
-shown({"scan": 3 * tests[worst] / gain} | maps, test_scan.geometry, top=3, colours="gray")
+shown({"scan": 3 * tests[worst] / gain} | maps, test_scan.geometry, top=3, classes=True)
 
 # %% [markdown]
 # ## What this shows, and what it cannot show

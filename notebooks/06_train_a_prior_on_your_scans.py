@@ -216,12 +216,14 @@ mine
 about = md.Prior.load(str(card)).card
 for name in ("name", "summary", "contrasts", "images", "limits", "licence", "sources", "metrics"):
     print(f"{name:10} {getattr(about, name)}")
+real = md.Prior.load("fine-t1").card
+print(f"\nand the bundled {real.name}: {real.images:,} patches of {real.recipe['fit']['patch']}³, {real.summary}")
 
 # %% [markdown]
 # ## What a real one takes
 #
-# * **People, not hours.** The bundled `fine-t1` learnt from 29 heads of five sources and saw 540,032 patches of 48³,
-#   eight minutes on one GPU (`pipelines/recipes/fine-t1.toml`, `docs/training.md`); on two CPU cores that is days.
+# * **People, not hours.** The bundled `fine-t1` learnt from 29 heads. The patches it saw (above, from its card) are
+#   a quarter of an hour of one GPU (`pipelines/recipes/fine-t1.toml`, `docs/training.md`), and days of two CPU cores.
 #   Begin with it (`start = "fine-t1"` in the recipe) instead of at nothing, and a few thousand patches go far.
 # * **Good scans.** A prior learns the noise and the artefacts of what it is shown as good.
 # * **First try `medidiff adapt`.** It lets the bundled prior practise on your *noisy* scans, needs no good ones, and

@@ -226,8 +226,9 @@ def test_no_words_touch_whatever_the_width_of_the_page(drawn, count, inches):
     scan = body(stored("RAS"))
     scan = scan - 3.0 * (scan == 0)  # a grey window that begins a little below 0
     names = ["noisy", "denoised", "removed", "uncertainty", "other"][:count]
-    figure = drawn(dict.fromkeys(names, scan), column_inches=inches, window=(-3, 1872))
-    assert overprinted(figure) == []
+    for dpi in (72, 110, 160):
+        figure = drawn(dict.fromkeys(names, scan), column_inches=inches, window=(-3, 1872), dpi=dpi)
+        assert overprinted(figure) == []
     figure.texts[-1].set(position=figure.texts[-2].get_position(), ha="left")  # the negative: the note on the mark
     assert overprinted(figure)
 
