@@ -31,6 +31,7 @@ __all__ = [
     "Upright",
     "View",
     "grey_window",
+    "side",
     "symmetric_reach",
     "view",
 ]
@@ -64,6 +65,11 @@ _MARGIN_MM = 6.0  # kept around the tissue
 _BRIGHTEST = 99.5  # percentile that is shown white, or in the full colour
 
 _ENDS = (("L", "R"), ("P", "A"), ("I", "S"))  # low and high end of each world axis
+
+
+def side(axis: int, at_mm: float) -> str:
+    """The letter of the side that a place lies on, along a world axis: R or L, A or P, S or I."""
+    return _ENDS[axis][at_mm >= 0]
 
 
 @dataclass(frozen=True, slots=True)

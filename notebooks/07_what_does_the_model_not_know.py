@@ -29,6 +29,7 @@ LESIONS = {
     "3 mm": ((45, 109, 42), 3.0),
     "9 mm": ((114, 114, 43), 9.0),
 }  # centre (voxels) and diameter, both in white matter
+PLANTED = (120, 110, 48)  # where a third is planted into an answer, to see whether the scan contradicts it
 CONTRAST = -0.35  # of the lesions, as a share of the tissue maximum: darker than white matter
 SEED = 0
 
@@ -196,12 +197,12 @@ for name, lesion in lesions.items():
 # places that deviate most are flagged; is one within 7 mm of what was planted?
 
 # %%
-plain = CONTRAST * gain * ball(np.array(BLOCK) // 2 - (0, 6, 0), 7.0)
+plain = CONTRAST * gain * ball(np.subtract(PLANTED, FIRST), 7.0)
 per_slice = plain.reshape(*BLOCK[:2], -1, FACTOR).mean(axis=3)
 unseen = plain - per_slice.repeat(FACTOR, axis=2)
 place = torch.tensor(np.abs(per_slice) > 0.3 * np.abs(per_slice).max())
 y = torch.tensor(scan.data[0])
-planted_mm = grid.world(np.array(BLOCK) // 2 - (0, 6, 0))
+planted_mm = grid.world(np.subtract(PLANTED, FIRST))
 print(f"{'answer':24}{'largest change':>15}{'residual there':>16}   is the planted place among the places flagged?")
 for name, planted in {"as it is": 0 * plain, "with a lesion": plain, "with its unseen part": unseen}.items():
     looks = operator(torch.tensor(mean + planted))

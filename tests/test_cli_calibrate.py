@@ -121,6 +121,8 @@ def test_a_calibration_for_another_task_or_of_nothing_is_refused(fitted, noisy, 
     for file in (broken, tmp_path / "none.json"):
         words = ["denoise", noisy[0], tmp_path / "m.nii", "--prior", card, "--intervals", file, *bounds]
         assert "E-CALIBRATION" in refused(words, capsys, code=2)
+    words[words.index(tmp_path / "none.json")] = "bundle"
+    assert "with the word bundled" in refused(words, capsys, code=2)
 
 
 def test_measured_pairs_make_one_too(patients, noisy, card, tmp_path, capsys):

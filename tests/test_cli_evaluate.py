@@ -26,7 +26,9 @@ def test_evaluate_is_the_metrics(ball_file, tmp_path, capsys):
     }
     assert scores["input"]["psnr_db"] is None  # infinite, which JSON cannot say
     assert cli.main(["evaluate", str(result), str(ball_file)]) == 0
-    assert f"{scores['result']['psnr_db']:.2f}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"{scores['result']['psnr_db']:.2f}" in shown
+    assert f"data range {peak:.4g} (the reference's stored units)" in " ".join(shown.split())
 
 
 def test_evaluate_uses_a_mask_and_refuses_another_grid(ball_file, tmp_path, capsys):

@@ -13,7 +13,7 @@ import pytest
 import medidiff.cli as cli
 from medidiff.cli.options import Option, parse
 from medidiff.cli.session import read_options
-from medidiff.cli.verbs import VERBS, Convert, Denoise, Evaluate, Info, Repairs, Restoring, Superresolve
+from medidiff.cli.verbs import FAMILIES, VERBS, Convert, Denoise, Evaluate, Info, Repairs, Restoring, Superresolve
 from medidiff.errors import SettingsError
 from medidiff.io import ReadOptions, read
 from medidiff.restore import Settings
@@ -95,6 +95,25 @@ def test_every_argument_is_explained(verb, capsys):
     for field in dataclasses.fields(VERBS[verb]):
         assert field.name.replace("_", "-") in shown or field.name in ("source", "path", "go_on")
     assert "exit codes:" in shown
+
+
+def test_every_verb_and_family_has_a_description(capsys):
+    assert cli.main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert set(FAMILIES) == {name.partition(" ")[0] for name in VERBS if " " in name}
+    for name, about in FAMILIES.items():
+        assert f"    {name}" in listed
+        assert about in " ".join(listed.split())
+        assert cli.main([name, "--help"]) == 0
+        assert about in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_number_of_draws_names_every_option_that_decides_it(capsys):
+    assert cli.main(["denoise", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    said = shown[shown.index("--draws N ") :].partition("--steps")[0]
+    for option in ("--spread", "--interval", "--draw", "--intervals"):
+        assert f"{option} " in f"{said.replace(',', ' ')} "
 
 
 def test_version(capsys):

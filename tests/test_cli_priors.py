@@ -60,6 +60,8 @@ def test_the_text_says_name_use_range_and_limits(capsys):
             assert part in shown
         if isinstance(prior.card, CoarseCard):
             assert ", ".join(prior.card.vocabulary.contrasts) in shown
+            row = next(line for line in shown.splitlines() if line.startswith(f"{prior.file.stem} "))
+            assert row.rstrip().endswith("draws heads, restores nothing")
         else:
             assert f"{100 * prior.card.noise[0]:g} to {100 * prior.card.noise[1]:g} %" in shown
 

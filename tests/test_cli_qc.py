@@ -10,7 +10,7 @@ import medidiff.cli as cli
 from medidiff.io import write
 from medidiff.io.files.names import safe_label
 from medidiff.qc import case_report
-from medidiff.volume import Provenance
+from medidiff.volume import Geometry, Provenance, Volume
 from tests import dicom_cases, planted
 from tests.cli_cases import document, everything, refused
 from tests.qc_cases import HOSTILE, Reader, pair
@@ -24,6 +24,15 @@ def files(tmp_path):
     write(before, tmp_path / "scan.nii.gz")
     write(after, tmp_path / "clean.nii.gz", provenance=made)
     return tmp_path / "scan.nii.gz", tmp_path / "clean.nii.gz"
+
+
+def test_two_scans_that_do_not_fit_are_named(files, tmp_path, capsys):
+    before, _ = pair()
+    affine = before.geometry.affine.copy()
+    affine[:3, 3] += 500
+    write(Volume(before.data, Geometry(before.shape, affine), "MR"), tmp_path / "far.nii.gz")
+    said = refused(["qc", files[0], tmp_path / "far.nii.gz", "-o", tmp_path / "page.html"], capsys, code=4)
+    assert "E-GRID: scan.nii.gz and far.nii.gz: two scans that lie apart" in said
 
 
 def test_a_pair_of_files_becomes_a_page(files, tmp_path, capsys):

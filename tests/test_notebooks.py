@@ -32,6 +32,10 @@ NAMES = [
     "07_what_does_the_model_not_know",
 ]
 MOST_CELLS = 15
+SAYS = {
+    "06_train_a_prior_on_your_scans": r"the bundled fine-t1: [\d,]+ patches",
+    "07_what_does_the_model_not_know": r"as it is .* no, .*\nwith a lesion .* yes, .*\nwith its unseen part .* no, ",
+}
 SECONDS_A_CELL = 900  # far above what a cell needs: a limit for what hangs, not a measurement
 
 
@@ -44,7 +48,8 @@ def executed(source, folder, *, last_again=False, **parameters):
     notebook = jupytext.read(source)
     first, *_, last = code_cells(notebook)
     for name, value in parameters.items():
-        first.source, count = re.subn(rf"^{name} = .*$", lambda _: f"{name} = {value!r}", first.source, flags=re.M)
+        line = f"{name} = {value!r}".replace("\\", r"\\")
+        first.source, count = re.subn(rf"^{name} = .*$", line, first.source, flags=re.M)
         assert count == 1, name
     notebook.cells += [nbformat.v4.new_code_cell(last.source)] if last_again else []
     jupytext.write(notebook, path)
@@ -118,6 +123,7 @@ def test_it_runs_and_shows_pictures(source, tmp_path):
     notebook = executed(source, tmp_path)
     assert faults(notebook) == []
     assert len(pictures(notebook)) >= 4
+    assert re.search(SAYS.get(source.stem, ""), said(notebook))
 
 
 CLINICAL = SOURCES[NAMES.index("05_super_resolve_a_clinical_scan")]

@@ -19,7 +19,7 @@ from medidiff.qc.checks import checks, sharpness
 from medidiff.qc.measures import Pair, measure
 from medidiff.qc.pictures import Layer, sheets
 from medidiff.qc.support import support_of
-from medidiff.views import DIVERGING, PLANES, Field, Upright, symmetric_reach
+from medidiff.views import DIVERGING, PLANES, Field, Upright, side, symmetric_reach
 from medidiff.volume import Geometry, Volume
 from tests.qc_cases import HOSTILE, LEVEL, SHAPE, Reader, decoded, grid, noise, pair, record, report, truth
 
@@ -147,6 +147,21 @@ def test_a_blur_is_told_from_noise_that_was_removed(good):
     assert sharpness(good, None) is None
 
 
+def test_what_a_change_should_look_like_is_said_for_what_was_done():
+    fine = grid((24, 24, 36), (1.0, 1.0, 1.0))
+    image = truth(fine.shape)
+    thick = Volume(image.reshape(24, 24, 12, 3).mean(-1), fine.with_spacing((1.0, 1.0, 3.0)), "MR")
+    added, taken = "What is added should follow edges and folds", "What is taken away should look like noise"
+    sharper = case_report(thick, Volume(image, fine, "MR")).page
+    assert (added in sharper, taken in sharper) == (True, False)
+    quieter = case_report(*pair()).page
+    assert (added in quieter, taken in quieter) == (False, True)
+
+
+def test_the_side_of_a_place_has_its_letter():
+    assert [side(axis, at) for axis in range(3) for at in (-9.0, 39.0)] == ["L", "R", "P", "A", "I", "S"]
+
+
 def test_what_super_resolution_adds_is_not_taken_for_noise(good):
     keys = {check.key for check in checks(good, superresolved=True)}
     assert keys == set(KEYS) - {"removed", "structure", "sharp"}
@@ -159,6 +174,10 @@ def test_a_place_that_the_scan_contradicts_is_told():
     assert "support" in found.flags
     assert "something dark added, about" in found.page
     assert "something dark" not in case_report(*pair(), provenance=record()).page
+    x, y, z = found.support.flags[0].centre_mm
+    letters = ("LR"[x >= 0], "PA"[y >= 0], "IS"[z >= 0])
+    where = ", ".join(f"{letter} {abs(at):.0f}" for letter, at in zip(letters, (x, y, z), strict=True))
+    assert f" at {where} mm; " in found.page  # as the sliders count, and no triple of signed numbers
 
 
 def test_too_little_tissue_and_a_constant_scan_are_not_judged():

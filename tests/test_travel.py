@@ -22,6 +22,7 @@ from small_prior import CARD, small_prior
 
 import medidiff.cli as cli
 from medidiff import store
+from medidiff.cli.intervals import read_calibration
 from medidiff.errors import MedidiffError, OutputError, PriorError
 from medidiff.io import read, write
 from medidiff.prior import Prior, build_denoiser
@@ -329,6 +330,18 @@ def test_a_card_is_shown_section_by_section(name, capsys):
         assert " ".join(part.split()) in shown
     for title in ("Training data", "Metrics", "Calibration"):
         assert title in shown
+
+
+@pytest.mark.parametrize(("name", "there"), [("fine-t1", True), ("fine-ct", False), ("coarse-t1", False)])
+def test_a_card_names_the_bundled_calibrations_of_its_weights(name, there, capsys):
+    assert cli.main(["prior", "show", name]) == 0
+    shown = capsys.readouterr().out
+    assert ("--intervals bundled" in shown, "do not take the spread" in shown) == (there, not there)
+    for task in ("denoise", "superresolve") if there else ():
+        held = read_calibration(Path("bundled"), task=task)
+        assert f"intervals, {task} " in shown
+        assert f"{100 * held.share:g} % of a patient's tissue inside" in shown
+        assert f"like the {held.patients} that it was made on" in shown
 
 
 def test_a_card_from_before_calibration_loads_and_says_so(home, capsys, tmp_path):

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from medidiff.cli.options import parse
-from medidiff.cli.verbs import VERBS
+from medidiff.cli.verbs import FAMILIES, VERBS
 from medidiff.errors import MedidiffError
 from medidiff.version import __version__
 
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     version = f"medidiff {__version__} (research use only)"
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # a service may have neither
     try:
-        verb = parse(sys.argv[1:] if argv is None else argv, VERBS, version=version, epilog=_EPILOG)
+        typed = sys.argv[1:] if argv is None else argv
+        verb = parse(typed, VERBS, version=version, epilog=_EPILOG, families=FAMILIES)
         with _terminable():
             return _run(verb)
     except MedidiffError as error:

@@ -40,7 +40,8 @@ def run(verb: Evaluate, session: Session) -> None:
     if verb.json:
         screen.document({"scores": scores, "voxels": int(mask.sum()), "data_range": peak})
         return
-    title = f"{int(mask.sum())} voxels of tissue, data range {peak:.4g}"
+    units = reference.units or "(the reference's stored units)"
+    title = f"{int(mask.sum())} voxels of tissue, data range {peak:.4g} {units}"
     rows = [_row(name, values) for name, values in scores.items()]
     screen.table(title, ["", "PSNR (dB)", "SSIM", "NRMSE", "HFEN"], rows)
 

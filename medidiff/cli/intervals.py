@@ -10,7 +10,7 @@ from medidiff.errors import SettingsError
 from medidiff.prior import Prior
 from medidiff.trust import BUNDLED_CALIBRATIONS, Calibration, Made
 
-__all__ = ["made_by", "read_calibration"]
+__all__ = ["bundled_for", "made_by", "read_calibration"]
 
 _LARGEST = 2**20  # bytes
 
@@ -28,11 +28,19 @@ def read_calibration(path: Path, *, task: str) -> Calibration:
             data = stream.read(_LARGEST + 1)
     except OSError as error:
         found = f"no bundled calibration for {task}" if bundled else error.strerror or "it cannot be read"
-        mend = "Make one with 'medidiff calibrate'."
+        mend = "Make one with 'medidiff calibrate'"
+        mend += "." if bundled else ", or take medidiff's own with the word bundled."
         raise SettingsError("E-CALIBRATION", found, mend=mend, file=place.name) from error
     if len(data) > _LARGEST:
         raise SettingsError("E-CALIBRATION", f"over {_LARGEST} bytes", wanted="a calibration", file=place.name)
     return Calibration.from_json(data.decode("utf-8", "replace"), file=place.name)
+
+
+def bundled_for(weights_sha256: str) -> tuple[Calibration, ...]:
+    """The bundled calibrations of a prior, by the SHA-256 of its weights; none for a prior that has none."""
+    tasks = sorted(file.stem for file in BUNDLED_CALIBRATIONS.glob("*.json"))
+    held = [read_calibration(Path("bundled"), task=task) for task in tasks]
+    return tuple(each for each in held if each.made.prior_sha256 == weights_sha256)
 
 
 def made_by(settings: Mapping[str, Any], prior: Prior, *, task: Any) -> Made:

@@ -107,7 +107,14 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError("E-USAGE", message, mend=f"{hint}See '{self.prog} --help'.")
 
 
-def parse(argv: Sequence[str], verbs: Mapping[str, type], *, version: str, epilog: str) -> Any:
+def parse(
+    argv: Sequence[str],
+    verbs: Mapping[str, type],
+    *,
+    version: str,
+    epilog: str,
+    families: Mapping[str, str] = types.MappingProxyType({}),
+) -> Any:
     """The verb that a command line asks for, as an instance of its dataclass.
 
     Args:
@@ -115,6 +122,7 @@ def parse(argv: Sequence[str], verbs: Mapping[str, type], *, version: str, epilo
         verbs: name to dataclass, in the order of ``--help``; a name of two words, ``"batch status"``, is typed as two.
         version: answer to ``--version``.
         epilog: end of every ``--help``.
+        families: what the verbs of two words that begin alike are for, by their first word.
 
     Raises:
         SettingsError: ``E-USAGE``, with the nearest name that exists.
@@ -123,12 +131,12 @@ def parse(argv: Sequence[str], verbs: Mapping[str, type], *, version: str, epilo
     root = _Parser(prog="medidiff", description=_SUMMARY, epilog=epilog, allow_abbrev=False, formatter_class=_Help)
     root.add_argument("--version", action="version", version=version)
     commands = root.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=_Parser)
-    families: dict[str, argparse._SubParsersAction[_Parser]] = {}
+    begun: dict[str, argparse._SubParsersAction[_Parser]] = {}
     for name, verb in verbs.items():
         first, _, second = name.partition(" ")
-        if second and first not in families:
-            families[first] = _family(commands, first, _words(verbs, first))
-        _add(families[first] if second else commands, second or first, verb, epilog)
+        if second and first not in begun:
+            begun[first] = _family(commands, first, _words(verbs, first), families.get(first, ""))
+        _add(begun[first] if second else commands, second or first, verb, epilog)
     chosen = _refuse_unknown(list(argv), verbs)
     typed = vars(root.parse_args(argv))
     verb = verbs[chosen]
@@ -141,11 +149,11 @@ def _words(verbs: Mapping[str, type], first: str) -> list[str]:
 
 
 def _family(
-    commands: argparse._SubParsersAction[_Parser], name: str, words: Sequence[str]
+    commands: argparse._SubParsersAction[_Parser], name: str, words: Sequence[str], about: str
 ) -> argparse._SubParsersAction[_Parser]:
     """The place of the verbs of two words that begin alike."""
-    text = f"{', '.join(words)}: see 'medidiff {name} --help'"
-    family = commands.add_parser(name, help=text, allow_abbrev=False, formatter_class=_Help)
+    text = f"{about} Verbs: {', '.join(words)}."
+    family = commands.add_parser(name, help=text.lstrip(), description=about, allow_abbrev=False, formatter_class=_Help)
     return family.add_subparsers(dest="second", metavar="VERB", title="verbs", parser_class=_Parser, required=True)
 
 

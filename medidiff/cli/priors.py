@@ -38,7 +38,9 @@ def _name(prior: Listed) -> str:
 
 
 def _row(prior: Listed) -> list[str]:
-    card, state = prior.card, prior.problem.split(":")[0] or "can be used"
+    card = prior.card
+    use = "draws heads, restores nothing" if isinstance(card, CoarseCard) else "can be used"
+    state = prior.problem.split(":")[0] or use
     size = f"{prior.size_bytes / 1e6:.1f} MB"
     if card is None:
         return [_name(prior), "-", "-", "-", size, "-", "-", state]

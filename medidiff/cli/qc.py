@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from medidiff.cli.places import refuse_page
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
 from medidiff.cli.verbs import Qc, Restoring
-from medidiff.errors import SettingsError
+from medidiff.errors import InputError, SettingsError
 from medidiff.io.files.names import safe_label
 from medidiff.io.sidecar import stored_provenance
 from medidiff.qc import CaseReport, case_report, cases_of, cohort_page, write_page
@@ -44,14 +46,15 @@ def run(verb: Qc, session: Session) -> None:
     before, after = session.read(first), session.read(second)
     spread = None if verb.spread is None else session.read(verb.spread)
     refuse_page(verb.page, [*before.files, *after.files, *(spread.files if spread else ())])
-    report = case_report(
-        before.volume,
-        after.volume,
-        name=safe_label(first),
-        spread=None if spread is None else spread.volume,
-        provenance=stored_provenance(second),
-        radiological=not verb.neurological,
-    )
+    with _named(first, second):
+        report = case_report(
+            before.volume,
+            after.volume,
+            name=safe_label(first),
+            spread=None if spread is None else spread.volume,
+            provenance=stored_provenance(second),
+            radiological=not verb.neurological,
+        )
     session.outputs([write_page(verb.page, report.page)])
     if verb.json:
         screen.document({"task": "qc", "page": shown([verb.page]), **as_document(report)})
@@ -61,6 +64,18 @@ def run(verb: Qc, session: Session) -> None:
             screen.note(f"{check.name}: {check.value} (needs no look: {check.expected}). {check.meaning}")
     flags = ", ".join(report.flags) or "none"
     screen.lines({"wrote page": verb.page, "checks": str(len(report.checks)), "flags": flags})
+
+
+@contextmanager
+def _named(first: Path, second: Path) -> Iterator[None]:
+    """Name the two files in a refusal that knows of none: what does not fit is the one or the other."""
+    try:
+        yield
+    except InputError as error:
+        if error.file:
+            raise
+        files = f"{first.name} and {second.name}"
+        raise InputError(error.code, error.found, wanted=error.wanted, mend=error.mend, file=files) from error
 
 
 def _list(verb: Qc, folder: Path, session: Session, screen: Screen) -> None:

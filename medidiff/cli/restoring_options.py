@@ -29,7 +29,12 @@ class RestoringOptions(Repairs):
         bool, Option("the level changes across the scan, as with parallel imaging; it is estimated for every voxel")
     ] = False
     draws: Annotated[
-        int | None, Option("posterior samples; 0, or 8 when --spread, --interval or --draw ask for them", ("N",))
+        int | None,
+        Option(
+            "posterior samples; 0, or 8 when --spread, --interval or --draw ask for them, or those of the calibration "
+            "with --intervals",
+            ("N",),
+        ),
     ] = None
     steps: Annotated[
         int | None, Option("network evaluations for each draw; 4, or those of the calibration, when left out", ("N",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from medidiff.cli.intervals import bundled_for
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
 from medidiff.cli.travel_verbs import PriorExport, PriorShow
@@ -79,6 +80,20 @@ def _show(verb: PriorShow) -> None:
         return
     from medidiff.travel.readme import sections
 
-    for title, lines in sections(card).items():
+    for title, lines in (sections(card) | _bundled(card)).items():
         print(title)
         screen.lines({f"  {name}": value for name, value in lines.items()})
+
+
+def _bundled(card: Card | CoarseCard) -> dict[str, dict[str, object]]:
+    """The section on calibration of a prior for which medidiff brings calibrations; nothing for another."""
+    found = bundled_for(card.weights_sha256)
+    if not found:
+        return {}
+    own: dict[str, object] = dict(card.calibration) or {"spread of the draws": "never measured by itself: take the intervals for coverage"}
+    told: dict[str, object] = {
+        f"intervals, {each.made.task}": f"--intervals bundled: {100 * each.share:g} % of a patient's tissue inside, on "
+        f"average over patients like the {each.patients} that it was made on"
+        for each in found
+    }
+    return {"Calibration": own | told}

@@ -21,6 +21,7 @@ from medidiff.cli.synthetic_verbs import Export, Synthesize, Verify
 from medidiff.cli.travel_verbs import PriorExport, PriorShow, Replay
 
 __all__ = [
+    "FAMILIES",
     "VERBS",
     "Adapt",
     "Calibrate",
@@ -327,6 +328,12 @@ Verb = (
     | BatchWork
     | BatchSync
 )
+
+FAMILIES = {
+    "prior": "Show what a prior is and was trained on, or write it for those who have no medidiff.",
+    "pacs": "Take scans from a PACS and send results back.",
+    "batch": "Restore thousands of scans, on one machine or many; killed, the same command goes on.",
+}
 
 VERBS: dict[str, type] = {
     "info": Info,

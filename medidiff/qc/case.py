@@ -18,12 +18,17 @@ from medidiff.qc.pictures import Layer, Sheet, sheets
 from medidiff.qc.support import number, operator_of, support_of
 from medidiff.trust import Examined
 from medidiff.trust.blobs import Blob
-from medidiff.views import DIVERGING, SEQUENTIAL, SOFT_TISSUE_HU, Colours, grey_window, symmetric_reach
+from medidiff.views import DIVERGING, PLANES, SEQUENTIAL, SOFT_TISSUE_HU, Colours, grey_window, side, symmetric_reach
 from medidiff.volume import Geometry, Provenance, Volume
 
 __all__ = ["CaseReport", "case_report"]
 
 _OBLIQUE_DEGREES = 0.5
+_QUIETER = "What is taken away should look like noise: no edge, no fold, no vessel."
+_SHARPER = (
+    "What is added should follow edges and folds that the scan shows, less blurred than by interpolation; a spot or a "
+    "structure that the scan has no trace of is the prior's invention."
+)
 _Pairs = list[tuple[str, str]]
 
 
@@ -104,7 +109,7 @@ def case_report(
         grey=[f"{edge:.4g}" for edge in layers[0].window],
         shown_note=_shown_note(pair, shown),
         units=units,
-        change=_scale(layers[2], noise) | {"note": _change_note(found, noise, units)},
+        change=_scale(layers[2], noise) | {"note": _change_note(pair, found, noise, units)},
         spread=None if deviation is None else _scale(layers[3], noise) | {"note": _spread_note(found, noise, units)},
         draws=told.get("draws") or "the",
         spectrum=spectrum_chart(found, interpolated=pair.interpolated),
@@ -128,9 +133,8 @@ class _Plane:
 
     @classmethod
     def of(cls, sheet: Sheet) -> _Plane:
-        low, high = {"Axial": ("I", "S"), "Coronal": ("P", "A"), "Sagittal": ("L", "R")}[sheet.plane]
-        words = (f"{high if place >= 0 else low} {abs(place):.0f} mm" for place in sheet.places_mm)
-        return cls(sheet, tuple(words))
+        normal = next(plane.normal for plane in PLANES if plane.name == sheet.plane)
+        return cls(sheet, tuple(f"{side(normal, place)} {abs(place):.0f} mm" for place in sheet.places_mm))
 
 
 def _layers(pair: Pair, spread: Any, window: tuple[float, float] | None) -> list[Layer]:
@@ -181,11 +185,11 @@ def _shown_note(pair: Pair, shown: Sequence[Sheet]) -> str:
     return " ".join(notes)
 
 
-def _change_note(m: Measures, level: float | None, units: str) -> str:
+def _change_note(pair: Pair, m: Measures, level: float | None, units: str) -> str:
     words = f"Standard deviation {m.deviation:.4g} {units}"
     if level:
         words += f", which is {m.deviation / level:.3g} of the noise level of {level:.4g}"
-    return f"{words}; mean {m.mean:+.3g}. What is taken away should look like noise: no edge, no fold, no vessel."
+    return f"{words}; mean {m.mean:+.3g}. {_SHARPER if pair.interpolated else _QUIETER}"
 
 
 def _spread_note(m: Measures, level: float | None, units: str) -> str:
@@ -256,8 +260,8 @@ def _places(support: Examined | None, units: str) -> _Pairs:
 
 def _place(flag: Blob, units: str) -> str:
     what = f"something {'bright' if flag.bright else 'dark'} {flag.kind}, about {flag.diameter_mm:.0f} mm across"
-    where = ", ".join(f"{c:.0f}" for c in flag.centre_mm)
-    return f"{what} at ({where}) mm RAS; {abs(flag.z):.1f} σ, {flag.amount:+.3g} {units}"
+    where = ", ".join(f"{side(axis, at)} {abs(at):.0f}" for axis, at in enumerate(flag.centre_mm))
+    return f"{what} at {where} mm; {abs(flag.z):.1f} σ, {flag.amount:+.3g} {units}"
 
 
 def _told(provenance: Provenance) -> _Pairs:
