@@ -90,7 +90,9 @@ def _bundled(card: Card | CoarseCard) -> dict[str, dict[str, object]]:
     found = bundled_for(card.weights_sha256)
     if not found:
         return {}
-    own: dict[str, object] = dict(card.calibration) or {"spread of the draws": "never measured by itself: take the intervals for coverage"}
+    own: dict[str, object] = dict(card.calibration) or {
+        "spread of the draws": "never measured by itself: take the intervals for coverage"
+    }
     told: dict[str, object] = {
         f"intervals, {each.made.task}": f"--intervals bundled: {100 * each.share:g} % of a patient's tissue inside, on "
         f"average over patients like the {each.patients} that it was made on"
