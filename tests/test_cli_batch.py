@@ -124,6 +124,7 @@ def test_the_refused_are_listed_and_what_was_mended_is_done(words, scans, tmp_pa
     assert refusal["message"] in out
     assert "DOE" not in out
     assert ran([*words, "--retry-failed"], capsys)["codes"] == {"E-FORMAT": 1}
+    (scans / "DOE^JANE" / "T1w.nii.gz").unlink()  # a text; `write` would not replace it
     write(ball(SHAPE, seed=9), scans / "DOE^JANE" / "T1w.nii.gz")
     told = ran([*words, "--retry-failed"], capsys, 0)
     assert (told["run"]["computed"], told["run"]["kept"]) == (1, 3)

@@ -67,7 +67,7 @@ OUTPUT: Rows = {
     "E-OUT": ("The output cannot be written there.", "Choose a folder that exists and that you may write to."),
     "E-OVERWRITE": (
         "The output would replace a source, or a file that medidiff did not write.",
-        "Choose another name or folder.",
+        "Choose another name or folder, or move that file away.",
     ),
     "E-REPLAY-BYTES": (
         "A run was made again, and what came of it has other bytes.",

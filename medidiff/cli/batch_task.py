@@ -27,6 +27,7 @@ from medidiff.cli.verbs import Denoise, Restoring, Superresolve
 from medidiff.errors import InputError, OutputError, PriorError
 from medidiff.io import Reading, find
 from medidiff.io.files.atomic import output_errors, sha256
+from medidiff.io.own import refuse_foreign
 from medidiff.io.sidecar import record_path
 from medidiff.prior import Prior, prior_sha256
 from medidiff.restore import Posterior
@@ -90,6 +91,9 @@ class RestoreTask:
         reading = _read(verb, case)
         plan = prepared(verb, reading, load=self._load)
         told = [case.plain(sentence) for sentence in (*reading.decisions, *plan.chosen)]
+        for place in verb.outputs.values():
+            with output_errors(place.name):
+                refuse_foreign(place)
         posterior = _without_machine(restored(verb, plan, told=told))
         before = Records(self.root, self.root / FOLDER).done(case.name)
         made = {} if before is None else {self.root / name: digest for name, digest in before.files.items()}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from medidiff.errors import MedidiffError
-from medidiff.io.files.atomic import sha256, write_file
+from medidiff.io.files.atomic import output_errors, sha256, write_file
+from medidiff.io.own import refuse_foreign
 from medidiff.qc import Case, CaseReport, write_page
 from medidiff.version import __version__
 
@@ -77,6 +78,9 @@ class KeptReports:
             except MedidiffError as error:
                 self.refused(error)
                 return row
+            if known is None:
+                with output_errors(page.name):
+                    refuse_foreign(page)
             write_page(page, report.page)
             known = _Known(of, sha256(page), report.flags)
             text = json.dumps(dataclasses.asdict(known))

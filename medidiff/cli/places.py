@@ -10,18 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from medidiff.cli.session import Session
+from medidiff.cli.session import FOLDER_RECORD, Session
 from medidiff.cli.verbs import Adapt, Convert, Demo, Restoring, Superresolve, Train
 from medidiff.errors import OutputError, SettingsError
 from medidiff.io import SeriesSummary, find
-from medidiff.io.files.atomic import output_errors, refuse_full, refuse_source, resolved
+from medidiff.io.files.atomic import output_errors, refuse_full, refuse_source, resolved, sha256
 from medidiff.io.files.formats import sniff, target_format
-from medidiff.io.sidecar import record_path, refuse_foreign_record
+from medidiff.io.own import refuse_foreign
+from medidiff.io.sidecar import record_path, refuse_foreign_record, stored_provenance
 from medidiff.volume import Geometry
 
 __all__ = ["format_of", "like_of", "refuse_page", "run"]
 
 _VOXEL_BYTES = 4  # results are floats of 32 bits, and the series of a DICOM study has 2 bytes and its headers
+_SHOWN = ("noisy.nii.gz", "thick.nii.gz", "denoise.png", "superresolve.png", "table.json")  # what every demo writes
 _PACKED = 3  # by about this factor their compressed files are smaller
 
 
@@ -31,11 +33,13 @@ def run(verb: Convert | Restoring | Train | Adapt | Demo, session: Session) -> N
     Raises:
         InputError: the source is not there or is no scan.
         SettingsError: the format of an output is open, or two outputs share a name.
-        OutputError: an output is the source, or cannot be written.
+        OutputError: an output is the source or a file that medidiff did not write, or cannot be written.
     """
     if isinstance(verb, Train | Adapt | Demo):
         if isinstance(verb, Adapt):
             _refuse_prior(verb)
+        if isinstance(verb, Demo):
+            _refuse_shown(verb)
         _refuse_folder(verb.out, session)
         return
     contents = session.find(verb.source)
@@ -64,6 +68,8 @@ def run(verb: Convert | Restoring | Train | Adapt | Demo, session: Session) -> N
             else:
                 refuse_source(path, files)
                 _refuse_record(path)
+                refuse_foreign(path)
+                _refuse_origin(path, verb.source)
         _refuse_closed(path)
     if isinstance(verb, Restoring):
         if verb.report is not None:
@@ -139,6 +145,14 @@ def _refuse_record(path: Path) -> None:
         _refuse_file(path)
 
 
+def _refuse_origin(path: Path, source: Path) -> None:
+    """Refuse to write over what the source was made from: IN and OUT were probably exchanged."""
+    made = stored_provenance(source) if source.is_file() and path.is_file() else None
+    if made is not None and sha256(path) in made.inputs:
+        mend = "Choose another output name; perhaps IN and OUT are exchanged."
+        raise OutputError("E-OVERWRITE", "the input was made from this file", mend=mend, file=path.name)
+
+
 def _refuse_file(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise OutputError("E-OUT", "a file stands where the folder would go", file=path.name, mend="Name a folder.")
@@ -149,7 +163,7 @@ def refuse_page(path: Path, sources: Sequence[Path] = ()) -> None:
 
     Raises:
         SettingsError: ``E-OUTFORMAT``, it does not end in .html.
-        OutputError: it is a source, or cannot be written.
+        OutputError: it is a source or no page of medidiff, or cannot be written.
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise SettingsError("E-OUTFORMAT", f"a page that ends in '{path.suffix}'", wanted=".html", file=path.name)
@@ -157,6 +171,7 @@ def refuse_page(path: Path, sources: Sequence[Path] = ()) -> None:
         raise OutputError("E-OUT", "a folder stands where the page would go", file=path.name, mend="Name a file.")
     with output_errors(path.name):
         refuse_source(path, sources)
+        refuse_foreign(path)
     _refuse_closed(path)
 
 
@@ -166,6 +181,16 @@ def _refuse_prior(verb: Adapt) -> None:
         if path.exists():
             mend = "Choose another --name, or another folder."
             raise OutputError("E-EXISTS", "there is a prior of this name", file=path.name, mend=mend)
+
+
+def _refuse_shown(verb: Demo) -> None:
+    """Refuse a folder where a file of the demo would replace one that an earlier demo did not write."""
+    if (verb.out / FOLDER_RECORD).is_file():
+        return
+    for name in _SHOWN:
+        if (verb.out / name).exists():
+            found, mend = "a file that medidiff did not write stands there", "Choose another folder."
+            raise OutputError("E-OVERWRITE", found, mend=mend, file=name)
 
 
 def _refuse_crowded(verb: Restoring, scan: SeriesSummary) -> None:

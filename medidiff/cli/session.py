@@ -25,10 +25,10 @@ from medidiff.io.record import RecordWriter, Run, read_record
 from medidiff.io.sidecar import record_path
 from medidiff.version import __version__
 
-__all__ = ["Session", "environment", "load", "read_options"]
+__all__ = ["FOLDER_RECORD", "Session", "environment", "load", "read_options"]
 
 _FILES = (".nii", ".nii.gz", ".nrrd", ".mha")
-_FOLDER_RECORD = "medidiff.record.jsonl"
+FOLDER_RECORD = "medidiff.record.jsonl"
 _BATCH_RECORD = "record.jsonl"
 _NEVER = {"json", "dry_run", "record"}  # options without an effect on the result
 _SECRET = ("tracking", "study", "series", "accession", "patient", "run")  # may hold a password, or name a patient
@@ -184,7 +184,7 @@ class Session:
         if isinstance(self.verb, Deidentify | Export | Synthesize):  # the folder is made to be given away
             return out.with_name(f"{out.name}.record.jsonl")
         if whole or not out.name.lower().endswith(_FILES):
-            return out / _FOLDER_RECORD
+            return out / FOLDER_RECORD
         return out.with_name(f"{record_path(out).stem}.record.jsonl")
 
 

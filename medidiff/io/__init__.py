@@ -157,7 +157,8 @@ def write(
 
     Raises:
         SettingsError: the format is open, or DICOM is asked for without a DICOM source.
-        OutputError: the place or the volume cannot be written; a source is never overwritten.
+        OutputError: the place or the volume cannot be written. Only what medidiff wrote is replaced, so that a cell may
+            be run twice; a source, or any other file, is refused (``E-OVERWRITE``).
     """
     path, like = Path(path), None if like is None else Path(like)
     form = target_format(path, like=like, format=format)

@@ -21,6 +21,7 @@ __all__ = [
     "ensure_provenance",
     "exact_affine",
     "holds_mask",
+    "is_own_record",
     "labels",
     "record_path",
     "refuse_foreign_record",
@@ -72,6 +73,11 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_own(fields: dict[str, Any]) -> bool:
     makers = fields.get("GeneratedBy")
     return isinstance(makers, list) and any(isinstance(m, dict) and m.get("Name") == "medidiff" for m in makers)
+
+
+def is_own_record(path: Path) -> bool:
+    """Whether a file is a record that medidiff wrote."""
+    return _is_own(_read(path))
 
 
 def labels(path: Path) -> tuple[str, str]:
@@ -154,7 +160,7 @@ def holds_mask(path: Path) -> bool:
 
 def refuse_foreign_record(path: Path) -> None:
     """Refuse to replace a record that medidiff did not write, such as the source's own BIDS sidecar."""
-    if path.exists() and not _is_own(_read(path)):
+    if path.exists() and not is_own_record(path):
         raise OutputError(
             "E-OVERWRITE",
             "a JSON file that medidiff did not write stands where the record would go",

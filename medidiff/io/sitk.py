@@ -38,6 +38,7 @@ from medidiff.volume import Geometry, Provenance, Volume
 __all__ = ["find_sitk", "read_sitk", "write_sitk"]
 
 sitk: Any = SimpleITK  # its functions carry no types
+_MARK = ("medidiff", "research use only")  # a field of the header, by which `medidiff.io.own` knows the file
 _LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 _Stamps = Sequence[tuple[int, int, int] | None]
 
@@ -261,6 +262,7 @@ def _image(data: NDArray[Any], geometry: Geometry) -> Any:
     image.SetSpacing(spacing.tolist())
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
+    image.SetMetaData(*_MARK)
     return image
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import OutputError
-from medidiff.io.files.atomic import make_folder, refuse_source
+from medidiff.io.files.atomic import make_folder, output_errors, refuse_source
 from medidiff.io.files.checks import refuse_nonfinite, refuse_thin
+from medidiff.io.own import refuse_foreign
 from medidiff.io.sidecar import holds_mask, record_path, refuse_foreign_record, write_record
 from medidiff.volume import Provenance, Volume
 
@@ -64,6 +65,8 @@ def prepared(output: Output, volume: Volume) -> None:
     places = [output.path, output.record, *([] if volume.filled is None else [output.mask])]
     for place in places:
         refuse_source(place, [] if output.like is None else [output.like])
+    with output_errors(output.path.name):
+        refuse_foreign(output.path)
     refuse_foreign_record(output.record)
     if volume.filled is not None and output.mask.exists() and not holds_mask(output.record):
         mend = "Choose another output name or folder."
