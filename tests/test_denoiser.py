@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medidiff.diffusion import Condition, Preconditioned, diffuse, observe, restoration_loss
-from medidiff.diffusion.denoiser import _LOSS_FLOOR, NOISE_FLOOR
+from medidiff.diffusion.denoiser import _LOSS_FLOOR, NOISE_FLOOR, local_mean
 from medidiff.errors import SettingsError
 from medidiff.physics import nothing, resample, slices
 
@@ -308,3 +308,13 @@ def test_a_condition_is_mapped_as_one(generator):
 def test_a_condition_of_another_shape_is_refused(shape):
     with pytest.raises(SettingsError, match="E-CONDITION"):
         Condition(torch.zeros(shape), torch.tensor(1.0), torch.tensor(0.1))
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (6, 2, 5), (2, 2, 5), (1, 6, 2), (1, 1, 1), (2, 2, 2)])
+def test_the_local_mean_is_that_of_the_neighbours_that_are_there(shape):
+    x = torch.randn((2, 1, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    got = local_mean(x)
+    assert got.shape == x.shape
+    for place in torch.cartesian_prod(*(torch.arange(n) for n in shape)).reshape(-1, 3).tolist():
+        near = x[(slice(None), slice(None), *(slice(max(at - 1, 0), at + 2) for at in place))]
+        torch.testing.assert_close(got[(..., *place)], near.mean((2, 3, 4)))

@@ -42,6 +42,17 @@ def test_denoising_keeps_grid_and_units(prior) -> None:
     assert 0.5 < float(clean.mean.data.mean() / scan.data.mean()) < 2.0
 
 
+@pytest.mark.parametrize("shape", [(64, 64, 2), (64, 2, 64), (2, 64, 64), (33, 31, 3)])
+def test_a_scan_of_few_slices_is_denoised_and_brought_to_a_finer_grid(prior, shape) -> None:
+    scan = head(shape)
+    clean = denoise(scan, prior=prior, noise_level=30.0, draws=2, steps=1)
+    assert clean.mean.geometry == scan.geometry
+    assert 0.5 < float(clean.mean.data.mean() / scan.data.mean()) < 2.0
+    sharp = superresolve(scan, (1, 1.2, 1), prior=prior, noise_level=30.0).mean
+    assert sharp.geometry == scan.geometry.with_spacing((1, 1.2, 1))
+    assert np.isfinite(sharp.data).all()
+
+
 def test_superresolution_covers_the_scan_on_the_target_grid(prior) -> None:
     scan = head()
     sharp = superresolve(scan, (1, 1, 1), prior=prior, noise_level=30.0).mean

@@ -134,4 +134,8 @@ def restoration_loss(
 
 def local_mean(x: Tensor) -> Tensor:
     """Mean of the 3 x 3 x 3 voxels about each, those beyond the faces left out."""
-    return nnf.avg_pool3d(x, 3, stride=1, padding=1, count_include_pad=False)
+    short = [axis for axis in (2, 3, 4) if x.shape[axis] < 3]  # a voxel's neighbours are the whole axis
+    if short:
+        x = x.mean(short, keepdim=True).expand_as(x)
+    sides = [1 if axis in short else 3 for axis in (2, 3, 4)]
+    return nnf.avg_pool3d(x, sides, stride=1, padding=[side // 2 for side in sides], count_include_pad=False)
