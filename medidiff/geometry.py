@@ -136,7 +136,7 @@ class Geometry:
         corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * (np.array(self.shape) - 1)
         return float(np.linalg.norm(self.world(corners) - other.world(corners), axis=-1).max())
 
-    def with_spacing(self, spacing_mm: Sequence[float]) -> Geometry:
+    def with_spacing(self, spacing_mm: Sequence[float | str]) -> Geometry:
         """The grid of another spacing that covers the same box: same outer faces' centre, same directions.
 
         The number of voxels is rounded to the nearest whole number that covers the field of view (at least 1), and the
@@ -144,12 +144,13 @@ class Geometry:
         for it: people type 0.72 for 0.71875, and to resample by that little would only blur.
 
         Args:
-            spacing_mm: three distances in mm, greater than 0.
+            spacing_mm: three distances in mm, greater than 0, or ``"own"`` for the grid's own along an axis.
 
         Raises:
             SettingsError: ``E-TARGET``, not such distances, or more voxels than any scan has.
         """
-        wanted = np.asarray(spacing_mm, dtype=np.float64)
+        sides = [spacing if side == "own" else side for side, spacing in zip(spacing_mm, self.spacing_mm, strict=False)]
+        wanted = np.asarray(sides if len(spacing_mm) == 3 else spacing_mm, dtype=np.float64)
         if wanted.shape != (3,) or not np.isfinite(wanted).all() or wanted.min() <= 0:
             raise SettingsError(
                 "E-TARGET", f"target spacing {tuple(spacing_mm)}", wanted="three finite values in mm above 0"

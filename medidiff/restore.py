@@ -51,7 +51,7 @@ def denoise(volume: Volume, **settings: Any) -> Posterior:
 
 def superresolve(
     volume: Volume,
-    spacing: Sequence[float],
+    spacing: Sequence[float | str],
     *,
     thickness_mm: float | None = None,
     profile: ProfileName = "box",
@@ -64,7 +64,8 @@ def superresolve(
 
     Args:
         volume: (1, I, J, K) scan.
-        spacing: (3,) target voxel size in mm along the scan's own voxel axes, none larger than the scan's.
+        spacing: (3,) target voxel size in mm along the scan's own voxel axes, none larger than the scan's; ``"own"``
+            keeps the scan's own along an axis.
         thickness_mm: of the slices; when left out that of the scan's header, or else the slice distance (no gap).
         profile: sensitivity across a slice, whose full width at half maximum the thickness is.
         settings: the fields of `Settings`.

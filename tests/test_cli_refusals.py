@@ -41,6 +41,17 @@ def test_a_coarser_grid_is_code_2_also_in_a_dry_run(ball_file, card, tmp_path, c
     assert "coarser" in refused([*words, "--dry-run"], capsys, code=2)
 
 
+def test_a_spacing_that_would_do_is_told_for_all_axes_at_once(ball_file, card, tmp_path, capsys):
+    words = ["superresolve", ball_file, tmp_path / "out.nii", "--prior", card, "--dry-run", "--spacing"]
+    said = refused([*words, 1, 1.2, 1], capsys, code=2)
+    assert "1 mm along axis 0 and 1.2 mm along axis 1, coarser than the scan" in said
+    assert "at most 0.9 x 1.1 x 2 mm" in said
+    assert "Give own own 1:" in said
+    told = document([*words, "own", "own", 1], capsys)["output"]
+    assert told["spacing_mm"] == pytest.approx([0.9, 1.1, 1])
+    assert "a number or 'own'" in refused([*words, "its", "own", 1], capsys, code=2)
+
+
 def test_what_cannot_be_read_is_code_4_and_nothing_to_read_is_code_8(card, tmp_path, capsys):
     (tmp_path / "text.nii").write_text("no scan")
     (tmp_path / "empty").mkdir()

@@ -156,6 +156,15 @@ def test_a_coarser_spacing_is_refused(prior) -> None:
         superresolve(head(), (1, 1.2, 4), prior=prior)
 
 
+def test_own_keeps_the_size_of_the_scan_along_an_axis(prior) -> None:
+    scan = head()
+    sharp = superresolve(scan, ("own", "own", 1), prior=prior, noise_level=30.0)
+    assert sharp.mean.geometry == scan.geometry.with_spacing((1, 1.2, 1))
+    assert sharp.provenance.settings["spacing_mm"] == [1, 1.2, 1]
+    with pytest.raises(SettingsError, match="Give own own 1"):
+        superresolve(scan, (1.5, 1.5, 1), prior=prior)
+
+
 def test_scans_that_cannot_be_restored_are_refused(prior) -> None:
     scan = head()
     with pytest.raises(InputError):

@@ -115,7 +115,7 @@ SETTINGS: Rows = {
     ),
     "E-TARGET": (
         "The voxel size asked for is impossible, or coarser than the scan's.",
-        "Give three sizes in mm, none above the scan's own; 'medidiff info' shows them.",
+        "Give three sizes in mm, none above the scan's own, or 'own' to keep the scan's along an axis.",
     ),
     "E-TILE": ("The tiles are too small for their overlap.", "Take larger tiles."),
     "E-USAGE": ("The command line is not understood.", "The message names the nearest verb or option."),

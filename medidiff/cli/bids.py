@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--session-label", "--session_label", nargs="+", default=[], metavar="LABEL", help="all if left out")
     add("--suffix", nargs="+", choices=SUFFIXES, default=list(SUFFIXES), help="kinds of scan; all if left out")
     add("--task", choices=("denoise", "superresolve"), default="denoise", help="what to do (default: %(default)s)")
-    add("--spacing", nargs=3, type=float, metavar=("I", "J", "K"), help="voxel size in mm, for superresolve")
+    add("--spacing", nargs=3, type=_side, metavar=("I", "J", "K"), help="voxel size in mm, or own; for superresolve")
     add("--prior", help="a bundled prior's name or the path of a card; that of the modality if left out")
     add("--seed", type=int, default=0, help="what all randomness is drawn from (default: %(default)s)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: %(default)s)")
@@ -90,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     add("-w", "--work-dir", type=Path, metavar="DIR", help="for temporary files; the system's if left out")
     add("--version", action="version", version=f"medidiff-bids {__version__} (research use only)")
     return parser
+
+
+def _side(word: str) -> float | str:
+    """A voxel size, or ``own`` for the scan's."""
+    return word if word == "own" else float(word)
 
 
 def _run(typed: argparse.Namespace) -> int:

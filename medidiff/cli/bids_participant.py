@@ -20,7 +20,7 @@ from medidiff.io.sidecar import record_path
 from medidiff.prior import Prior, fitting_prior
 from medidiff.restore import Settings, denoise, superresolve
 from medidiff.version import __version__
-from medidiff.volume import Volume
+from medidiff.volume import Geometry, Volume
 
 __all__ = ["Asked", "Restorer", "refusal_path"]
 
@@ -33,14 +33,14 @@ class Asked:
 
     Args:
         task: ``"denoise"`` or ``"superresolve"``.
-        spacing: (3,) mm, for the latter.
+        spacing: (3,) mm, or ``"own"`` for the scan's, for the latter.
         prior: name or path; None for the bundled one.
         seed: of all randomness.
         device: where to compute.
     """
 
     task: str
-    spacing: tuple[float, ...] | None = None
+    spacing: tuple[float | str, ...] | None = None
     prior: str | None = None
     seed: int = 0
     device: str = "auto"
@@ -104,7 +104,7 @@ class Restorer:
         prior, decisions = fitting_prior(volume, self._prior)
         self._prior = prior
         path = self.out / scan.derivative(self.asked.task)
-        if self._is_done(path, reading.sha256, prior):
+        if self._is_done(path, reading.sha256, prior, volume.geometry):
             return "done before"
         posterior = self._answer(volume, prior)
         made = posterior.provenance
@@ -120,7 +120,7 @@ class Restorer:
             return superresolve(volume, self.asked.spacing, prior=prior, **self.settings)
         return denoise(volume, prior=prior, **self.settings)
 
-    def _is_done(self, path: Path, inputs: tuple[str, ...], prior: Prior) -> bool:
+    def _is_done(self, path: Path, inputs: tuple[str, ...], prior: Prior, grid: Geometry) -> bool:
         """Whether the same question has its answer already, whole."""
         try:
             record = json.loads(record_path(path).read_text("utf-8"))["Provenance"]
@@ -135,7 +135,7 @@ class Restorer:
             "prior": {"name": prior.card.name, "sha256": prior.card.weights_sha256},
         }
         same = all(record.get(name) == value for name, value in asked.items())
-        fine = self.asked.spacing is None or _near(spacing, self.asked.spacing)
+        fine = self.asked.spacing is None or _near(spacing, grid.with_spacing(self.asked.spacing).spacing_mm)
         return same and fine and _is_whole(path)
 
 

@@ -200,6 +200,8 @@ def _choices(hint: Any) -> str:
 
 
 def _convert(hint: Any, word: str, *, label: str) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return _number_or_word(hint, word, label=label)
     if choices := typing.get_args(hint):
         if word in choices:
             return word
@@ -212,6 +214,15 @@ def _convert(hint: Any, word: str, *, label: str) -> Any:
     except ValueError as error:
         wanted = {int: "a whole number", float: "a number"}.get(hint, hint.__name__)
         raise SettingsError("E-USAGE", f"'{word}'", wanted=wanted, attribute=label) from error
+
+
+def _number_or_word(hint: Any, word: str, *, label: str) -> float | str:
+    """A number, or the one word that may stand in its place."""
+    (allowed,) = (choice for part in typing.get_args(hint) for choice in typing.get_args(part))
+    try:
+        return word if word == allowed else float(word)
+    except ValueError as error:
+        raise SettingsError("E-USAGE", f"'{word}'", wanted=f"a number or '{allowed}'", attribute=label) from error
 
 
 def _refuse_unknown(argv: list[str], verbs: Mapping[str, type]) -> str:

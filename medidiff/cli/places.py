@@ -199,7 +199,8 @@ def _refuse_crowded(verb: Restoring, scan: SeriesSummary) -> None:
         return
     grid = Geometry(scan.shape, np.array(scan.affine))  # type: ignore[arg-type] # three, or none
     if isinstance(verb, Superresolve):
-        grid = grid.with_spacing(np.minimum(verb.spacing, grid.spacing_mm).tolist())
+        sides = zip(verb.spacing, grid.spacing_mm, strict=True)
+        grid = grid.with_spacing([held if side == "own" else min(side, held) for side, held in sides])
     plain = math.prod(grid.shape) * _VOXEL_BYTES
     needed: Counter[Path] = Counter()
     for path in verb.outputs.values():

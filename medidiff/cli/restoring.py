@@ -20,6 +20,7 @@ from medidiff.cli.verbs import Restoring, Superresolve
 from medidiff.errors import InputError, SettingsError
 from medidiff.io import Reading, write
 from medidiff.physics import Slices
+from medidiff.physics.seeing import refuse_coarser
 from medidiff.prior import Prior, fitting_prior
 from medidiff.restore import Posterior, Settings, denoise, refines, superresolve
 from medidiff.trust import Calibration, Claim
@@ -28,7 +29,6 @@ from medidiff.volume import Geometry, Volume
 __all__ = ["Prepared", "prepared", "restored", "run", "settings_of", "verb_name", "written"]
 
 _OUT_OF_SCOPE = 3
-_FINER = 1.0001  # a target spacing this little above the scan's is the scan's
 _WORDS = {"denoise": "denoised", "superresolve": "super-resolved"}
 _KINDS = {
     "spread": "standard deviation",
@@ -302,11 +302,7 @@ def _target(verb: Restoring, source: Geometry) -> Geometry:
     if not isinstance(verb, Superresolve):
         return source
     target = source.with_spacing(verb.spacing)
-    for axis, (wanted, held) in enumerate(zip(target.spacing_mm, source.spacing_mm, strict=True)):
-        if wanted > held * _FINER:
-            found = f"{wanted:.4g} mm along axis {axis}, coarser than the scan"
-            mend = f"Give {held:.4g} to keep the scan's own size along this axis."
-            raise SettingsError("E-TARGET", found, wanted=f"at most {held:.4g} mm", mend=mend, attribute="--spacing")
+    refuse_coarser(target, source)
     return target
 
 

@@ -10,6 +10,8 @@ from medidiff.cli.shared import Device, Repairs, Seed
 
 __all__ = ["Finer", "RestoringOptions"]
 
+Own = Literal["own"]  # the scan's own voxel size along an axis
+
 
 @dataclass(frozen=True, kw_only=True)
 class RestoringOptions(Repairs):
@@ -60,7 +62,8 @@ class Finer:
     """The grid that super-resolution goes to."""
 
     spacing: Annotated[
-        tuple[float, float, float], Option("target voxel size in mm along the scan's own axes", ("I", "J", "K"))
+        tuple[float | Own, float | Own, float | Own],
+        Option("target voxel size in mm along the scan's axes; 'own' keeps the scan's along one", ("I", "J", "K")),
     ]
     thickness: Annotated[
         float | None,
