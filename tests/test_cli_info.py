@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from pydicom import DataElement, config
 
 import medidiff.cli as cli
@@ -20,7 +22,7 @@ def test_info_lists_scans_problems_and_what_was_left_out(tmp_path, capsys):
     dicom_cases.series(tmp_path / "a", modality="MR")
     dicom_cases.series(tmp_path / "b", edit=lambda _, k: k != 2)
     for number in range(5):
-        (tmp_path / f"note{number}.txt").write_text("text")
+        (tmp_path / f"file{number}.txt").write_text("text")
     assert cli.main(["info", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     lines = [line.split() for line in shown.splitlines()]
@@ -28,8 +30,8 @@ def test_info_lists_scans_problems_and_what_was_left_out(tmp_path, capsys):
     assert "problem" in shown
     assert "--on-gap resample" in shown
     assert "5 files are no part of a scan" in shown
-    assert "note2.txt, ..." in shown
-    assert "note3.txt" not in shown
+    assert "file2.txt, ..." in shown
+    assert "file3.txt" not in shown
     told = document(["info", tmp_path], capsys)
     assert [each["scan"] for each in told["series"]] == [1, 2]
     assert len(told["skipped"]) == 5
@@ -53,3 +55,21 @@ def test_header_text_cannot_break_a_line(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "\nFORGED" not in shown
+
+
+def test_no_name_of_a_patient_in_a_file_name_is_shown(tmp_path, capsys):
+    source = tmp_path / "study"
+    dicom_cases.series(source, edit=lambda _, k: k != 2)  # with a gap, so that a problem names files, too
+    for number, file in enumerate(sorted(source.iterdir())):
+        file.rename(source / f"Doe_Jane_{number}.dcm")
+    (source / "copy Doe.dcm").write_bytes((source / "Doe_Jane_0.dcm").read_bytes())
+    (source / "Doe notes.txt").write_text("Jane")
+    assert cli.main(["info", str(source)]) == 0
+    said = capsys.readouterr()
+    assert "first file" in said.out
+    assert "file-" in said.out
+    assert "E-GAP" in said.out
+    told = json.dumps(document(["info", source], capsys))
+    for text in (said.out, said.err, told):
+        assert "Doe" not in text
+        assert "Jane" not in text

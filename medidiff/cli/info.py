@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
 from medidiff.cli.verbs import Info
 from medidiff.errors import printable
-from medidiff.io import Contents, Scan, SeriesSummary, Skipped
+from medidiff.io import Contents, Found, Scan, SeriesSummary, Skipped
+from medidiff.io.files.names import safe_label
 
 __all__ = ["run"]
 
@@ -27,7 +28,7 @@ def run(verb: Info, session: Session) -> None:
     screen = Screen(verb.json)
     found = session.find(verb.path)
     session.account.files(found, {})
-    contents = Contents(found.format, tuple(scan.summary for scan in found.scans), found.skipped)
+    contents = _nameless(found, session.account.plain)
     if verb.json:
         document = dataclasses.asdict(contents)
         for number, series in enumerate(document["series"], 1):
@@ -35,14 +36,26 @@ def run(verb: Info, session: Session) -> None:
         screen.document(document)
         return
     screen.columns(_COLUMNS, [_row(number, series) for number, series in enumerate(contents.series, 1)])
-    for number, scan in enumerate(found.scans, 1):
-        facts = _facts(found.format, scan)
+    for number, (scan, series) in enumerate(zip(found.scans, contents.series, strict=True), 1):
+        facts = _facts(found.format, scan, series)
         print(f"\nscan {number}")
         screen.lines({f"  {name}": printable(str(value)) for name, value in facts.items()})
     if contents.skipped:
         count = len(contents.skipped)
         print(f"\n{count} file{' is' if count == 1 else 's are'} no part of a scan")
         screen.lines(_reasons(contents.skipped))
+
+
+def _nameless(found: Found, plain: Callable[[str], str]) -> Contents:
+    """What was found, with the label of each file in the place of its name: people put patients into file names."""
+    series = tuple(
+        dataclasses.replace(
+            scan.summary, decisions=tuple(map(plain, scan.summary.decisions)), problem=plain(scan.summary.problem)
+        )
+        for scan in found.scans
+    )
+    skipped = tuple(Skipped(safe_label(each.file), plain(each.reason)) for each in found.skipped)
+    return Contents(found.format, series, skipped)
 
 
 def _row(number: int, series: SeriesSummary) -> list[str]:
@@ -54,11 +67,10 @@ def _row(number: int, series: SeriesSummary) -> list[str]:
     return [str(number), *(printable(str(cell)) for cell in cells)]
 
 
-def _facts(format: str, scan: Scan) -> dict[str, object]:
-    series = scan.summary
+def _facts(format: str, scan: Scan, series: SeriesSummary) -> dict[str, object]:
     facts: dict[str, object] = {"format": format}
     if scan.files:
-        facts["first file"] = scan.files[0].name
+        facts["first file"] = safe_label(scan.files[0])
     if series.shape:
         facts["first voxel"] = ", ".join(f"{row[3]:.3f}" for row in series.affine[:3]) + " mm (RAS+)"
     facts |= dict(series.details)
