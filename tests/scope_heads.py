@@ -59,6 +59,37 @@ def _shaded(image: np.ndarray) -> np.ndarray:
     return (image * np.exp(np.linspace(-1.5, 1.5, image.shape[0]))[:, None, None]).astype(np.float32)
 
 
+def _rounded_window(image: np.ndarray) -> np.ndarray:
+    """The whole range on 256 grey levels, brought back to the scan's units and rounded to these."""
+    top = np.rint(image.max())
+    return np.rint(np.rint(image / image.max() * 255) / 255 * top).astype(np.int16)
+
+
+def _smoothed(image: np.ndarray) -> np.ndarray:
+    """A little, after noise: what is left looks like that of a quiet scan."""
+    return ndimage.gaussian_filter(_noisier(image), 0.6)
+
+
+def _shrunk(image: np.ndarray) -> np.ndarray:
+    """Wiener's filter in windows of 3 x 3 x 3 voxels: more is left of the noise here than there."""
+    noisy = _noisier(image)
+    mean = ndimage.uniform_filter(noisy, 3)
+    power = np.maximum(ndimage.uniform_filter(noisy * noisy, 3) - mean * mean, 1e-6)
+    return mean + np.maximum(power - 70.0**2, 0) / np.maximum(power, 70.0**2) * (noisy - mean)
+
+
+def _noisier(image: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    real, other = (63 * rng.standard_normal(image.shape, dtype=np.float32) for _ in range(2))
+    return np.hypot(image + real, other)
+
+
+def _blank(image: np.ndarray) -> np.ndarray:
+    out = image.copy()
+    out[..., 38:41] = 0
+    return out
+
+
 def _wave(image: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(2)
     return np.abs(rng.standard_normal(image.shape) * 500).astype(np.float32)
@@ -88,6 +119,10 @@ FAULTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "inverted": (lambda image: np.clip(1100 - image, 0, None), "air"),
     "contrast of T2": (lambda image: np.where(image > 250, 1600 - image, image), "fluid"),
     "windowed": (_windowed, "eight"),
+    "windowed, then rounded": (_rounded_window, "eight"),
+    "smoothed after noise": (_smoothed, "linked"),
+    "shrunk after noise": (_shrunk, "patchy"),
+    "slices blank": (_blank, "jump"),
     "clipped": (lambda image: np.minimum(image, 700), "top"),
     "noise": (_wave, "match"),
     "lossy blocks": (_blocks, "blocky"),

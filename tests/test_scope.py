@@ -91,9 +91,41 @@ def test_signs_do_not_depend_on_units(head, signs, reference):
     assert found == pytest.approx(signs, abs=1e-3)
 
 
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("ends", [(20, 0), (0, 20)], ids=["before", "after"])
+def test_blank_planes_beyond_a_head_change_nothing(axis, ends, head, reference):
+    """A head that is cut on all sides, so that blank planes beyond it would be jumps."""
+    data = head.data[0][8:72, 8:88, 8:70]
+    wide = [ends if each == axis else (0, 0) for each in range(3)]
+    affine = head.geometry.affine.copy()
+    signs = traits_of(Volume(data, Geometry(data.shape, affine), "MR"), reference.template)
+    affine[:3, 3] -= affine[:3, axis] * ends[0]
+    padded = np.pad(data, wide)
+    found = traits_of(Volume(padded, Geometry(padded.shape, affine), "MR"), reference.template)
+    assert found == pytest.approx(signs, abs=1e-6)
+    assert found["jump"] is not None
+
+
 def test_an_offset_is_no_matter_of_units(head, signs, reference):
     found = traits_of(head.with_data(head.data + np.float32(900)), reference.template)
     assert found["air"] > signs["air"] + 0.3
+
+
+@pytest.mark.parametrize("top", [99, 200, 300, 800, 1000, 4095])
+def test_whole_numbers_of_any_range_are_no_windows(top, head, signs, reference):
+    """Ordinary scans with few grey levels, and with many."""
+    image = head.data[0]
+    found = traits_of(head.with_data(np.rint(image / image.max() * top).astype(np.int16)), reference.template)
+    assert found["eight"] == signs["eight"] == 0
+
+
+def test_a_level_of_noise_that_changes_slowly_is_no_filter(head, reference):
+    """Coils see some places better than others, and parallel imaging makes noise of the rest."""
+    rng = np.random.default_rng(7)
+    level = (20 + 40 * np.linspace(0, 1, head.shape[0]) ** 2)[:, None, None]
+    noisy = np.hypot(*(level * rng.standard_normal((2, *head.shape)) + [[[[1]]], [[[0]]]] * head.data[0]))
+    scope = scope_within(head.with_data(noisy.astype(np.float32)), reference)
+    assert max(scope.distances["linked"], scope.distances["patchy"]) < 0.8
 
 
 # --- scans of another kind ------------------------------------------------------------------------------------------

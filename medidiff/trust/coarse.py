@@ -33,7 +33,7 @@ class Coarse:
         geometry: of the blocks.
         tissue: (I, J, K), true in tissue; nowhere true in a scan of one value.
         bright: brightness called 100 %, in the scan's units; above 0.
-        image: (I, J, K) the scan itself, float32, padding at the lowest measured value.
+        image: (I, J, K) the scan itself, float32, padding at the lowest measured value, without blank outer planes.
     """
 
     data: Array
@@ -71,20 +71,38 @@ def coarse(volume: Volume) -> Coarse:
     """
     if volume.data.shape[0] != 1:
         raise InputError("E-4D", f"{volume.data.shape[0]} channels", wanted="one", mend="Judge them one by one.")
-    image = np.asarray(without_padding(volume)[0], dtype=np.float32)
-    if not np.isfinite(image).all():
+    whole = np.asarray(without_padding(volume)[0], dtype=np.float32)
+    if not np.isfinite(whole).all():
         raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
+    shown = _shown(whole)
+    image = whole[shown]
     spacing = volume.geometry.spacing_mm
     steps = [max(1, min(int(_BLOCK_MM / step), n)) for step, n in zip(spacing, image.shape, strict=True)]
     data = image
     for axis, step in enumerate(steps):
         data = _averaged(data, axis, step)
     affine = volume.geometry.affine.copy()
-    affine[:3, 3] = volume.geometry.world([(step - 1) / 2 for step in steps])
+    middle = [part.start + (step - 1) / 2 for part, step in zip(shown, steps, strict=True)]
+    affine[:3, 3] = volume.geometry.world(middle)
     affine[:3, :3] *= steps
     grid = Geometry((data.shape[0], data.shape[1], data.shape[2]), affine)
     tissue, bright = _tissue(data)
     return Coarse(data, (steps[0], steps[1], steps[2]), grid, tissue, bright, image)
+
+
+def _shown(image: Array) -> Box:
+    """The box without outer planes of one value each: how far a scan was padded is no matter of what it shows."""
+    box = [slice(0, n) for n in image.shape]
+    if image.size and image.min() == image.max():
+        return box[0], box[1], box[2]
+    for axis in range(3):
+        along = np.moveaxis(image[tuple(box)], axis, 0)
+        blank = (bool(plane.min() == plane.max()) for plane in along)
+        first = next(number for number, one in enumerate(blank) if not one)
+        blank = (bool(plane.min() == plane.max()) for plane in along[::-1])
+        last = next(number for number, one in enumerate(blank) if not one)
+        box[axis] = slice(first, image.shape[axis] - last)
+    return box[0], box[1], box[2]
 
 
 def _averaged(data: Array, axis: int, step: int) -> Array:

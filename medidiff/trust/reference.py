@@ -55,6 +55,8 @@ RULES: Mapping[str, Rule] = {
     "quiet": Rule("low", 0.1),
     "corner": Rule("both", 0.1),
     "loud": Rule("high", 0.2),
+    "linked": Rule("low", 0.01),
+    "patchy": Rule("high", 0.02),
     "cliff": Rule("high", 0.1),
     "spike": Rule("high", 0.0, most=1.8, fixed=True),
     "top": Rule("high", 0.3),

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from medidiff.anatomy import foreground
 from medidiff.trust.coarse import Array, Coarse, Field, coarse, field_of
+from medidiff.trust.grain import grain_traits
 from medidiff.trust.kspace import kspace_traits
 from medidiff.trust.pose import SIDE_MM, Pose, Template, find_pose
 from medidiff.volume import Volume
@@ -22,16 +23,13 @@ __all__ = ["asymmetry", "traits_of"]
 
 _MOST_VOXELS = 1_500_000  # that are looked at one by one
 _FEWEST_ML = 16.0  # of tissue: less is no part of a head
-_FEWEST_VOXELS = 2000  # of flat tissue
 _CEILING = 1.3  # medians of the tissue
-_INNER_VOXELS = 2
 _BRIGHT = 0.45  # of the brightness called 100 %: what is darker is air, bone or fluid
-_FLAT_SHARE = 0.3
-_QUIET_SHARE = 0.05
-_WINDOW = 5  # voxels
 _INVERTED = 1.5  # brightness of the border over that of the middle
 _TOUCHED = 0.05  # of a face of the field of view
-_MEDIAN_OF_NORMAL = 0.6744897501960817
+_GREY_LEVELS = 256
+_FEWEST_LEVELS = 64  # of those that were rounded: of fewer, many lie near whole steps by chance
+_WIDE_STEP = 3.0  # units from a level to the next: of narrower steps, rounded to whole units, nothing is left
 _LARGE_PLANE = 0.3  # of the largest plane's tissue
 _NEIGHBOURS = 4
 _BLOCK = 8  # voxels of a JPEG block
@@ -57,7 +55,7 @@ def traits_of(volume: Volume, template: Template) -> dict[str, float | None]:
     found |= {"across": _across(blocks)} | _levels(blocks)
     if blocks.tissue_ml < _FEWEST_ML:
         return found
-    found |= _grain(blocks) | kspace_traits(blocks) | _planes(blocks) | _grid(blocks)
+    found |= grain_traits(blocks) | kspace_traits(blocks) | _planes(blocks) | _grid(blocks)
     field = field_of(blocks, SIDE_MM, ceiling=_CEILING)
     pose = find_pose(field.halved(), template)
     return found | _anatomy(blocks, field, pose, template)
@@ -76,49 +74,6 @@ def _cut(tissue: NDArray[np.bool_]) -> bool:
     """Whether the tissue goes on beyond three or more faces of the field of view."""
     faces = [tissue.take(side, axis) for axis in range(3) for side in (0, -1)]
     return sum(bool(face.mean() > _TOUCHED) for face in faces) > 2
-
-
-# --------------------------------------------------------------------------------------------------------------- grain
-
-
-def _grain(blocks: Coarse) -> dict[str, float | None]:
-    """Noise in the two finest directions, where the scan is flat: at one voxel (corner of k-space) and at two."""
-    box = blocks.box(_MOST_VOXELS)
-    image = blocks.image[box] / np.float32(blocks.bright)
-    spacing = np.asarray(blocks.geometry.spacing_mm) / blocks.steps
-    axes = [int(axis) for axis in np.argsort(spacing, kind="stable")[:2]]
-    if min(image.shape[axis] for axis in axes) < 4 * _WINDOW:
-        return {"quiet": None, "corner": None, "loud": None}
-    smooth = ndimage.gaussian_filter(image, 1.5, truncate=2.5)
-    inside = _shrunk(smooth > _BRIGHT)
-    slope = sum((np.gradient(smooth, axis=axis) ** 2 for axis in axes), np.zeros_like(smooth))
-    if inside.sum() < _FEWEST_VOXELS / _FLAT_SHARE:
-        return {"quiet": None, "corner": None, "loud": None}
-    flat = inside & (slope <= np.quantile(slope[inside], _FLAT_SHARE))
-    fine, middle = (_second(_second(image, axes[0], lag), axes[1], lag) for lag in (1, 2))
-    at_one, at_two = (float(np.median(np.abs(each[flat]))) / _MEDIAN_OF_NORMAL for each in (fine, middle))
-    power = ndimage.uniform_filter(middle * middle, _WINDOW)
-    quiet = math.sqrt(max(float(np.quantile(power[inside], _QUIET_SHARE)), 0.0))
-    # A slice as thick as n such voxels has averaged over n of them, and is quieter by the root of n for that.
-    thickness = max(1.0, float(spacing.max() / math.sqrt(spacing[axes[0]] * spacing[axes[1]])))
-    quiet *= math.sqrt(thickness)
-    return {
-        "quiet": math.log10(max(quiet, 1e-5)),
-        "corner": math.log10(max(at_one, 1e-6) / max(at_two, 1e-6)),
-        "loud": math.log10(max(at_one, 1e-5)),
-    }
-
-
-def _shrunk(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.asarray(ndimage.minimum_filter(mask.view(np.uint8), 2 * _INNER_VOXELS + 1, mode="constant") > 0)
-
-
-def _second(image: Array, axis: int, lag: int) -> Array:
-    """Second difference over so many voxels, scaled so that white noise keeps its level; 0 at the ends."""
-    along = np.moveaxis(image, axis, 0)
-    out = np.zeros_like(along)
-    out[lag:-lag] = (along[: -2 * lag] - 2 * along[lag:-lag] + along[2 * lag :]) / np.float32(math.sqrt(6))
-    return np.moveaxis(out, 0, axis)
 
 
 # --------------------------------------------------------------------------------------------------------- grey levels
@@ -142,13 +97,23 @@ def _levels(blocks: Coarse) -> dict[str, float | None]:
 
 
 def _fills_a_byte(image: Array) -> bool:
-    """Whether the values are 0 to 255 steps of one size, and reach both ends."""
+    """Whether the values are 0 to 255 steps of one size, and reach both ends.
+
+    Such steps may have been rounded to whole units since, each value by half a unit and the two ends, too.
+    """
     low, high = float(image.min()), float(image.max())
     if high <= low:
         return False
-    steps = (image.reshape(-1)[:: max(1, image.size // 500_000)] - low) * (255 / (high - low))
+    values = np.unique(image.reshape(-1)[:: max(1, image.size // 500_000)])
+    if values.size > _GREY_LEVELS:
+        return False
+    steps = (values - low) * (255 / (high - low))
     whole = np.rint(steps)
-    return bool(np.abs(steps - whole).max() < 1e-3 and np.unique(np.diff(np.unique(whole))).min() < 2)
+    off = float(np.abs(steps - whole).max())
+    rounded = values.size >= _FEWEST_LEVELS and high - low >= _WIDE_STEP * 255 and bool((values % 1 == 0).all())
+    if off >= (255 / (high - low) if rounded else 1e-3):
+        return False
+    return bool(np.diff(np.unique(whole)).min(initial=255) < 2)
 
 
 # -------------------------------------------------------------------------------------------------------------- planes

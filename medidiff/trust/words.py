@@ -46,6 +46,11 @@ def _corner(value: float, limits: Limits) -> str:
     return f"its noise is correlated, as if blurred over {_blur_voxels(10**value):.1f} voxels: filtered or interpolated"
 
 
+def _percent(value: float) -> str:
+    """By how much a ratio is off 1, of its logarithm."""
+    return f"{100 * (10 ** abs(value) - 1):.0f}"
+
+
 def _blur_voxels(ratio: float) -> float:
     """Full width at half maximum of the Gaussian that leaves white noise with this ratio of its grain at one and two.
 
@@ -78,6 +83,14 @@ _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
     "loud": lambda v, b: (
         f"noise of {100 * 10**v:.0f} % of the brightness, "
         f"in scans of the kind at most {100 * 10 ** _beyond(v, b):.0f} %"
+    ),
+    "linked": lambda v, b: (
+        f"its noise is linked from voxel to voxel along all axes, by {_percent(v)} % where scans of the kind reach "
+        f"{_percent(_beyond(v, b))} %: smoothed, filtered or interpolated"
+    ),
+    "patchy": lambda v, b: (
+        f"its grain is patchy, as filters leave it: its tails are {_percent(v)} % longer than a scanner's noise and "
+        f"anatomy explain, in scans of the kind at most {_percent(_beyond(v, b))} %"
     ),
     "cliff": lambda v, _: (
         f"looks zero-filled or interpolated: along two axes its k-space ends before the edge, by a drop of power "
