@@ -238,6 +238,18 @@ def test_the_pose_is_found(head, reference):
     assert np.degrees(off) < 4
 
 
+def test_where_little_of_a_brain_is_shown_its_way_up_counts_less(head, reference):
+    for first, allowed in ((16, 0.0), (36, 0.16)):
+        affine = head.geometry.affine.copy()
+        affine[:3, 3] = head.geometry.world((0, 0, first))
+        data = head.data[0][..., first:]
+        part = Volume(data, Geometry(data.shape, affine), "MR")
+        pose = find_pose(field_of(coarse(part), 4.0, ceiling=1.3).halved(), reference.template)
+        assert (pose.shown < 0.7) == (allowed > 0)
+        found = traits_of(part, reference.template)["upright"]
+        assert found == pytest.approx(pose.match - pose.other + allowed, abs=1e-6)
+
+
 def test_a_mirror_image_is_asymmetrical_the_other_way(head, reference):
     """The mean brain is symmetrical, so one with a heavier right half is made first."""
     data = head.data[0].copy()

@@ -99,11 +99,13 @@ class Pose:
         match: correlation with the mean brain, lying as the header says.
         other: the best in any other of the 24 ways.
         matrix: (4, 4) from the mean brain's places in mm to the world, as the header says.
+        shown: share of the mean brain that the field of view reaches there.
     """
 
     match: float
     other: float
     matrix: Matrix
+    shown: float
 
 
 def find_pose(field: Field, template: Template) -> Pose | None:
@@ -122,7 +124,9 @@ def find_pose(field: Field, template: Template) -> Pose | None:
     others = [match for number, (match, _) in found.items() if number != asked]
     others += [match for number, (match, _) in enumerate(starts) if number not in found]
     match, matrix = found[asked]
-    return Pose(match, max(others), matrix)
+    places = template.points[0]
+    _, seen = field.at(places @ matrix[:3, :3].T + matrix[:3, 3])
+    return Pose(match, max(others), matrix, float(seen.mean()))
 
 
 def _starts(field: Field, template: Template) -> list[tuple[float, Matrix]] | None:

@@ -36,6 +36,8 @@ _BLOCK = 8  # voxels of a JPEG block
 _FEWEST_BLOCKS = 7  # along an axis: of fewer, the median step at one of the eight places is large by chance
 _SLOW = 6.0  # cubes of 4 mm, standard deviation
 _FEWEST_AIR = 1000  # cubes of 4 mm
+_LITTLE = (0.70, 0.72)  # of the mean brain that is shown: of less, a crop that lies well may seem not to
+_LOOSE_UPRIGHT, _LOOSE_FLUID = 0.16, 0.2  # by which crops of training heads were off, and as much more as the oddest
 _WHITE, _GREY, _FLUID = 1.3, (0.75, 1.0), 0.62  # ranks of brightness in the mean brain
 
 
@@ -215,7 +217,9 @@ def _anatomy(blocks: Coarse, field: Field, pose: Pose | None, template: Template
     names = ("match", "upright", "side", "grey", "fluid", "shading", "ghost")
     if pose is None:
         return dict.fromkeys(names)
-    found: dict[str, Any] = {"match": pose.match, "upright": pose.match - pose.other, "ghost": _ghost(field)}
+    loose = float(np.clip((_LITTLE[1] - pose.shown) / (_LITTLE[1] - _LITTLE[0]), 0, 1))
+    upright = pose.match - pose.other + _LOOSE_UPRIGHT * loose
+    found: dict[str, Any] = {"match": pose.match, "upright": upright, "ghost": _ghost(field)}
     places, wanted = template.inside
     world = places @ pose.matrix[:3, :3].T + pose.matrix[:3, 3]
     index = blocks.geometry.index(world).T
@@ -230,6 +234,7 @@ def _anatomy(blocks: Coarse, field: Field, pose: Pose | None, template: Template
     if template.sides is not None:
         found["side"] = float((template.sides * _asymmetry(blocks, pose, template)).sum())
     found["grey"], found["fluid"] = (float(np.median(image[which])) / level for which in (grey, fluid))
+    found["fluid"] -= _LOOSE_FLUID * loose
     return found | {"shading": _shading(image[white] / level, places[white])}
 
 
