@@ -94,7 +94,7 @@ def test_signs_do_not_depend_on_units(head, signs, reference):
 @pytest.mark.parametrize("axis", range(3))
 @pytest.mark.parametrize("ends", [(20, 0), (0, 20)], ids=["before", "after"])
 def test_blank_planes_beyond_a_head_change_nothing(axis, ends, head, reference):
-    """A head that is cut on all sides, so that blank planes beyond it would be jumps."""
+    """A head that is cut on all sides; with these planes in, air, sides or jumps would differ by 0.03 and more."""
     data = head.data[0][8:72, 8:88, 8:70]
     wide = [ends if each == axis else (0, 0) for each in range(3)]
     affine = head.geometry.affine.copy()
