@@ -308,7 +308,7 @@ plt.show()
 #   detail is *plausible*, not *measured*. Never read a finding from a single draw.
 # * The **spread** of the draws says where the answer hangs on the prior more than on the measurement.
 #
-# Two things to mind. The "truth" here is a real scan with noise of its own, about 2 %, which a good mean leaves out and
+# Two things to mind. The "truth" here is a real scan with noise of its own, about 1 %, which a good mean leaves out and
 # a draw makes up anew. And the network is an approximation: how far "one draw" ends from the dotted line tells how far
 # it is from perfect, and its spread is a guide, not a guarantee.
 

@@ -121,7 +121,7 @@ if SCAN == SAMPLE:
         error = np.sqrt(np.mean((panels[name] - panels["before noise"])[tissue] ** 2)) / gain
         captions[name] = f"error {100 * error:.1f} % of tissue max."
 
-title = f"Noise of {100 * sigma / gain:.1f} % removed (estimated)"
+title = f"Denoised; noise estimated as {100 * sigma / gain:.1f} %"
 picture = comparison(OUT / "denoised.png", panels, geometry=scan.geometry, captions=captions, title=title, look=look)
 display(Image(str(picture), width=1000))
 print(*clean.provenance.decisions, sep="\n")

@@ -256,6 +256,18 @@ def test_a_patient_counts_once_and_pairs_lie_on_one_grid(patients, noisy, card, 
     assert "Doe^Jane-0.nii.gz" in line
 
 
+def test_only_a_calibration_is_replaced(patients, card, tmp_path, capsys, fitted):
+    out = tmp_path / "c.json"
+    words = ["calibrate", *patients, "-o", out, "--prior", card, *FAST, "--dry-run"]
+    for foreign in ('{"my": "notes"}', "no JSON"):
+        out.write_text(foreign)
+        assert "E-OVERWRITE" in refused(words, capsys, code=5)
+        assert out.read_text() == foreign
+    for own in (fitted.read_text(), fitted.read_text().replace('"format": 2', '"format": 1'), ""):
+        out.write_text(own)
+        assert cli.main([str(word) for word in words]) == 0
+
+
 def test_a_run_with_intervals_is_replayed_with_its_calibration(fitted, noisy, card, tmp_path, capsys):
     low, high, mean = (tmp_path / f"{name}.nii.gz" for name in ("low", "high", "mean"))
     words = ["denoise", noisy[0], mean, "--prior", card, "--steps", 1, "--intervals", fitted, low, high]

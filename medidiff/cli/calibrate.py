@@ -19,12 +19,12 @@ from medidiff.calibrating import Degraded, answered, degraded, judged, paired, t
 from medidiff.cli.calibrate_verbs import Calibrate
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
-from medidiff.errors import MedidiffError, SettingsError
+from medidiff.errors import MedidiffError, OutputError, SettingsError
 from medidiff.io import Reading
 from medidiff.io.files.atomic import output_errors, refuse_source, write_file
 from medidiff.prior import Prior, fitting_prior
 from medidiff.settings import Settings
-from medidiff.trust import Calibration, Case, Made, needed
+from medidiff.trust import Calibration, Case, Made, is_calibration, needed
 from medidiff.trust.cases import case_from_json, case_to_json
 from medidiff.version import __version__
 
@@ -146,6 +146,9 @@ def _refuse(verb: Calibrate) -> None:
         raise SettingsError("E-OUTFORMAT", found, wanted=".json", file=verb.out.name)
     with output_errors(verb.out.name):
         refuse_source(verb.out, [*verb.scans, *(verb.degraded or ())])
+        if verb.out.is_file() and verb.out.stat().st_size and not is_calibration(verb.out.read_bytes()):
+            mend = "Choose another name, or move that file away."
+            raise OutputError("E-OVERWRITE", "a file that is no calibration", mend=mend, file=verb.out.name)
         verb.out.absolute().parent.mkdir(parents=True, exist_ok=True)
 
 

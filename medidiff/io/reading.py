@@ -78,6 +78,8 @@ class Found:
             raise InputError("E-SCAN", f"no scan {number}", wanted=wanted, mend=mend, file=file)
         if number == 0 and count > 1:
             kinds = "; ".join(f"{n}: {scan.summary.label}" for n, scan in enumerate(self.scans[:8], 1))
-            mend = "Choose one with --scan N, or convert all with 'medidiff convert --all'."
+            mend = (
+                "Choose one with --scan N, in Python ReadOptions(scan=N), or convert all with 'medidiff convert --all'."
+            )
             raise InputError("E-MULTISERIES", f"{count} scans: {kinds}", wanted="one scan", mend=mend, file=file)
         return self.scans[max(number, 1) - 1]

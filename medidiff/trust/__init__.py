@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medidiff.trust.calibration import BUNDLED_CALIBRATIONS, Calibration, Made
+from medidiff.trust.calibration import BUNDLED_CALIBRATIONS, Calibration, Made, is_calibration
 from medidiff.trust.conformal import needed
 from medidiff.trust.holding import Evidence, Held, held
 from medidiff.trust.intervals import Answer, Claim, Interval, RegionInterval
@@ -34,6 +34,7 @@ __all__ = [
     "examined",
     "expected_error",
     "held",
+    "is_calibration",
     "judged_mask",
     "needed",
     "scope_of",

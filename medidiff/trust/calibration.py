@@ -21,7 +21,7 @@ from medidiff.trust.conformal import cap_of, needed
 from medidiff.trust.nodes import Case, Node, Seen, between, node_of
 from medidiff.trust.signs import MEANINGS, strange
 
-__all__ = ["BUNDLED_CALIBRATIONS", "Calibration", "Made"]
+__all__ = ["BUNDLED_CALIBRATIONS", "Calibration", "Made", "is_calibration"]
 
 BUNDLED_CALIBRATIONS = Path(__file__).parent / "bundled"
 """Where medidiff's own lie, one for each task, from the validation subjects of `validation/split.toml`, whole scans."""
@@ -259,6 +259,15 @@ class Calibration:
             if not all(place > 0 and factor > 0 for place, factor in node.factors):
                 return "a factor that is not above 0"
         return ""
+
+
+def is_calibration(text: bytes) -> bool:
+    """Whether some text is a calibration of this version or of another, whole or edited."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(values, dict) and {"made", "nodes", "scans", "sha256", "format"} <= set(values)
 
 
 def _refuse(share: float, cap: float | None) -> None:
