@@ -103,7 +103,7 @@ def shown(name: str, panels: dict[str, np.ndarray], grid: md.Geometry) -> None:
 grid = cases[0].image.geometry
 shown("drawn", {case.name: case.image.data[0] for case in cases}, grid)
 tissues = cases[0].label_names
-figure, row = plt.subplots(1, COUNT, figsize=(2.1 * COUNT + 1.2, 3.2), layout="constrained")
+figure, row = plt.subplots(1, COUNT, figsize=(2.1 * COUNT + 1.2, 3.8), layout="constrained")
 for axes, case in zip(row, cases, strict=True):
     cut = view(case.labels.data[0], grid, PLANES[0])
     extent, colours = (0, cut.size_mm[0], 0, cut.size_mm[1]), plt.get_cmap("viridis", len(tissues))
