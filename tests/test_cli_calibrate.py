@@ -163,8 +163,9 @@ def test_a_run_that_was_broken_off_goes_on(patients, card, tmp_path, monkeypatch
     assert out.read_text() == fitted.read_text()
 
 
-def test_cases_of_other_settings_are_not_taken(patients, card, tmp_path, monkeypatch):
-    """The negative: what was done for another seed is done anew."""
+@pytest.fixture
+def asked(monkeypatch):
+    """The answers that were asked for; the user breaks off at the second."""
     answered, done = command.answered, []
 
     def stopped(*args, **more):
@@ -174,38 +175,30 @@ def test_cases_of_other_settings_are_not_taken(patients, card, tmp_path, monkeyp
         return answered(*args, **more)
 
     monkeypatch.setattr(command, "answered", stopped)
+    return done
+
+
+def test_cases_of_other_settings_are_not_taken(patients, card, tmp_path, asked):
+    """The negative: what was done for another seed is done anew."""
     words = ["calibrate", *map(str, patients), "-o", str(tmp_path / "c.json"), "--prior", card, "--noise-percent", "5"]
     words += [str(word) for word in FAST]
     assert cli.main(words) == 130
     assert cli.main([*words, "--seed", "1"]) == 0
-    assert len(done) == 2 + 4
+    assert len(asked) == 2 + 4
 
 
-def test_cases_of_another_header_are_not_taken(patients, card, tmp_path, monkeypatch):
+def test_cases_of_another_header_are_not_taken(patients, card, tmp_path, asked):
     """The voxels are the same, their size was corrected in the meantime."""
-    answered, done = command.answered, []
-
-    def stopped(*args, **more):
-        done.append(1)
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        return answered(*args, **more)
-
-    monkeypatch.setattr(command, "answered", stopped)
     own = [write(read(path), tmp_path / f"{number}.nii.gz")[0] for number, path in enumerate(patients)]
     words = ["calibrate", *map(str, own), "-o", str(tmp_path / "c.json"), "--prior", card, "--noise-percent", "5"]
     words += [str(word) for word in FAST]
     assert cli.main(words) == 130
     for path in own:
         scan = read(path)
-        write(
-            dataclasses.replace(
-                scan, geometry=Geometry(scan.shape, scan.geometry.affine @ np.diag((1.1, 1.1, 1.1, 1)))
-            ),
-            path,
-        )
+        larger = Geometry(scan.shape, scan.geometry.affine @ np.diag((1.1, 1.1, 1.1, 1)))
+        write(dataclasses.replace(scan, geometry=larger), path)
     assert cli.main(words) == 0
-    assert len(done) == 2 + 4
+    assert len(asked) == 2 + 4
 
 
 def test_a_dry_run_tells_the_work_and_writes_nothing(patients, card, tmp_path, capsys):
