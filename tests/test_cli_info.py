@@ -38,6 +38,27 @@ def test_info_lists_scans_problems_and_what_was_left_out(tmp_path, capsys):
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
+def test_the_scans_of_a_study_are_told_apart_by_their_timing_and_never_by_a_name(tmp_path, capsys):
+    for name, number, echo, inversion in (("a", 4, "9.2", ""), ("b", 7, "122", "2500")):
+
+        def timed(ds, k, number=number, echo=echo, inversion=inversion):
+            ds.SeriesNumber, ds.EchoTime, ds.SeriesDescription = number, echo, "SMITH T2"
+            ds.add(DataElement("FlipAngle", "DS", "NaN", validation_mode=config.IGNORE))
+            if inversion:
+                ds.InversionTime = inversion
+
+        dicom_cases.series(tmp_path / name, modality="MR", edit=timed)
+    one, two = (dict(map(tuple, s["details"])) for s in document(["info", tmp_path], capsys)["series"])
+    assert (one["series"], one["TE"]) == ("4", "9.2 ms")
+    assert (two["series"], two["TE"], two["TI"]) == ("7", "122 ms", "2500 ms")
+    assert "TI" not in one
+    assert "flip angle" not in one
+    assert cli.main(["denoise", str(tmp_path), str(tmp_path / "out.nii.gz")]) == 4
+    said = capsys.readouterr().err
+    assert "series 7, TE 122 ms, TI 2500 ms" in said
+    assert "SMITH" not in said
+
+
 def test_a_repair_is_tried(tmp_path, capsys):
     dicom_cases.series(tmp_path / "b", edit=lambda _, k: k != 2)
     (series,) = document(["info", tmp_path / "b", "--on-gap", "resample"], capsys)["series"]

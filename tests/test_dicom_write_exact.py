@@ -136,35 +136,38 @@ def test_on_its_own_grid_each_image_names_one_source(tmp_path, kind):
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
-@pytest.mark.parametrize(
-    "values",
-    [
-        [-3024, 0, 3071],
-        [-32768, 32767],
-        [0, 65535],
-        [-70000, -69000],
-        [-1000.5, 0, 3000.25],
-        [0, 1e-7],
-        [-5e8, 5e8],
-        [0.2, 700.4],
-        [2**40, 2**40 + 7],
-        [0.5, 0.5],
-        [0, 0],
-        [1e30, -1e30],
-    ],
-    ids=str,
-)
-def test_stored_values_never_wrap(values, modality):
-    data = np.array([values])
-    storage = plan_storage(lambda k: data, [Scale(1.0, 0.0, signed=False)], modality=modality)
-    (scale,) = storage.scales
-    again = scale.real(scale.store(data))
-    exact = data.dtype.kind == "i" and scale.exact
-    assert np.abs(again - data).max() <= (0 if exact else scale.error + np.abs(data).max() * 1e-9)
-    assert bool(storage.note) == (not scale.exact)
-    assert scale.slope <= max(np.abs(data).max() / 32766, np.ptp(data) / 65534 * 2.51, 1.0)
-    assert all(len(str(pydicom.valuerep.DSfloat(v, auto_format=True))) <= 16 for v in (scale.slope, scale.intercept))
-    assert modality != "PT" or scale.intercept == 0
+@pytest.mark.parametrize("ends", [(0.2, 700.4), (-1000.5, 3000.25), (1e-3, 0.7), (-70000.3, 5e8)], ids=str)
+def test_bounds_are_never_stored_closer_together(ends, modality):
+    data = np.random.default_rng(1).uniform(*ends, (20, 20))
+    for towards, sign in (("down", 1), ("up", -1)):
+        (scale,) = plan_storage(lambda k: data, [Scale(1.0, 0.0, False)], modality=modality, towards=towards).scales
+        apart = sign * (data - scale.real(scale.store(data)))
+        assert apart.min() >= -2e-6 * scale.slope - 1e-12 * np.abs(data).max()
+        assert apart.max() <= scale.slope * (1 + 1e-6)
+    (near,) = plan_storage(lambda k: data, [Scale(1.0, 0.0, False)], modality=modality).scales
+    assert (data - near.real(near.store(data))).min() < 0 < (data - near.real(near.store(data))).max()
+
+
+def test_whole_bounds_stay_as_they_are():
+    data = np.array([[0.0, 5.0000001, 1000.0, 899.9999999, 70.4]])
+    for towards, last in (("down", 70), ("up", 71)):
+        (scale,) = plan_storage(lambda k: data, [Scale(1.0, 0.0, False)], modality="MR", towards=towards).scales
+        assert scale.store(data).tolist() == [[0, 5, 1000, 900, last]]
+
+
+def test_a_series_of_bounds_holds_what_they_held(tmp_path):
+    cases.series(tmp_path / "in", modality="MR")
+    scan = mio.read(tmp_path / "in")
+    rng = np.random.default_rng(4)
+    middle = scan.with_data((scan.data + 600 * rng.random(scan.data.shape)).astype(np.float32))
+    assert scan.modality == "MR"
+    for kind, below in (("lower", True), ("upper", False), ("scan", None)):
+        mio.write(middle, tmp_path / kind, like=tmp_path / "in", provenance=RECORD, kind=kind)
+        apart = middle.data - mio.read(tmp_path / kind).data
+        assert np.abs(apart).max() > 0.4
+        assert below is None or ((apart >= 0) if below else (apart <= 0)).all()
+        if below is None:
+            assert apart.min() < 0 < apart.max()
 
 
 @settings(max_examples=60, deadline=None)

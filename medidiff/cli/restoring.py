@@ -18,7 +18,7 @@ from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session, read_options
 from medidiff.cli.verbs import Restoring, Superresolve
 from medidiff.errors import InputError, SettingsError
-from medidiff.io import Reading, write
+from medidiff.io import Kind, Reading, write
 from medidiff.physics import Slices
 from medidiff.physics.seeing import refuse_coarser
 from medidiff.prior import Prior, fitting_prior
@@ -30,6 +30,7 @@ __all__ = ["Prepared", "prepared", "restored", "run", "settings_of", "verb_name"
 
 _OUT_OF_SCOPE = 3
 _WORDS = {"denoise": "denoised", "superresolve": "super-resolved"}
+_STORED: dict[str, Kind] = {"spread": "spread", "lower": "lower", "upper": "upper"}
 _KINDS = {
     "spread": "standard deviation",
     "lower": "lower bound",
@@ -248,7 +249,7 @@ def _write(volume: Volume, path: Path, *, verb: Restoring, name: str, posterior:
         format=form,
         description=description,
         options=read_options(verb),
-        kind="spread" if name == "spread" else "scan",
+        kind=_STORED.get(name, "scan"),
     )
 
 

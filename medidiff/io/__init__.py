@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from medidiff.errors import InputError, SettingsError
 from medidiff.io.contents import Contents, SeriesSummary, Skipped
@@ -30,6 +30,7 @@ from medidiff.volume import Provenance, Volume
 __all__ = [
     "Contents",
     "Found",
+    "Kind",
     "ReadOptions",
     "Reading",
     "Scan",
@@ -43,6 +44,9 @@ __all__ = [
     "sources",
     "write",
 ]
+
+Kind = Literal["scan", "spread", "lower", "upper"]
+_TOWARDS: dict[Kind, Literal["nearest", "down", "up"]] = {"scan": "nearest", "lower": "down", "upper": "up"}
 
 
 def read(path: str | Path, options: ReadOptions | None = None) -> Volume:
@@ -138,7 +142,7 @@ def write(
     format: str | None = None,
     description: str = "",
     options: ReadOptions | None = None,
-    kind: Literal["scan", "spread"] = "scan",
+    kind: Kind = "scan",
 ) -> list[Path]:
     """Write one scan with the record of how it was made; whole, or not at all.
 
@@ -150,7 +154,8 @@ def write(
         format: ``"dicom"`` or ``"nifti"``, for a folder.
         description: one sentence for the record; also the description of a DICOM series.
         options: how `like` was read, when not with the defaults.
-        kind: ``"spread"`` for a standard deviation, which DICOM keeps as a Parametric Map, in floats and with its unit.
+        kind: ``"spread"`` for a standard deviation, which DICOM keeps as a Parametric Map, in floats and with its unit;
+            ``"lower"`` and ``"upper"`` for bounds, which the whole numbers of DICOM must not bring closer together.
 
     Returns:
         The files written, the record last.
@@ -193,13 +198,16 @@ def _write_dicom(
     provenance: Provenance,
     description: str,
     options: ReadOptions | None,
-    kind: str,
+    kind: Kind,
 ) -> list[Path]:
     if like is None or sniff(like) != "dicom":
         mend = "Name the DICOM series that the scan comes from, or write NIfTI."
         raise SettingsError("E-LIKE", "DICOM output without a DICOM source", wanted="a source series", mend=mend)
+    about: dict[str, Any] = {"like": like, "provenance": provenance, "description": description, "options": options}
     if kind == "spread":
-        from medidiff.io.dicom.derived.parametric import write_spread as write_it
-    else:
-        from medidiff.io.dicom.derived.write import write_dicom as write_it
-    return write_it(volume, path, like=like, provenance=provenance, description=description, options=options)
+        from medidiff.io.dicom.derived.parametric import write_spread
+
+        return write_spread(volume, path, **about)
+    from medidiff.io.dicom.derived.write import write_dicom
+
+    return write_dicom(volume, path, towards=_TOWARDS[kind], **about)

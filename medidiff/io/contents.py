@@ -24,6 +24,9 @@ class Skipped:
     reason: str
 
 
+_TELLING = ("series", "TE", "TI")  # of the details, those that tell the scans of a study apart
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesSummary:
     """One scan of a file or folder; nothing in it identifies the patient.
@@ -69,6 +72,8 @@ class SeriesSummary:
         """A few words that tell this scan from the others beside it."""
         size = "x".join(str(n) for n in self.shape) or "not one regular grid"
         told = "".join(f", {text.partition(TOLD_APART)[2]}" for text in self.decisions if TOLD_APART in text)
+        details = dict(self.details)
+        told += "".join(f", {n} {details[n]}" for n in (_TELLING[:1] if told else _TELLING) if n in details)
         return f"{self.modality} {size}, {self.files} file{'s' if self.files != 1 else ''}{told}"
 
 

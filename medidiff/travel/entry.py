@@ -104,7 +104,9 @@ class ScopeSaved:
         stem = name.removesuffix(".gz").removesuffix(".nii")
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(data[self.scope], indent=2, allow_nan=False)
-        (self.folder / f"{stem}_scope.json").write_text(f"{text}\n", encoding="utf-8")
+        partial = self.folder / f".{stem}_scope.json.part"
+        partial.write_text(f"{text}\n", encoding="utf-8")
+        partial.replace(self.folder / f"{stem}_scope.json")
         return dict(data)
 
 

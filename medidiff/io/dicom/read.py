@@ -7,6 +7,7 @@ Each file is read once: what is hashed is what is parsed. Values are what the mo
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -30,6 +31,13 @@ from medidiff.io.reading import Found, Reading, Scan
 from medidiff.volume import Volume
 
 __all__ = ["details_of", "find_dicom", "read_dicom", "read_stack", "units"]
+
+_TIMING = {  # of a classic image, and of a frame
+    "series": (("SeriesNumber",), ""),
+    "TE": (("EchoTime", "EffectiveEchoTime"), " ms"),
+    "TI": (("InversionTime", "InversionTimes"), " ms"),
+    "flip angle": (("FlipAngle",), "°"),
+}
 
 
 def find_dicom(files: Sequence[Path], options: ReadOptions) -> Found:
@@ -163,7 +171,10 @@ def _pixels(raw: bytes, header: Header) -> tuple[bytes | memoryview, bool]:
 
 
 def details_of(header: Header) -> dict[str, str]:
-    """Technical values of an image, as text; none of them identifies the patient."""
+    """Technical values of an image, as text; none of them identifies the patient.
+
+    Series number and timing tell the scans of a study apart, as their names would, which people put patients into.
+    """
     with quietly():
         kind, syntax = UID(header.sop_class), UID(header.syntax)
     stored = f"{header.bits[1]} of {header.bits[0]}{', signed' if header.bits[3] else ''}"
@@ -172,4 +183,19 @@ def details_of(header: Header) -> dict[str, str]:
         "transfer syntax": syntax.name if syntax.name != syntax else "unknown",
         "bits stored": "float32" if header.floating else stored,
         "photometric": header.photometric,
+        **_timing(header),
     }
+
+
+def _timing(header: Header) -> dict[str, str]:
+    """Series number, echo and inversion time and flip angle, those that are stated, with their units."""
+    clock, found = dict(header.clock), {}
+    for name, (keywords, unit) in _TIMING.items():
+        stated = next((clock[keyword] for keyword in keywords if clock.get(keyword)), "")
+        try:
+            value = float(stated)
+        except ValueError:
+            continue
+        if math.isfinite(value):
+            found[name] = f"{value:.9g}{unit}"
+    return found

@@ -17,7 +17,7 @@ from medidiff.io.dicom.derived.modules import kept_of
 from medidiff.io.dicom.derived.padding import Padding, padding_of
 from medidiff.io.dicom.derived.references import add_derivation, add_equipment
 from medidiff.io.dicom.derived.source import Source
-from medidiff.io.dicom.derived.stored import Scale, Storage, plan_storage
+from medidiff.io.dicom.derived.stored import Scale, Storage, Towards, plan_storage
 from medidiff.io.dicom.headers.header import Header, quietly
 from medidiff.volume import Geometry, Provenance, Volume
 
@@ -114,7 +114,9 @@ class Plan:
         return Stored(stored, scale, marks, moved)
 
 
-def plan_series(volume: Volume, source: Source, *, provenance: Provenance, description: str) -> Plan:
+def plan_series(
+    volume: Volume, source: Source, *, provenance: Provenance, description: str, towards: Towards = "nearest"
+) -> Plan:
     """Decide how a scan becomes a series of its source's study.
 
     Args:
@@ -122,6 +124,7 @@ def plan_series(volume: Volume, source: Source, *, provenance: Provenance, descr
         source: the scan that it is derived from.
         provenance: how it was made.
         description: of the series; the source's own and the task when empty.
+        towards: where values go that lie between two that can be stored.
     """
     layout = laid_like(volume, source.geometry)
     if source.is_grid(layout.geometry) and layout.geometry.distance_mm(source.geometry) <= _ROUNDED_MM:
@@ -139,7 +142,7 @@ def plan_series(volume: Volume, source: Source, *, provenance: Provenance, descr
     common = series_wide(source, provenance=provenance, description=description)
     add_derivation(common, provenance, regridded=not source.is_grid(layout.geometry))
     plan = Plan(source, layout, tuple(paddings), common)
-    storage = plan_storage(plan.values, likely, modality=source.modality)
+    storage = plan_storage(plan.values, likely, modality=source.modality, towards=towards)
     first = source.header(source.images[0])
     return replace(plan, storage=storage, window=window_of(first, plan.values, storage, modality=source.modality))
 

@@ -14,27 +14,32 @@ The first of these that fits is chosen, for the whole series at once:
    values such as HU stay readable. RescaleSlope in an MR image is a standard extension; viewers that ignore it show the
    picture right and the numbers scaled, alike in all slices.
 
-Sixteen bits cannot hold a float to 1e-6: in 3 to 5 the error is at most half a slope, and `Storage.note` says so.
+Sixteen bits cannot hold a float to 1e-6: in 3 to 5 the error is at most half a slope, and `Storage.note` says so. A
+lower bound is rounded down and an upper one up, by at most a slope: what is stored still holds what the bounds held.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.valuerep import DSfloat
 
-__all__ = ["Scale", "Storage", "Values", "plan_storage"]
+__all__ = ["Scale", "Storage", "Towards", "Values", "plan_storage"]
 
 Values = Callable[[int], NDArray[Any]]  # number of a slice -> (I, J) finite real values of it
+
+Towards = Literal["nearest", "down", "up"]
+"""Where a value between two steps goes."""
 
 _TOP = 65535
 _WHOLE_UNITS_FROM = 512
 _FLOAT32 = float(np.finfo(np.float32).eps)
+_ON_A_STEP = 1e-6  # steps; nearer, a value is that step, which only the rounding of its float has moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +51,14 @@ class Scale:
         intercept: exactly as its decimal string reads.
         signed: whether the integers are int16; else uint16.
         exact: whether every value comes back as it was, to the rounding of float32.
+        towards: where a value between two steps goes.
     """
 
     slope: float
     intercept: float
     signed: bool
     exact: bool = False
+    towards: Towards = "nearest"
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -66,7 +73,17 @@ class Scale:
     @property
     def error(self) -> float:
         """Largest difference between a value and what is read back, beside the rounding of float32."""
-        return 0.0 if self.exact else self.slope / 2 * (1 + 1e-9)
+        return 0.0 if self.exact else self._most_off * (1 + 1e-9)
+
+    @property
+    def _most_off(self) -> float:
+        return self.slope / 2 if self.towards == "nearest" else self.slope
+
+    @property
+    def words(self) -> str:
+        """How far stored values are off, for a note."""
+        off = f"at most {self._most_off:g} off"
+        return off if self.towards == "nearest" else f"rounded {self.towards}, {off}"
 
     def store(self, values: NDArray[Any]) -> NDArray[Any]:
         """The integers of a slice, saturated at the limits."""
@@ -93,7 +110,12 @@ class Scale:
     def _steps(self, values: NDArray[Any]) -> NDArray[Any]:
         if self.slope == 1 and self.intercept.is_integer() and values.dtype.kind in "iub":
             return values.astype(np.int64) - int(self.intercept)
-        return np.rint((values.astype(np.float64) - self.intercept) / self.slope)
+        steps = (values.astype(np.float64) - self.intercept) / self.slope
+        near = np.rint(steps)
+        if self.towards == "nearest":
+            return near
+        directed = np.floor(steps) if self.towards == "down" else np.ceil(steps)
+        return np.where(np.abs(steps - near) <= _ON_A_STEP, near, directed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +136,14 @@ class Storage:
         return self.scales[0].signed
 
 
-def plan_storage(values: Values, likely: Sequence[Scale], *, modality: str) -> Storage:
+def plan_storage(values: Values, likely: Sequence[Scale], *, modality: str, towards: Towards = "nearest") -> Storage:
     """Choose slope and intercept for each slice of a series.
 
     Args:
         values: slice by slice.
         likely: the source's own scale at each slice, tried first.
         modality: ``"CT"``, ``"MR"`` or ``"PT"``.
+        towards: where values go that lie between two steps.
 
     Example:
         >>> plan_storage(lambda k: np.array([[-5, 300]]), [Scale(1.0, 0.0, False)], modality="MR").scales[0].signed
@@ -136,15 +159,17 @@ def plan_storage(values: Values, likely: Sequence[Scale], *, modality: str) -> S
     if whole and high - low <= _TOP and (scale := _whole(int(low), int(high), modality=modality)):
         return Storage((scale,) * count)
     if modality == "MR" and _WHOLE_UNITS_FROM <= high - low <= _TOP - 1:
-        rounded = _whole(round(low), round(high), modality=modality)
+        ends = (round(low), round(high)) if towards == "nearest" else (math.floor(low), math.ceil(high))
+        rounded = _whole(*ends, modality=modality)
         if rounded is not None:
-            scale = Scale(1.0, rounded.intercept, rounded.signed)
-            return Storage((scale,) * count, "stored in whole units, as MR images are: at most 0.5 off")
+            scale = Scale(1.0, rounded.intercept, rounded.signed, towards=towards)
+            return Storage((scale,) * count, f"stored in whole units, as MR images are: {scale.words}")
     if modality == "PT":
-        scales = tuple(_of_slice(values(k), signed=low < 0) for k in range(count))
-        return Storage(scales, "stored in steps of 1/32767 of each slice's maximum: at most half a step off")
-    scale = _decimal_scale(float(low), float(high))
-    return Storage((scale,) * count, f"stored in steps of {scale.slope:g}: at most {scale.slope / 2:g} off")
+        scales = tuple(replace(_of_slice(values(k), signed=low < 0), towards=towards) for k in range(count))
+        off = "at most half a step off" if towards == "nearest" else f"rounded {towards}, at most a step off"
+        return Storage(scales, f"stored in steps of 1/32767 of each slice's maximum: {off}")
+    scale = replace(_decimal_scale(float(low), float(high)), towards=towards)
+    return Storage((scale,) * count, f"stored in steps of {scale.slope:g}: {scale.words}")
 
 
 def _extent(values: Values, count: int) -> tuple[float, float, bool]:

@@ -25,6 +25,7 @@ from medidiff.io.dicom.derived.layout import laid_like
 from medidiff.io.dicom.derived.modules import CLASSIC
 from medidiff.io.dicom.derived.plan import Plan, plan_series
 from medidiff.io.dicom.derived.source import Source, find_source
+from medidiff.io.dicom.derived.stored import Towards
 from medidiff.io.dicom.derived.verify import verify_series
 from medidiff.io.dicom.headers.header import is_dicom, quietly
 from medidiff.io.dicom.pixels.values import units
@@ -49,6 +50,7 @@ def write_dicom(
     provenance: Provenance,
     description: str = "",
     options: ReadOptions | None = None,
+    towards: Towards = "nearest",
 ) -> list[Path]:
     """Write a scan as a new series of the study that its source belongs to.
 
@@ -59,6 +61,7 @@ def write_dicom(
         provenance: how the scan was made.
         description: of the series; the source's own and the task when left out.
         options: how the source was read.
+        towards: where values go that lie between two that can be stored; bounds go outwards.
 
     Returns:
         One file per slice in spatial order, then the JSON record.
@@ -71,7 +74,7 @@ def write_dicom(
     source = find_source(like, options)
     refuse_volume(volume, source, file=path.name)
     with quietly():
-        plan = plan_series(volume, source, provenance=provenance, description=description)
+        plan = plan_series(volume, source, provenance=provenance, description=description, towards=towards)
     count = plan.geometry.shape[2]
     names = [f"IM{k + 1:0{max(4, len(str(count)))}d}.dcm" for k in range(count)]
     with staging_folder(path) as stage:
