@@ -65,7 +65,7 @@ class Question:
     denoiser: Counted
 
     def answer(self, x: Tensor) -> Array:
-        """(I, J, K) what `restore` would hand out for x."""
+        """(I, J, K) what `restore` makes of x, before the scan gives anything back to it."""
         return np.asarray(agreeing(x, self.y, self.operator, self.level)[0, 0].cpu().numpy())
 
 

@@ -1,6 +1,6 @@
 """The physics of a scan: operators A, noise N, and the measurement `y = N(A x)`."""
 
-from medidiff.physics.agreement import least_agreement
+from medidiff.physics.agreement import damped_agreement, least_agreement
 from medidiff.physics.degradation import Degradation
 from medidiff.physics.noise import Noise, NoiseKind, rician_correction
 from medidiff.physics.profile import ProfileName, Slices
@@ -27,6 +27,7 @@ __all__ = [
     "Slices",
     "box_profile",
     "boxes",
+    "damped_agreement",
     "gaussian_profile",
     "identity",
     "least_agreement",

@@ -13,6 +13,7 @@ from medidiff.trust.scope import Scope, scope_of
 from medidiff.trust.signs import signs_of
 from medidiff.trust.streaming import Streamed
 from medidiff.trust.tally import Tally, expected_error, judged_mask, tally
+from medidiff.trust.unexplained import unexplained
 
 __all__ = [
     "BUNDLED_CALIBRATIONS",
@@ -41,4 +42,5 @@ __all__ = [
     "signs_of",
     "tally",
     "tissue",
+    "unexplained",
 ]

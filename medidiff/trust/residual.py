@@ -31,6 +31,7 @@ __all__ = [
 _HIGHEST, _STEP = 8.0, 0.1  # of the signal in the table, in noise levels; above, the law is normal to a hundredth
 _REACH, _FINE = 8.0, 0.05  # of the value about the signal
 _MOST = 8.2  # standard deviations that the table tells apart
+_CLIPPED = 1e-4  # of the voxels at the lowest value; fewer hold it by chance
 
 Kernel = tuple[tuple[float, ...], ...]
 """Weights along each axis, an odd number of each; the filter is their product."""
@@ -59,14 +60,25 @@ def _rice() -> Tensor:
 def standardised(scan: Tensor, seen: Tensor, level: float | Tensor, *, rician: bool) -> Tensor:
     """The residual of every voxel as a standard normal deviate, if `seen` is what the scanner saw.
 
+    Where many voxels hold the lowest value, it is where the scanner cut the values off: such a voxel says that its
+    signal lies there or below. It speaks against a brighter answer alone, by as much as if the noise were Gaussian.
+
     Args:
         scan: (I, J, K) what was measured.
         seen: (I, J, K) what the scanner would see of the answer without noise.
         level: standard deviation of the noise, of either channel for magnitudes; above 0, broadcasts to the scan.
         rician: whether the scan is a magnitude.
     """
-    if not rician:
-        return (scan - seen) / level
+    plain = (scan - seen) / level
+    law = _magnitudes(scan, seen, level) if rician else plain
+    lowest = scan == scan.min()
+    if int(lowest.sum()) < max(2, _CLIPPED * lowest.numel()):
+        return law
+    return torch.where(lowest, plain.clamp_max(0), law)
+
+
+def _magnitudes(scan: Tensor, seen: Tensor, level: float | Tensor) -> Tensor:
+    """The deviates of Rician noise."""
     signal, offset = (seen / level).clamp_min(0), (scan - seen.clamp_min(0)) / level
     table = _rice().to(scan)
     row = (signal / _STEP).clamp_max(len(table) - 1.001)
