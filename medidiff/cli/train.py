@@ -74,14 +74,14 @@ def _workers(verb: Train, device: str) -> int:
 
 
 def _events(verb: Train, process: Process) -> Iterator[Event]:
-    autocast = torch.bfloat16 if process.device.startswith("cuda") else None
+    wide = verb.precision == "float32" or (verb.precision == "auto" and not process.device.startswith("cuda"))
     workers = _workers(verb, process.device)
     events = train(
         verb.recipe,
         verb.out,
         data=verb.data,
         device=process.device,
-        autocast=autocast,
+        autocast=None if wide else torch.bfloat16,
         workers=workers,
         cache=verb.cache,
     )

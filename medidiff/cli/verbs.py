@@ -183,6 +183,10 @@ class Train:
         Path | None, Option("data folder instead of the recipe's, or a pack of pipelines/prepare.py", ("DIR|PACK",))
     ] = None
     device: Device = "auto"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Option("arithmetic of the network; auto is bfloat16 on a GPU, which newer CPUs have as well, twice as fast"),
+    ] = "auto"
     workers: Annotated[
         int | None, Option("processes that draw patches ahead; on a GPU all cores but two when left out", ("N",))
     ] = None
