@@ -68,6 +68,18 @@ def test_train_tracks_shows_and_resumes(ball_file, tmp_path, capsys, monkeypatch
     assert "sqlite" not in (tmp_path / "run" / "medidiff.record.jsonl").read_text()  # an address may hold a password
 
 
+def test_the_arithmetic_of_training_is_chosen(ball_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "track", lambda events, **words: events)
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(RECIPE)
+    weights = {}
+    for precision in ("auto", "float32", "bfloat16"):
+        words = ["train", recipe, "-o", tmp_path / precision, "--data", ball_file.parent, "--device", "cpu"]
+        card = document([*words, "--precision", precision], capsys)["card"]
+        weights[precision] = Prior.load(card).card.weights_sha256
+    assert weights["auto"] == weights["float32"] != weights["bfloat16"]
+
+
 def test_a_broken_recipe_is_one_line(tmp_path, capsys):
     recipe = tmp_path / "bad.toml"
     recipe.write_text(RECIPE.replace("images = 4", "images = 0"))
