@@ -136,6 +136,38 @@ def test_on_its_own_grid_each_image_names_one_source(tmp_path, kind):
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [-3024, 0, 3071],
+        [-32768, 32767],
+        [0, 65535],
+        [-70000, -69000],
+        [-1000.5, 0, 3000.25],
+        [0, 1e-7],
+        [-5e8, 5e8],
+        [0.2, 700.4],
+        [2**40, 2**40 + 7],
+        [0.5, 0.5],
+        [0, 0],
+        [1e30, -1e30],
+    ],
+    ids=str,
+)
+def test_stored_values_never_wrap(values, modality):
+    data = np.array([values])
+    storage = plan_storage(lambda k: data, [Scale(1.0, 0.0, signed=False)], modality=modality)
+    (scale,) = storage.scales
+    again = scale.real(scale.store(data))
+    exact = data.dtype.kind == "i" and scale.exact
+    assert np.abs(again - data).max() <= (0 if exact else scale.error + np.abs(data).max() * 1e-9)
+    assert bool(storage.note) == (not scale.exact)
+    assert scale.slope <= max(np.abs(data).max() / 32766, np.ptp(data) / 65534 * 2.51, 1.0)
+    assert all(len(str(pydicom.valuerep.DSfloat(v, auto_format=True))) <= 16 for v in (scale.slope, scale.intercept))
+    assert modality != "PT" or scale.intercept == 0
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
 @pytest.mark.parametrize("ends", [(0.2, 700.4), (-1000.5, 3000.25), (1e-3, 0.7), (-70000.3, 5e8)], ids=str)
 def test_bounds_are_never_stored_closer_together(ends, modality):
     data = np.random.default_rng(1).uniform(*ends, (20, 20))

@@ -263,6 +263,29 @@ def speed(results: Results) -> Table:
     return Table(("voxels", "", "wall (s)", "compute (s)", "peak (GiB)"), tuple(rows), note, words=2)
 
 
+_DEMO = {
+    "denoise 9 rician noise": ("denoise, 9 % Rician noise", ("noisy", "gaussian", "non-local means", "medidiff")),
+    "super-resolve slices x3": ("super-resolve, slices ×3", ("thick slices", "cubic b-spline", "medidiff")),
+}
+
+
+def demo(results: Results) -> Table:
+    """What the demo prints: scores and seconds of both its parts; an image that nobody computed has no seconds."""
+    found = results["demo"]
+    names = NAMES | {"non-local means": "non-local means (scikit-image)"}
+    rows = []
+    for task, (label, images) in _DEMO.items():
+        decibels, alike, seconds = (
+            {image: found.of(name, task, image) for image in images} for name in ("psnr_db", "ssim", "seconds")
+        )
+        for image in images:
+            psnr = mean_sd(decibels[image], 2, bold=image in best(decibels, 2))
+            ssim = mean_sd(alike[image], 3, bold=image in best(alike, 3))
+            time = f"{seconds[image][0]:.1f}" if seconds[image][0] > 0 else ""
+            rows.append((label if image == images[0] else "", names.get(image, image), psnr, ssim, time))
+    return Table(("task", "method", "PSNR (dB)", "SSIM", "seconds"), tuple(rows), source(found), words=2)
+
+
 def _together(results: Results, names: Sequence[str] | Mapping[str, str]) -> str:
     """The sources of several results, what they share told once."""
     lines = [source(results[name]).removesuffix(".") for name in names]
@@ -304,4 +327,5 @@ MAIN: dict[str, Callable[[Results], Table | str]] = {
     "superresolution-detail": superresolution_detail,
     "harm": harm,
     "speed": speed,
+    "demo": demo,
 }
