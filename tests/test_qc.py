@@ -15,7 +15,7 @@ from scipy import ndimage
 from medidiff.errors import InputError
 from medidiff.qc import Case, case_report, cohort_page
 from medidiff.qc import page as pages
-from medidiff.qc.checks import checks, sharpness
+from medidiff.qc.checks import checks, drift, sharpness
 from medidiff.qc.measures import Pair, measure
 from medidiff.qc.pictures import Layer, sheets
 from medidiff.qc.support import support_of
@@ -76,6 +76,21 @@ def test_a_finer_answer_is_seen_as_its_scan_sees_it():
     wrong = case_report(thick, Volume(np.roll(image, 3, axis=2), fine, "MR")).measures
     assert right.residual < 1e-3 * right.tissue
     assert wrong.residual > 30 * right.residual
+
+
+def test_a_right_finer_answer_has_no_drift_and_a_drifting_one_is_told():
+    """Between thick slices an answer has anatomy that an interpolation lacks, which once passed for drift."""
+    fine = grid((24, 24, 36), (1.0, 1.0, 1.0))
+    image = truth(fine.shape)
+    image *= np.where(np.arange(36) % 9 < 4, np.float32(1.0), np.float32(0.6))  # steps inside of thick slices
+    thick = Volume(image.reshape(24, 24, 12, 3).mean(-1), fine.with_spacing((1.0, 1.0, 3.0)), "MR")
+    right = case_report(thick, Volume(image, fine, "MR")).measures
+    assert len(right.slices_before) == len(right.slices_after) == 12
+    assert drift(right) < 1e-3
+    ramp = np.linspace(0.92, 1.08, 36, dtype=np.float32)
+    assert drift(case_report(thick, Volume(image * ramp, fine, "MR")).measures) > 0.05
+    interpolated = measure(Pair.of(thick, Volume(image, fine, "MR")))  # without the operator: as it was read before
+    assert drift(interpolated) > 0.03
 
 
 def test_spread_is_read_in_the_tissue():

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -146,8 +146,8 @@ class Measures:
         deviation: standard deviation of the change.
         correlation: of the change with itself, one voxel on, along I, J and K.
         residual: root mean square of the scan less what its operator sees of the answer.
-        slices_before: mean of the tissue in each slice; None where a slice has too little of it.
-        slices_after: the same of the answer.
+        slices_before: mean of the tissue in each slice of the scan; None where a slice has too little of it.
+        slices_after: the same of the answer, as the scanner would see it.
         axis: voxel axis across the slices.
         range_before: lowest and highest value of the tissue.
         range_after: the same of the answer.
@@ -196,7 +196,8 @@ def measure(
     lowest, highest = float(here.min()), float(here.max())
     margin = 3 * (level or 0.0)
     beyond = (there < lowest - margin) | (there > highest + margin)
-    axis, window = slice_axis(pair.before), _window(pair)
+    axis, window, seen = slice_axis(pair.before), _window(pair), _seen(pair, operator)
+    slices_before, slices_after = _along_slices(pair, seen, axis)
     return Measures(
         tissue=_tissue(pair.shown, inside),
         voxels=int(inside.sum()),
@@ -205,9 +206,9 @@ def measure(
         mean=float(moved.mean()),
         deviation=float(moved.std()),
         correlation=_correlation(change, inside),
-        residual=_residual(pair, operator),
-        slices_before=_by_slice(pair.shown, inside, axis),
-        slices_after=_by_slice(pair.answer, inside, axis),
+        residual=_residual(pair, seen),
+        slices_before=slices_before,
+        slices_after=slices_after,
         axis=axis,
         range_before=(lowest, highest),
         range_after=(float(there.min()), float(there.max())),
@@ -258,15 +259,46 @@ def _correlation(change: _Image, inside: NDArray[np.bool_]) -> tuple[float, floa
     return found[0], found[1], found[2]
 
 
-def _residual(pair: Pair, operator: Separable | None) -> float:
-    """rms(A x - y) over the voxels that the scanner measured, of tissue where the grid is the scan's own."""
+class _Seen(NamedTuple):
+    """What the scanner would see of an answer on another grid, and where that is mostly tissue; both (i, j, k)."""
+
+    image: _Image
+    inside: NDArray[np.bool_]
+
+
+def _seen(pair: Pair, operator: Separable | None) -> _Seen | None:
+    """None where the scan has the grid of its answer."""
     if operator is None or operator.is_identity:
-        where = pair.inside
-        left: NDArray[Any] = pair.change[where]
+        return None
+    image, inside = (
+        operator(torch.from_numpy(part)[None, None])[0, 0].numpy()
+        for part in (pair.answer, pair.inside.astype(np.float32))
+    )
+    return _Seen(image, (inside > 0.5) & pair.before.measured)
+
+
+def _residual(pair: Pair, seen: _Seen | None) -> float:
+    """rms(A x - y) over the voxels that the scanner measured, of tissue where the grid is the scan's own."""
+    if seen is None:
+        left: NDArray[Any] = pair.change[pair.inside]
     else:
-        seen = operator(torch.from_numpy(pair.answer)[None, None])[0, 0].numpy()
-        left = (seen - without_padding(pair.before)[0])[pair.before.measured]
+        left = (seen.image - without_padding(pair.before)[0])[pair.before.measured]
     return math.sqrt(float(np.mean(np.square(left, dtype=np.float64))))
+
+
+def _along_slices(
+    pair: Pair, seen: _Seen | None, axis: int
+) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
+    """Means of the tissue in each slice of the scan, before and after.
+
+    A finer answer is brought back to the scan's slices. Between them it has more anatomy than an interpolation shows,
+    above all where the head ends, and that is no drift.
+    """
+    if seen is None:
+        before, after, inside = pair.shown, pair.answer, pair.inside
+    else:
+        before, after, inside = without_padding(pair.before)[0], seen.image, seen.inside
+    return _by_slice(before, inside, axis), _by_slice(after, inside, axis)
 
 
 def _by_slice(image: _Image, inside: NDArray[np.bool_], axis: int) -> tuple[float | None, ...]:
