@@ -47,7 +47,9 @@ __all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore",
 _PLANES = {"LR": "sagittal", "PA": "coronal", "IS": "axial"}  # of slices, by where their normal points
 _AIRY_HU = -500.0  # between lung and fat
 _ROUNDS = 2  # of giving back; the second takes what the first one's neighbours have left
-_GIVEN = "in {:.2g} % of the tissue the scan says more than its noise explains: there the answer follows the scan"
+_GIVEN = (
+    "in {} % of the tissue the scan says more than white noise of its level explains: there the answer follows the scan"
+)
 
 
 def denoise(volume: Volume, **settings: Any) -> Posterior:
@@ -232,15 +234,17 @@ def _answers(question: Question) -> _Answers:
     mean = denoiser(condition.image.new_zeros(1).expand_as(condition.image), torch.tensor(torch.inf), condition)
     alone = _agreed(mean, question)
     agreed, given = supported(alone, _evidence(question))
-    kept, drawn = [agreed.cpu()], Streamed(quantiles=bool(settings.quantiles))
+    alone, kept = alone.cpu(), [agreed.cpu()]
+    del agreed
+    drawn = Streamed(quantiles=bool(settings.quantiles))
     for number in range(settings.draws):
         draw, _ = supported(_agreed(_draw(denoiser, mean, condition, number, settings), question), _evidence(question))
         drawn.add(draw.cpu())
         if number < settings.keep_draws:
             kept.append(draw.cpu())
         del draw  # before the next one is made
-    back = [_GIVEN.format(100 * given)] if given else []
-    return _Answers(kept, drawn, alone.cpu(), [*sparing.decisions, *back])
+    back = [_GIVEN.format(f"{100 * given:.1f}" if given >= 0.001 else "under 0.1")] if given else []
+    return _Answers(kept, drawn, alone, [*sparing.decisions, *back])
 
 
 def _draw(denoiser: Denoiser, mean: Tensor, condition: Condition, number: int, settings: Settings) -> Tensor:

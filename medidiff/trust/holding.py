@@ -49,7 +49,7 @@ class Evidence:
     Args:
         scan: (1, 1, I, J, K) what was measured, in any one unit.
         operator: by which the scanner sees an answer.
-        level: standard deviation of the noise: a number, or (1, 1, I, J, K).
+        level: standard deviation of the noise, above 0: a number, or (1, 1, I, J, K).
         rician: whether the scan is a magnitude.
         geometry: of the scan.
         measured: (I, J, K) true where the scanner measured; None for everywhere.

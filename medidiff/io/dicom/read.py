@@ -32,7 +32,7 @@ from medidiff.volume import Volume
 
 __all__ = ["details_of", "find_dicom", "read_dicom", "read_stack", "units"]
 
-_TIMING = {  # of a classic image, and of a frame
+_TIMING = {  # of a classic image, and of a frame, which does not carry its series number
     "series": (("SeriesNumber",), ""),
     "TE": (("EchoTime", "EffectiveEchoTime"), " ms"),
     "TI": (("InversionTime", "InversionTimes"), " ms"),

@@ -110,7 +110,8 @@ class Plan:
         moved = ~mask & (stored >= low) & (stored <= high)
         if not moved.any():
             return Stored(stored, scale, marks)
-        stored = np.where(moved, high + 1 if high < scale.limits[1] else low - 1, stored).astype(stored.dtype)
+        down = low > scale.limits[0] if scale.towards == "down" else high == scale.limits[1]
+        stored = np.where(moved, low - 1 if down else high + 1, stored).astype(stored.dtype)
         return Stored(stored, scale, marks, moved)
 
 

@@ -15,7 +15,8 @@ The first of these that fits is chosen, for the whole series at once:
    picture right and the numbers scaled, alike in all slices.
 
 Sixteen bits cannot hold a float to 1e-6: in 3 to 5 the error is at most half a slope, and `Storage.note` says so. A
-lower bound is rounded down and an upper one up, by at most a slope: what is stored still holds what the bounds held.
+lower bound is rounded down and an upper one up, by at most a slope: what is stored still holds what the bounds held,
+but for a lower bound that would read as padding where padding is the lowest integer there is; it moves up by a step.
 """
 
 from __future__ import annotations
