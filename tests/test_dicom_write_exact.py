@@ -202,6 +202,21 @@ def test_a_series_of_bounds_holds_what_they_held(tmp_path):
             assert apart.min() < 0 < apart.max()
 
 
+def test_bounds_that_would_read_as_padding_go_outwards_too(tmp_path):
+    def padded(ds, k):
+        ds.PixelPaddingValue = 5
+
+    cases.series(tmp_path / "in", modality="MR", edit=padded)
+    scan = mio.read(tmp_path / "in")
+    values = np.linspace(0.0, 900.0, scan.data.size, dtype=np.float32).reshape(scan.data.shape)
+    values[0, 2:4, 2:4, 1:3] = 5.3
+    for kind, stored in (("lower", 4), ("upper", 6)):
+        mio.write(scan.with_data(values), tmp_path / kind, like=tmp_path / "in", provenance=RECORD, kind=kind)
+        again = mio.read(tmp_path / kind)
+        assert again.padding is None or not again.padding[2:4, 2:4, 1:3].any()
+        assert (again.data[0, 2:4, 2:4, 1:3] == stored).all()
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["CT", "MR"]),
