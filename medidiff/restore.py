@@ -279,12 +279,22 @@ def supported(x: Tensor, evidence: Evidence) -> tuple[Tensor, float]:
     `agreeing` looks at the whole scan, and leaves places where the scan says otherwise beyond doubt. What is given back
     is smooth between slices. An answer to a denoising leaves nothing of the kind (``docs/decisions.md``).
 
+    On the device of x, or on the CPU where that is full.
+
     Returns:
         The answer, and the share of the scan's tissue that gave anything.
     """
-    share = 0.0
     if evidence.operator.is_identity:
-        return x, share
+        return x, 0.0
+    try:
+        return _given_back(x, evidence)
+    except torch.OutOfMemoryError:
+        given, share = _given_back(x.cpu(), evidence.on(torch.device("cpu")))
+        return given.to(x.device), share
+
+
+def _given_back(x: Tensor, evidence: Evidence) -> tuple[Tensor, float]:
+    share = 0.0
     for number in range(_ROUNDS):
         found, inside = unexplained(evidence, x)
         x = x + damped_agreement(found, evidence.operator)

@@ -59,6 +59,15 @@ def test_the_scans_of_a_study_are_told_apart_by_their_timing_and_never_by_a_name
     assert "SMITH" not in said
 
 
+def test_a_file_of_many_frames_says_its_series_number(tmp_path, capsys):
+    """The number stands beside the frames, not in them."""
+    dicom_cases.enhanced(tmp_path / "a.dcm", edit=lambda ds: setattr(ds, "SeriesNumber", 12))
+    dicom_cases.enhanced(tmp_path / "b.dcm", edit=lambda ds: setattr(ds, "SeriesNumber", None))
+    one, two = (dict(map(tuple, s["details"])) for s in document(["info", tmp_path], capsys)["series"])
+    assert one["series"] == "12"
+    assert "series" not in two
+
+
 def test_a_repair_is_tried(tmp_path, capsys):
     dicom_cases.series(tmp_path / "b", edit=lambda _, k: k != 2)
     (series,) = document(["info", tmp_path / "b", "--on-gap", "resample"], capsys)["series"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import re
 
@@ -91,6 +92,20 @@ def test_a_right_finer_answer_has_no_drift_and_a_drifting_one_is_told():
     assert drift(case_report(thick, Volume(image * ramp, fine, "MR")).measures) > 0.05
     interpolated = measure(Pair.of(thick, Volume(image, fine, "MR")))  # without the operator: as it was read before
     assert drift(interpolated) > 0.03
+
+
+def test_drift_is_read_where_a_repair_made_up_every_voxel():
+    """A gantry tilt that was resampled leaves no voxel as it was measured, and a drift no smaller."""
+    fine = grid((24, 24, 36), (1.0, 1.0, 1.0))
+    image = truth(fine.shape)
+    thick = Volume(image.reshape(24, 24, 12, 3).mean(-1), fine.with_spacing((1.0, 1.0, 3.0)), "MR")
+    repaired = dataclasses.replace(thick, filled=np.ones(thick.shape, dtype=bool))
+    ramp = np.linspace(0.92, 1.08, 36, dtype=np.float32)
+    drifting = Volume(image * ramp, fine, "MR")
+    found = case_report(repaired, drifting).measures
+    assert drift(found) == pytest.approx(drift(case_report(thick, drifting).measures))
+    assert drift(found) > 0.05
+    assert found.residual > 0
 
 
 def test_spread_is_read_in_the_tissue():

@@ -166,6 +166,21 @@ def test_the_signs_for_a_calibration_are_those_of_the_answer_alone(thick, monkey
         assert answer.answer.seen.signs[name] == alone.answer.seen.signs[name]
 
 
+def test_where_a_gpu_is_full_what_is_given_back_comes_from_the_cpu(thick, monkeypatch):
+    wanted, calls = restored(thick), []
+    real = restoration.unexplained
+
+    def full(found, answer):
+        calls.append(answer.device)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError
+        return real(found, answer)
+
+    monkeypatch.setattr(restoration, "unexplained", full)
+    assert np.array_equal(restored(thick).mean.data, wanted.mean.data)
+    assert len(calls) == 1 + restoration._ROUNDS
+
+
 def test_a_denoised_answer_is_left_alone(generator):
     x = bright()[None, None]
     assert supported(x, evidence(magnitude(bright() + 0.2, generator))) == (x, 0.0)

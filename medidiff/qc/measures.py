@@ -23,7 +23,7 @@ from medidiff.errors import InputError
 from medidiff.metrics.spectrum import radial_power
 from medidiff.physics import Separable
 from medidiff.physics.profile import slice_axis
-from medidiff.prepare import without_padding
+from medidiff.prepare import readable, without_padding
 from medidiff.prepare.level import estimate_level
 from medidiff.views import Field, Upright
 from medidiff.volume import Geometry, Volume
@@ -77,7 +77,7 @@ class Pair:
         shown = _on_grid(before, after.geometry)
         answer = without_padding(after)[0].astype(np.float32)
         field = Field.around(answer, after.geometry)
-        inside = field.mask & after.measured
+        inside = field.mask & _read(after)
         return cls(before, after, shown, answer, field, inside if inside.any() else field.mask)
 
     @property
@@ -230,6 +230,12 @@ def _part(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
     return dataclasses.replace(volume, data=data, geometry=grid, padding=padding, filled=filled)
 
 
+def _read(volume: Volume) -> NDArray[np.bool_]:
+    """(I, J, K), true where a scan or an answer is read."""
+    found = readable(volume)
+    return np.ones(volume.shape, dtype=bool) if found is None else found
+
+
 def _tissue(image: _Image, inside: NDArray[np.bool_]) -> float:
     try:
         return tissue_maximum(image, inside)
@@ -274,15 +280,15 @@ def _seen(pair: Pair, operator: Separable | None) -> _Seen | None:
         operator(torch.from_numpy(part)[None, None])[0, 0].numpy()
         for part in (pair.answer, pair.inside.astype(np.float32))
     )
-    return _Seen(image, (inside > 0.5) & pair.before.measured)
+    return _Seen(image, (inside > 0.5) & _read(pair.before))
 
 
 def _residual(pair: Pair, seen: _Seen | None) -> float:
-    """rms(A x - y) over the voxels that the scanner measured, of tissue where the grid is the scan's own."""
+    """rms(A x - y) where the scan can be read, in tissue where the grid is the scan's own."""
     if seen is None:
         left: NDArray[Any] = pair.change[pair.inside]
     else:
-        left = (seen.image - without_padding(pair.before)[0])[pair.before.measured]
+        left = (seen.image - without_padding(pair.before)[0])[_read(pair.before)]
     return math.sqrt(float(np.mean(np.square(left, dtype=np.float64))))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,11 @@ class Evidence:
     measured: NDArray[np.bool_] | None = field(default=None, repr=False)
     air: float | None = None
 
+    def on(self, device: torch.device) -> Evidence:
+        """The same on a device."""
+        level = self.level.to(device) if isinstance(self.level, Tensor) else self.level
+        return replace(self, scan=self.scan.to(device), level=level)
+
 
 def held(evidence: Evidence, answer: Tensor, *, deviation: Tensor | None = None, gain: float = 1.0) -> Held:
     """Hold an answer against its scan; on the scan's device, or on the CPU where that is full.
@@ -74,17 +79,16 @@ def held(evidence: Evidence, answer: Tensor, *, deviation: Tensor | None = None,
         deviation: (1, 1, X, Y, Z) standard deviation of the posterior.
         gain: units of the scan's file for one of the given units.
     """
-    scan, operator, level = evidence.scan, evidence.operator, evidence.level
-    where = scan.device
+    scan, operator = evidence.scan, evidence.operator
 
     def on(place: torch.device) -> tuple[Examined, Tensor] | None:
-        there = scan.to(place)[0, 0]
+        there = evidence.on(place)
         seen = operator(answer.to(place))[0, 0]
         spread = None if deviation is None else operator(deviation.to(place))[0, 0]
-        noise = level.to(place)[0, 0] if isinstance(level, Tensor) else level
-        inside = tissue(there, seen, measured=evidence.measured, air=evidence.air)
+        noise = there.level[0, 0] if isinstance(there.level, Tensor) else there.level
+        inside = tissue(there.scan[0, 0], seen, measured=evidence.measured, air=evidence.air)
         return examined(
-            there,
+            there.scan[0, 0],
             seen,
             level=noise,
             rician=evidence.rician,
@@ -94,7 +98,7 @@ def held(evidence: Evidence, answer: Tensor, *, deviation: Tensor | None = None,
         )
 
     try:
-        found = on(where)
+        found = on(scan.device)
     except torch.OutOfMemoryError:
         found = on(torch.device("cpu"))
     if found is None:

@@ -32,8 +32,7 @@ from medidiff.volume import Volume
 
 __all__ = ["details_of", "find_dicom", "read_dicom", "read_stack", "units"]
 
-_TIMING = {  # of a classic image, and of a frame, which does not carry its series number
-    "series": (("SeriesNumber",), ""),
+_TIMING = {  # of a classic image, and of a frame
     "TE": (("EchoTime", "EffectiveEchoTime"), " ms"),
     "TI": (("InversionTime", "InversionTimes"), " ms"),
     "flip angle": (("FlipAngle",), "°"),
@@ -189,7 +188,8 @@ def details_of(header: Header) -> dict[str, str]:
 
 def _timing(header: Header) -> dict[str, str]:
     """Series number, echo and inversion time and flip angle, those that are stated, with their units."""
-    clock, found = dict(header.clock), {}
+    clock = dict(header.clock)
+    found = {} if header.series is None else {"series": str(header.series)}
     for name, (keywords, unit) in _TIMING.items():
         stated = next((clock[keyword] for keyword in keywords if clock.get(keyword)), "")
         try:

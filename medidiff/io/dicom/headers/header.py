@@ -109,6 +109,7 @@ class Header:
         thickness_mm: SliceThickness; None when missing or no number.
         between_mm: SpacingBetweenSlices; None when missing or no number.
         number: InstanceNumber; None when missing or no number.
+        series: SeriesNumber; None when missing or no number.
         padding: PixelPaddingValue and PixelPaddingRangeLimit as they are stored, unsigned; empty when missing.
         tile: which part of a mosaic this is; None for a whole image.
         size: bytes in the file when its header was read.
@@ -143,6 +144,7 @@ class Header:
     thickness_mm: float | None = None
     between_mm: float | None = None
     number: int | None = None
+    series: int | None = None
     padding: tuple[int, ...] = ()
     tile: Tile | None = None
     size: int = 0
@@ -335,6 +337,7 @@ def _values(known: Header, values: Values) -> Header:
         thickness_mm=values.number("SliceThickness"),
         between_mm=values.number("SpacingBetweenSlices"),
         number=None if number is None else int(number),
+        series=values.integer("SeriesNumber"),
         padding=padding_of(values),
         parts=concatenation_of(values),
     )
