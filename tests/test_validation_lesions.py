@@ -1,5 +1,6 @@
 """The fate of lesions, inventions and flags are read on cases whose answer is known."""
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -121,7 +122,22 @@ def test_thick_slices_are_observed_on_their_own_grid(modules, head):
     cubic = modules["lesions"].answering(
         "cubic B-spline", modules["lesions"].Question("x3", 5.0, True), head, None, "cpu"
     )
-    assert cubic(thick).shape == SHAPE
+    assert cubic(thick, None).shape == SHAPE
+
+
+def test_the_slices_hold_what_they_measure_of_a_lesion_and_nothing_between_them(modules, head, what):
+    command = modules["lesions"]
+    thick = command.Question("x3, 5 %", 5.0, True)
+    measured = thick.observe(what.image, head, seed=0)
+    held = command.answering(command.SLICES, thick, head, None, "cpu")(measured, what)
+    seen = [measured.operator(torch.from_numpy(image)[None, None]) for image in (held, what.image)]
+    assert torch.allclose(*seen, atol=1e-5)  # all that was measured, and not less
+    for lesion in command.scored(held, what, head, thick)["lesions"]:
+        assert 0.3 < lesion["recovered"] < 1
+    ripple = np.resize(np.array([1, 0, -1], np.float32), SHAPE[2])  # sums to nothing in every slice
+    hidden = dataclasses.replace(what, image=what.without + ripple)
+    inner = command.in_slices(measured, hidden) - what.without
+    assert np.abs(inner).max() < 1e-4 < np.abs(hidden.image - what.without).max()
 
 
 def lines_of(modules, head, what, plain):

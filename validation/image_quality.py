@@ -171,12 +171,13 @@ def best_setting(ways: dict[str, Way], what: Bench, seed: int) -> str:
     return min(error, key=lambda name: error[name])
 
 
-def kept(path: Path, setup: Setup) -> bool:
-    """Whether a file holds what would be measured."""
+def kept(path: Path, setup: Setup) -> str | None:
+    """The setting of a file that holds what would be measured; None where none does."""
     if not path.is_file():
-        return False
+        return None
     held = json.loads(path.read_text(encoding="utf-8"))["setup"]
-    return bool(held == json.loads(json.dumps(dataclasses.asdict(setup))) | {"setting": held["setting"]})
+    same = held == json.loads(json.dumps(dataclasses.asdict(setup))) | {"setting": held["setting"]}
+    return str(held["setting"]) if same else None
 
 
 def run_measure(options: argparse.Namespace) -> str:
@@ -214,7 +215,8 @@ def run_measure(options: argparse.Namespace) -> str:
             )
             path = options.out / f"{task}-{method}-{number}.json"
             count += 1
-            if kept(path, setup):
+            if (held := kept(path, setup)) is not None:
+                settings.setdefault((task, method), held)
                 continue
             if what is None:
                 what = bench(

@@ -8,6 +8,8 @@ out of them. The scans get noise, and are denoised or super-resolved. Then, for 
 * *returned*: the share of a structure that was taken out and that the answer shows all the same; 0 is none;
 * *invented*: blobs of the answer of a contrast that the truth has less than half of (`lesion_measures.invented`).
 
+*What the slices hold* is no method, but the most of a lesion that thick slices tell without noise (`in_slices`).
+
 And of the flags of medidiff (`medidiff.trust`): flags of answers as they are, and the area under the ROC curve of the
 largest deviate at places where something was planted in the answer, or a lesion taken out of it, against places where
 nothing was done.
@@ -49,7 +51,8 @@ from medidiff.volume import Volume
 if TYPE_CHECKING:
     from medidiff.prior import Prior
 
-METHODS = ("noisy", "cubic B-spline", "bm4d", "medidiff")
+SLICES = "what the slices hold"
+METHODS = ("noisy", SLICES, "cubic B-spline", "bm4d", "medidiff")
 DIAMETERS_MM, SIGMAS = (3.0, 5.0, 7.0, 10.0, 15.0), (1.0, 2.0, 3.0, 4.0, 6.0)
 INVENTED_SIGMAS = (1.0, 2.0, 3.0)
 _GONE_MM = (6.0, 6.0, 8.0, 8.0, 10.0, 10.0)  # structures that are taken out
@@ -129,14 +132,16 @@ def questions(arguments: argparse.Namespace) -> list[Question]:
     return found + [Question(f"x3, {level:g} %", level, True) for level in arguments.thick]
 
 
-def answering(
-    method: str, question: Question, reference: Truth, prior: Prior | None, device: str
-) -> Callable[[Measured], Array] | None:
+Way = Callable[[Measured, Planted], Array]
+"""What a method makes of a scan; only `SLICES` looks at what was planted."""
+
+
+def answering(method: str, question: Question, reference: Truth, prior: Prior | None, device: str) -> Way | None:
     """How a method answers a question; None where it cannot."""
     if method == "medidiff" and prior is not None:
         from medidiff.restore import Settings, restore
 
-        def ours(measured: Measured) -> Array:
+        def ours(measured: Measured, what: Planted) -> Array:
             settings = Settings(prior=prior, noise="rician", noise_level=measured.level, device=device)
             task = "superresolve" if question.thick else "denoise"
             answer = restore(measured.scan, reference.geometry, measured.operator, task=task, settings=settings)
@@ -146,12 +151,23 @@ def answering(
     if method == "bm4d" and not question.thick:
         from peers import bm4d_peer
 
-        return lambda measured: bm4d_peer(measured.scan.data[0], measured.level)[0].run()
+        return lambda measured, _: bm4d_peer(measured.scan.data[0], measured.level)[0].run()
     if method == "cubic B-spline" and question.thick:
-        return lambda measured: classical(measured, reference.geometry)[method]()
+        return lambda measured, _: classical(measured, reference.geometry)[method]()
     if method == "noisy" and not question.thick:
-        return lambda measured: np.asarray(measured.scan.data[0])
+        return lambda measured, _: np.asarray(measured.scan.data[0])
+    if method == SLICES and question.thick:
+        return in_slices
     return None
+
+
+def in_slices(measured: Measured, what: Planted) -> Array:
+    """The truth, and of what was planted what the slices hold of it, without noise: its projection ``A⁺ A``.
+
+    Whatever an answer has of a lesion beyond that was not measured, but assumed between the slices.
+    """
+    change = torch.from_numpy(what.image - what.without)[None, None]
+    return what.without + measured.operator.pinv(measured.operator(change))[0, 0].numpy()
 
 
 # ------------------------------------------------------------------------------------------------------ what is scored
@@ -258,7 +274,7 @@ def lines(
             way = ways[method]
             assert way is not None  # `todo` has no others
             start = time.perf_counter()
-            answer = way(ill)
+            answer = way(ill, what)
             line = {
                 "key": f"{number}/{question.name}/{method}",
                 "scan": number,
@@ -269,7 +285,7 @@ def lines(
             }
             if method == "medidiff":
                 well = question.observe(reference.image, reference, seed=seed)
-                line |= flagged((well, way(well)), (ill, answer), what, reference, seed=seed + 500)
+                line |= flagged((well, way(well, what)), (ill, answer), what, reference, seed=seed + 500)
             yield line
 
 
@@ -373,7 +389,11 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--levels", type=float, nargs="*", default=[3.0, 9.0, 15.0], help="noise to remove, %% of tissue")
     out.add_argument("--thick", type=float, nargs="*", default=[3.0], help="noise of slices three voxels thick")
     out.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=["noisy", "cubic B-spline", "medidiff"], help="what is scored"
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=["noisy", SLICES, "cubic B-spline", "medidiff"],
+        help="what is scored",
     )
     out.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the network")
     out.add_argument("--mlflow", default="none", help="tracking URI; empty for medidiff's own store")

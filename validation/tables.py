@@ -28,6 +28,7 @@ NAMES = {
     "bm4d": "BM4D, unbiased",
     "noisy": "noisy",
     "cubic b-spline": "cubic B-spline",
+    "what the slices hold": "what the slices hold, without noise",
     "medidiff": "medidiff",
 }
 
