@@ -151,6 +151,30 @@ def test_a_scan_as_it_is_met_keeps_its_head_where_the_affine_says():
         assert abs(np.linalg.norm(bright) - reach) < 4  # turned about the world's origin, so as far from it as before
 
 
+def test_the_weights_of_sides_give_all_people_the_same_and_mirror_images_the_opposite():
+    """People share a direction and differ far more in others; a plain mean is misled by these."""
+    made = _pipeline()
+    rng = np.random.default_rng(4)
+    shared = np.where(np.arange(400) < 40, 1.0, 0.0)
+    loud = rng.normal(0, 1, (3, 400))
+    people = shared + rng.normal(0, 1, (60, 3)) @ loud + rng.normal(0, 0.5, (60, 400))
+    weights = made._weights(people[:30])
+    new, plain = people[30:] @ weights, people[30:] @ people[:30].mean(axis=0)
+    assert (new > 0).all()
+    assert (plain > 0).mean() < 0.8
+    assert made._weights(-people[:30]) == pytest.approx(-weights)
+
+
+def test_the_scan_whose_sides_stand_exchanged_is_turned_back():
+    made = _pipeline()
+    before = scan()
+    after = made.mirrored(before)
+    assert np.array_equal(after.data, before.data)
+    wanted = before.geometry.world((3, 4, 5)) * np.array([-1, 1, 1])
+    assert after.geometry.world((3, 4, 5)) == pytest.approx(wanted)
+    assert set(made.SWAPPED) <= set(made.people(Path("data"), "train"))
+
+
 def _pipeline():
     import importlib.util
 

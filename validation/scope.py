@@ -68,7 +68,11 @@ def others(data: Path, part: str) -> Iterator[tuple[str, str, str, Volume]]:
             contrast = file.name.removesuffix(".nii.gz").split("_")[1]
             case = "clinical slices of 3 mm" if contrast == "T1W" else f"contrast: {contrast}, clinical"
             kind = "in scope" if contrast == "T1W" else "far"
-            yield kind, case, f"clinical {number}", io.read(file)
+            scan = io.read(file)
+            yield kind, case, f"clinical {number}", scan
+            if contrast == "T1W":
+                mirrored = NEAR["mirrored"](scan, np.random.default_rng(0))
+                yield "near", "mirrored, clinical slices of 3 mm", f"clinical {number}", mirrored
     for contrast in ("T2", "FLAIR"):
         file = data / "ms-open" / "mni" / "patient19" / f"{contrast}.nii.gz"
         yield "far", f"contrast: {contrast}, 1 mm", "resampled 1", io.read(file)
@@ -91,15 +95,28 @@ def _average() -> Volume:
 
 
 def cases(data: Path, part: str, most: int | None) -> Iterator[tuple[str, str, str, Path | Volume, Case]]:
-    """Kind, case, person, scan or its file, and what is done to it; all people's first case comes first."""
+    """Kind, case, person, scan or its file, and what is done to it; all people's first case comes first.
+
+    Left and right of the resampled people stand exchanged in their files (docs/scope.md): as they are they count as
+    mirrored, and they are turned back for all that is of the right kind.
+    """
     named = people(data, part, most)
     for kind, each in (("in scope", IN_SCOPE), ("far", FAR), ("near", NEAR)):
         for case, change in each.items():
             for person, path in named.items():
-                if kind == "in scope" or not person.startswith("resampled"):
+                if not person.startswith("resampled"):
                     yield kind, case, person, path, change
+                elif kind == "in scope":
+                    yield kind, case, person, path, _turned_back(change)
+    for person, path in named.items():
+        if person.startswith("resampled"):
+            yield "near", "mirrored in its file", person, path, _untouched
     for kind, case, person, volume in others(data, part):
         yield kind, case, person, volume, _untouched
+
+
+def _turned_back(change: Case) -> Case:
+    return lambda volume, rng: change(NEAR["mirrored"](volume, rng), rng)
 
 
 def _untouched(volume: Volume, rng: Rng) -> Volume:

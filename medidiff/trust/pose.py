@@ -3,7 +3,9 @@
 Each way is tried at every shift at once, by the normalised cross-correlation of the mean brain and what surrounds it
 with what the field of view shows of it (Padfield, IEEE Trans. Image Process. 21:2670, 2012, eq. 17 to 21), and the best
 of each is refined with its tilt and size by Gauss-Newton. Neither a skull nor a tilted or cut field of view matters
-much. A mirror image is found as well as a brain, since the mean brain is symmetrical.
+much. The way that the header says is then refined on finer cubes, deep in the brain and from several sizes and heights,
+since a mean brain takes the skull for its own surface at first. A mirror image is found as well as a brain, since the
+mean brain is symmetrical.
 """
 
 from __future__ import annotations
@@ -18,17 +20,22 @@ from scipy import fft, ndimage
 
 from medidiff.trust.coarse import Array, Field
 
-__all__ = ["GRID", "SIDE_MM", "Pose", "Template", "find_pose"]
+__all__ = ["GRID", "SIDE_MM", "Matrix", "Pose", "Template", "find_pose"]
 
 GRID = (40, 48, 40)
 SIDE_MM = 4.0
 _UNIT_MM = 50.0  # of coordinates, so that angles, zooms and shifts are numbers of one size
 _LEAST_SEEN = 0.65  # of the mean brain that a field of view must show
-_STEPS = 8
+_LEAST_DEEP = 0.5  # of what lies deep in it
+_STEPS, _FEW_STEPS = 8, 4
+_DEEP = 2  # cubes of 4 mm below the surface
+_SMALLER = (1.0, 0.9, 0.8)  # than found at first: where the search deep in the brain starts
+_HIGHER_MM = (-16.0, 0.0, 16.0)
 _ZOOM = (0.86, 1.16)  # adults lie within 0.90 to 1.12; a wider range lets the mean brain take a skull for itself
 _TILT = 0.6  # radians from an axis
 _DAMPING = 0.02
 _BEST = 5  # ways that are refined, beside that of the header
+_WITHIN = 0.9  # of the brains
 
 Matrix = NDArray[np.float64]
 _TURNS = [
@@ -46,8 +53,8 @@ class Template:
     Args:
         image: (I, J, K) mean rank of brightness in the brain, from 0.5 (darkest in T1w) to 1.5; 0 outside.
         mask: (I, J, K) share of brains that have tissue there.
-        sides: (I, J, K) weights by which a brain's left differs from its right, the mirror image's negative; None where
-            nobody has measured them.
+        sides: (3, I/2, J, K) weights by which the shapes of a brain's halves differ (`medidiff.trust.halves`); None
+            where nobody has measured them.
     """
 
     image: Array
@@ -61,24 +68,40 @@ class Template:
         return image, ndimage.binary_dilation(mask > 0.5).astype(np.float32)
 
     @cached_property
-    def points(self) -> tuple[NDArray[np.float64], Array, Array]:
-        """Places (N, 3) in mm from the middle, the image (N,) and its slope (N, 3), where it is compared at 8 mm."""
+    def points(self) -> Points:
+        """Where it is compared at 8 mm."""
         image, near = self.coarse
-        places = _places(image.shape, 2 * SIDE_MM)
-        slope = np.stack(np.gradient(ndimage.gaussian_filter(image, 0.5), 2 * SIDE_MM), axis=-1)
-        where = near > 0
-        return places[where], image[where], slope[where].astype(np.float32)
+        return _points(image, near > 0, 2 * SIDE_MM)
+
+    @cached_property
+    def deep_points(self) -> Points:
+        """Deep in the brain, at 4 mm."""
+        return _points(self.image, ndimage.binary_erosion(self.within, iterations=_DEEP), SIDE_MM)
+
+    @cached_property
+    def inside(self) -> tuple[NDArray[np.float64], Array]:
+        """Places (N, 3) in mm from the middle and the image (N,), in the brain, at 4 mm."""
+        return self.all_places[self.within], self.image[self.within]
+
+    @cached_property
+    def within(self) -> NDArray[np.bool_]:
+        """(I, J, K) where nearly every brain has tissue, the same on both sides."""
+        inner = self.mask > _WITHIN
+        return np.asarray(inner & inner[::-1])
 
     @cached_property
     def all_places(self) -> NDArray[np.float64]:
         """(I, J, K, 3) places in mm from the middle."""
         return _places(self.image.shape, SIDE_MM)
 
-    @cached_property
-    def inside(self) -> tuple[NDArray[np.float64], Array]:
-        """Places (N, 3) in mm from the middle and the image (N,), in the brain, at 4 mm."""
-        where = self.mask > 0.9
-        return self.all_places[where], self.image[where]
+
+Points = tuple[NDArray[np.float64], Array, Array]
+"""Places (N, 3) in mm from the middle, the image (N,) and its slope (N, 3)."""
+
+
+def _points(image: Array, where: NDArray[np.bool_], side_mm: float) -> Points:
+    slope = np.stack(np.gradient(ndimage.gaussian_filter(image, 0.5), side_mm), axis=-1)
+    return _places(image.shape, side_mm)[where], image[where], slope[where].astype(np.float32)
 
 
 def _halved(values: Array) -> Array:
@@ -96,9 +119,9 @@ class Pose:
     """Where the mean brain fits best.
 
     Args:
-        match: correlation with the mean brain, lying as the header says.
+        match: correlation with the mean brain, lying as the header says, in cubes of 8 mm.
         other: the best in any other of the 24 ways.
-        matrix: (4, 4) from the mean brain's places in mm to the world, as the header says.
+        matrix: (4, 4) from the mean brain's places in mm to the world, as the header says, refined deep in the brain.
         shown: share of the mean brain that the field of view reaches there.
     """
 
@@ -108,25 +131,41 @@ class Pose:
     shown: float
 
 
-def find_pose(field: Field, template: Template) -> Pose | None:
+def find_pose(fine: Field, template: Template) -> Pose | None:
     """Look for a brain; None where the field of view shows too little of one to tell.
 
     Args:
-        field: the scan, in cubes of 8 mm.
+        fine: the scan, in cubes of 4 mm.
         template: the mean brain.
     """
+    field = fine.halved()
     starts = _starts(field, template)
     if starts is None:
         return None
     asked = next(number for number, turn in enumerate(_TURNS) if np.array_equal(turn, np.eye(3)))
     best = sorted(range(len(starts)), key=lambda number: -starts[number][0])[:_BEST]
-    found = {number: _refined(field, template, starts[number][1]) for number in {asked, *best}}
+    found = {number: _refined(field, template.points, starts[number][1]) for number in {asked, *best}}
     others = [match for number, (match, _) in found.items() if number != asked]
     others += [match for number, (match, _) in enumerate(starts) if number not in found]
     match, matrix = found[asked]
     places = template.points[0]
     _, seen = field.at(places @ matrix[:3, :3].T + matrix[:3, 3])
-    return Pose(match, max(others), matrix, float(seen.mean()))
+    return Pose(match, max(others), _deepened(fine, template, matrix), float(seen.mean()))
+
+
+def _deepened(field: Field, template: Template, start: Matrix) -> Matrix:
+    """The place where what lies deep in the brain fits best, of several near a start.
+
+    Dark may stand for bright: in another contrast than the mean brain's the place is the same.
+    """
+    up = start[:3, 2] / np.linalg.norm(start[:3, 2])
+    found = []
+    for smaller, higher in itertools.product(_SMALLER, _HIGHER_MM):
+        near = start @ np.diag([smaller, smaller, smaller, 1.0])
+        near[:3, 3] += higher * up
+        found.append(_refined(field, template.deep_points, near, steps=_FEW_STEPS, least=_LEAST_DEEP, either=True))
+    match, matrix = max(found, key=lambda each: each[0])
+    return start if match <= -1 else _refined(field, template.deep_points, matrix, least=_LEAST_DEEP, either=True)[1]
 
 
 def _starts(field: Field, template: Template) -> list[tuple[float, Matrix]] | None:
@@ -170,22 +209,33 @@ def _turned(values: Array, turn: NDArray[np.float64]) -> Array:
     return values.transpose(order)[tuple(slice(None, None, int(sign)) for sign in signs)]
 
 
-def _refined(field: Field, template: Template, start: Matrix) -> tuple[float, Matrix]:
-    """Gauss-Newton from a start over shift, tilt and three zooms, in the inverse compositional form."""
-    places, wanted, slope = template.points
+def _refined(
+    field: Field,
+    points: Points,
+    start: Matrix,
+    *,
+    steps: int = _STEPS,
+    least: float = _LEAST_SEEN,
+    either: bool = False,
+) -> tuple[float, Matrix]:
+    """Gauss-Newton from a start over shift, tilt and three zooms, in the inverse compositional form.
+
+    With `either`, the match is the size of the correlation, whatever its sign.
+    """
+    places, wanted, slope = points
     x = places / _UNIT_MM
     tilts = [slope[:, c] * x[:, b] - slope[:, b] * x[:, c] for b, c in ((1, 2), (2, 0), (0, 1))]
     change = np.concatenate([slope, np.stack(tilts, axis=1), slope * x], axis=1)
     matrix = start
-    best = _match(field, places, wanted, start), start
-    for _ in range(_STEPS):
+    best = _match(field, places, wanted, start, least, either), start
+    for _ in range(steps):
         image, seen = field.at(places @ matrix[:3, :3].T + matrix[:3, 3])
         off = _explained(image, wanted, seen) - wanted
         weighted = change * seen[:, None]
         normal = weighted.T @ change
         step = np.linalg.solve(normal + _DAMPING * np.diag(np.diag(normal)) + 1e-6 * np.eye(9), weighted.T @ off)
         matrix = _bounded(matrix @ np.linalg.inv(_moved(step)), start)
-        best = max(best, (_match(field, places, wanted, matrix), matrix), key=lambda each: each[0])
+        best = max(best, (_match(field, places, wanted, matrix, least, either), matrix), key=lambda each: each[0])
     return best
 
 
@@ -198,15 +248,18 @@ def _explained(image: Array, wanted: Array, seen: Array) -> Array:
     return np.asarray(b + slope * (image - a), dtype=np.float32)
 
 
-def _match(field: Field, places: NDArray[np.float64], wanted: Array, matrix: Matrix) -> float:
+def _match(
+    field: Field, places: NDArray[np.float64], wanted: Array, matrix: Matrix, least: float, either: bool
+) -> float:
     """Correlation where the field of view reaches; -1 where it shows too little."""
     image, seen = field.at(places @ matrix[:3, :3].T + matrix[:3, 3])
     total = float(seen.sum())
-    if total < _LEAST_SEEN * len(places):
+    if total < least * len(places):
         return -1.0
     a, b = image - (seen * image).sum() / total, wanted - (seen * wanted).sum() / total
     spread = float(np.sqrt(max((seen * a * a).sum() * (seen * b * b).sum(), 1e-12)))
-    return float((seen * a * b).sum()) / spread
+    match = float((seen * a * b).sum()) / spread
+    return abs(match) if either else match
 
 
 def _moved(step: NDArray[np.float64]) -> Matrix:

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from medidiff.errors import PriorError
 from medidiff.prior import Card
 from medidiff.prior.weights import read_weights
+from medidiff.trust.halves import HALF
 from medidiff.trust.pose import GRID, Template
 
 __all__ = ["RULES", "Limits", "Reference", "Rule", "reference_files", "reference_for"]
@@ -67,7 +68,7 @@ RULES: Mapping[str, Rule] = {
     "blocky": Rule("high", 0.03),
     "match": Rule("low", 0.05, least=0.6),
     "upright": Rule("low", 0.0, least=0.0),
-    "side": Rule("low", 0.0, least=-0.75, fixed=True),
+    "side": Rule("low", 0.0, least=-0.15, fixed=True),
     "grey": Rule("high", 0.03),
     "fluid": Rule("high", 0.15),
     "shading": Rule("high", 0.1),
@@ -185,7 +186,7 @@ class Reference:
             raise PriorError("E-SCOPE-REF", "no such file, or a broken one", mend=_MEND, file=path.name) from error
         tensors = read_weights(path.with_suffix(".safetensors"), sha256=about.sha256)
         arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
-        if {name: array.shape for name, array in arrays.items()} != dict.fromkeys(("image", "mask", "sides"), GRID):
+        if {name: array.shape for name, array in arrays.items()} != {"image": GRID, "mask": GRID, "sides": HALF}:
             raise PriorError("E-SCOPE-REF", "other arrays than a mean brain's", mend=_MEND, file=path.name)
         return cls(about.prior, about.limits, about.scores, Template(**arrays), about.weights_sha256)
 

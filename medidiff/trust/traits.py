@@ -15,6 +15,7 @@ from scipy import ndimage
 from medidiff.anatomy import foreground
 from medidiff.trust.coarse import Array, Coarse, Field, coarse, field_of
 from medidiff.trust.grain import grain_traits
+from medidiff.trust.halves import halves
 from medidiff.trust.kspace import kspace_traits
 from medidiff.trust.pose import SIDE_MM, Pose, Template, find_pose
 from medidiff.volume import Volume
@@ -34,10 +35,10 @@ _LARGE_PLANE = 0.3  # of the largest plane's tissue
 _NEIGHBOURS = 4
 _BLOCK = 8  # voxels of a JPEG block
 _FEWEST_BLOCKS = 7  # along an axis: of fewer, the median step at one of the eight places is large by chance
-_SLOW = 6.0  # cubes of 4 mm, standard deviation
 _FEWEST_AIR = 1000  # cubes of 4 mm
 _LITTLE = (0.70, 0.72)  # of the mean brain that is shown: of less, a crop that lies well may seem not to
 _LOOSE_UPRIGHT, _LOOSE_FLUID = 0.16, 0.2  # by which crops of training heads were off, and as much more as the oddest
+_FEWEST_SIDES = 0.6  # of what tells left from right
 _WHITE, _GREY, _FLUID = 1.3, (0.75, 1.0), 0.62  # ranks of brightness in the mean brain
 
 
@@ -59,7 +60,7 @@ def traits_of(volume: Volume, template: Template) -> dict[str, float | None]:
         return found
     found |= grain_traits(blocks) | kspace_traits(blocks) | _planes(blocks) | _grid(blocks)
     field = field_of(blocks, SIDE_MM, ceiling=_CEILING)
-    pose = find_pose(field.halved(), template)
+    pose = find_pose(field, template)
     return found | _anatomy(blocks, field, pose, template)
 
 
@@ -231,38 +232,33 @@ def _anatomy(blocks: Coarse, field: Field, pose: Pose | None, template: Template
     if min(white.sum(), grey.sum(), fluid.sum()) < 50:
         return found | dict.fromkeys(("grey", "fluid", "shading"))
     level = max(float(np.median(image[white])), 1e-6)
-    if template.sides is not None:
-        found["side"] = float((template.sides * _asymmetry(blocks, pose, template)).sum())
+    found["side"] = _side(blocks, pose, template)
     found["grey"], found["fluid"] = (float(np.median(image[which])) / level for which in (grey, fluid))
     found["fluid"] -= _LOOSE_FLUID * loose
     return found | {"shading": _shading(image[white] / level, places[white])}
 
 
-def asymmetry(volume: Volume, template: Template) -> Array | None:
-    """(I, J, K) how a brain's right differs from its left, of length 1; None where its pose cannot be told.
+def asymmetry(volume: Volume, template: Template) -> tuple[Array, Array] | None:
+    """What `halves` finds of a scan; None where its pose cannot be told.
 
     Args:
         volume: (1, I, J, K) finite.
         template: the mean brain.
     """
     blocks = coarse(volume)
-    pose = find_pose(field_of(blocks, SIDE_MM, ceiling=_CEILING).halved(), template)
-    return None if pose is None else _asymmetry(blocks, pose, template)
+    pose = find_pose(field_of(blocks, SIDE_MM, ceiling=_CEILING), template)
+    return None if pose is None else halves(blocks, pose.matrix, template)
 
 
-def _asymmetry(blocks: Coarse, pose: Pose, template: Template) -> Array:
-    """Slow changes of brightness, which coils make, are taken out before one side is taken from the other."""
-    world = template.all_places.reshape(-1, 3) @ pose.matrix[:3, :3].T + pose.matrix[:3, 3]
-    index = blocks.geometry.index(world).T
-    image = ndimage.map_coordinates(blocks.data, index, order=1).reshape(template.image.shape)
-    inside = (template.mask > 0.5).astype(np.float32)
-    level = max(float(np.median(image[template.image > _WHITE])), 1e-6)
-    slow = ndimage.gaussian_filter(image / level * inside, _SLOW) / np.maximum(
-        ndimage.gaussian_filter(inside, _SLOW), 1e-3
-    )
-    even = image / level / np.maximum(slow, 0.2)
-    difference = (even - even[::-1]) * inside
-    return np.asarray(difference / max(float(np.linalg.norm(difference)), 1e-6), dtype=np.float32)
+def _side(blocks: Coarse, pose: Pose, template: Template) -> float | None:
+    """How the halves differ, 1 in the middle of people, -1 in their mirror images; None where too little is shown."""
+    if template.sides is None:
+        return None
+    shift, seen = halves(blocks, pose.matrix, template)
+    weight = np.square(template.sides).sum(axis=0)
+    if float((weight * seen).sum()) < _FEWEST_SIDES * float(weight.sum()):
+        return None
+    return float((template.sides * shift).sum())
 
 
 def _shading(image: Array, places: NDArray[np.float64]) -> float:
