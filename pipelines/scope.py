@@ -189,7 +189,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="NAME.scope.json, of the prior NAME; the mean brain goes beside it")
     parser.add_argument("--data", type=Path, default=os.environ.get("MEDIDIFF_DATA"), help="folder of the scans")
     parser.add_argument("--prior", type=Path, help="card of the prior; the bundled one of that NAME when left out")
-    parser.add_argument("--kept", type=Path, help="file that measured signs are added to, and read from the next time")
+    parser.add_argument(
+        "--kept", type=Path, help="file that measured signs are added to, and read from the next time; of the same code"
+    )
     arguments = parser.parse_args(words)
     if arguments.data is None:
         parser.error("say where the scans are: --data or MEDIDIFF_DATA")

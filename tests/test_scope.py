@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from medidiff.errors import InputError, PriorError
 from medidiff.prior import Prior
+from medidiff.trust import pose as poses
 from medidiff.trust import scope_of
 from medidiff.trust.coarse import coarse, field_of
 from medidiff.trust.pose import find_pose
@@ -248,6 +249,60 @@ def test_where_little_of_a_brain_is_shown_its_way_up_counts_less(head, reference
         assert (pose.shown < 0.7) == (allowed > 0)
         found = traits_of(part, reference.template)["upright"]
         assert found == pytest.approx(pose.match - pose.other + allowed, abs=1e-6)
+
+
+def cut(head: Volume, share: float, change=lambda data: data) -> Volume:
+    """The middle of a head, less a share at either end of each axis, and what is done to it."""
+    low = [int(n * share) for n in head.shape]
+    data = head.data[0][tuple(slice(first, n - first) for first, n in zip(low, head.shape, strict=True))]
+    affine = head.geometry.affine.copy()
+    affine[:3, 3] = head.geometry.world(low)
+    return Volume(np.ascontiguousarray(change(data)), Geometry(data.shape, affine), "MR")
+
+
+PARTS = {
+    "as it is": (lambda data: data, None),
+    "upside down": (lambda data: data[..., ::-1], "does not lie as its header says"),
+    "back to front": (lambda data: data[:, ::-1], "does not lie as its header says"),
+    "contrast of T2": (lambda data: np.where(data > 250, 1600 - data, data), "not of T1-weighted contrast"),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_a_part_of_a_head_that_shows_half_of_the_brain_is_told_by_its_anatomy(case, head, reference, monkeypatch):
+    change, reason = PARTS[case]
+    part = cut(head, 0.22, change)
+    scope = scope_within(part, reference)
+    assert [each for each in scope.reasons if reason and reason in each] == list(scope.reasons)
+    assert scope.outside == (reason is not None)
+    assert (scope.signs["ghost"], scope.signs["shading"]) == (None, None)  # a part shows neither air nor all of it
+    monkeypatch.setattr(poses, "_LEAST_SEEN", (0.65,))  # as it was: no pose, so nothing is told
+    assert not scope_within(part, reference).outside
+
+
+def test_ghosts_of_a_scan_that_ends_at_the_neck_are_seen(head, reference):
+    """Strong ghosts count as tissue, which then reaches three faces: that is no part of a head."""
+    data = head.data[0][..., 16:]
+    data = data + np.float32(0.5) * np.roll(data, data.shape[1] // 2, 1)
+    affine = head.geometry.affine.copy()
+    affine[:3, 3] = head.geometry.world((0, 0, 16))
+    scope = scope_within(Volume(data, Geometry(data.shape, affine), "MR"), reference)
+    assert any("ghosts" in reason for reason in scope.reasons)
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 1), ()])
+def test_a_scan_that_varies_along_few_axes_is_judged_all_the_same(axes, reference):
+    data = np.zeros((24, 24, 24), np.float32)
+    for axis in axes:
+        data = data + np.arange(24, dtype=np.float32).reshape([24 if axis == other else 1 for other in range(3)])
+    if not axes:
+        data[11, 12, 13] = 900
+    found = scope_within(Volume(data, Geometry.regular(data.shape, spacing_mm=(2, 2, 2)), "MR"), reference)
+    assert np.isfinite(found.score)
+
+
+def test_of_a_small_part_of_a_brain_no_pose_is_told(head, reference):
+    assert find_pose(field_of(coarse(cut(head, 0.3)), 4.0, ceiling=1.3), reference.template) is None
 
 
 def test_the_width_of_a_blur_is_told():

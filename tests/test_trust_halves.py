@@ -142,5 +142,5 @@ def test_a_skull_does_not_draw_the_brain_aside(template, monkeypatch):
         return np.linalg.svd(pose.matrix[:3, :3])[1]
 
     assert zooms() == pytest.approx([0.92, 0.92, 0.92], abs=0.03)
-    monkeypatch.setattr(poses, "_deepened", lambda field, template, start: start)
+    monkeypatch.setattr(poses, "_deepened", lambda field, template, start, least, about: start)
     assert zooms().min() > 1.1

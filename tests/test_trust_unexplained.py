@@ -167,8 +167,8 @@ def test_the_signs_for_a_calibration_are_those_of_the_answer_alone(thick, monkey
 
 
 def test_where_a_gpu_is_full_what_is_given_back_comes_from_the_cpu(thick, monkeypatch):
-    wanted, calls = restored(thick), []
-    real = restoration.unexplained
+    wanted, calls, moved = restored(thick), [], []
+    real, on = restoration.unexplained, Evidence.on
 
     def full(found, answer):
         calls.append(answer.device)
@@ -177,8 +177,17 @@ def test_where_a_gpu_is_full_what_is_given_back_comes_from_the_cpu(thick, monkey
         return real(found, answer)
 
     monkeypatch.setattr(restoration, "unexplained", full)
+    monkeypatch.setattr(Evidence, "on", lambda self, device: moved.append(device) or on(self, device))
     assert np.array_equal(restored(thick).mean.data, wanted.mean.data)
     assert len(calls) == 1 + restoration._ROUNDS
+    assert moved[0] == torch.device("cpu")
+
+
+def test_evidence_moves_with_all_that_lies_on_its_device(generator):
+    there = evidence(magnitude(bright(), generator))
+    varying = dataclasses.replace(there, level=torch.full_like(there.scan, LEVEL)).on(torch.device("meta"))
+    assert {varying.scan.device.type, varying.level.device.type} == {"meta"}
+    assert there.on(torch.device("meta")).level == there.level
 
 
 def test_a_denoised_answer_is_left_alone(generator):

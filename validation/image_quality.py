@@ -215,8 +215,8 @@ def run_measure(options: argparse.Namespace) -> str:
             )
             path = options.out / f"{task}-{method}-{number}.json"
             count += 1
-            if (held := kept(path, setup)) is not None:
-                settings.setdefault((task, method), held)
+            held = kept(path, setup)
+            if held is not None and settings.setdefault((task, method), held) == held:
                 continue
             if what is None:
                 what = bench(

@@ -97,11 +97,9 @@ def _shown(image: Array) -> Box:
         return box[0], box[1], box[2]
     for axis in range(3):
         along = np.moveaxis(image[tuple(box)], axis, 0)
-        blank = (bool(plane.min() == plane.max()) for plane in along)
-        first = next(number for number, one in enumerate(blank) if not one)
-        blank = (bool(plane.min() == plane.max()) for plane in along[::-1])
-        last = next(number for number, one in enumerate(blank) if not one)
-        box[axis] = slice(first, image.shape[axis] - last)
+        varied = [number for number, plane in enumerate(along) if plane.min() != plane.max()]
+        if varied:  # else it varies along this axis alone
+            box[axis] = slice(varied[0], varied[-1] + 1)
     return box[0], box[1], box[2]
 
 

@@ -25,8 +25,8 @@ __all__ = ["GRID", "SIDE_MM", "Matrix", "Pose", "Template", "find_pose"]
 GRID = (40, 48, 40)
 SIDE_MM = 4.0
 _UNIT_MM = 50.0  # of coordinates, so that angles, zooms and shifts are numbers of one size
-_LEAST_SEEN = 0.65  # of the mean brain that a field of view must show
-_LEAST_DEEP = 0.5  # of what lies deep in it
+_LEAST_SEEN = (0.65, 0.35)  # of the mean brain that a field of view must show; the second where it cannot show that
+_LEAST_DEEP = 0.5  # the same of what lies deep in it, at most
 _STEPS, _FEW_STEPS = 8, 4
 _DEEP = 2  # cubes of 4 mm below the surface
 _SMALLER = (1.0, 0.9, 0.8)  # than found at first: where the search deep in the brain starts
@@ -122,7 +122,7 @@ class Pose:
         match: correlation with the mean brain, lying as the header says, in cubes of 8 mm.
         other: the best in any other of the 24 ways.
         matrix: (4, 4) from the mean brain's places in mm to the world, as the header says, refined deep in the brain.
-        shown: share of the mean brain that the field of view reaches there.
+        shown: share of the mean brain that the field of view reaches, where it fits as a whole.
     """
 
     match: float
@@ -139,21 +139,23 @@ def find_pose(fine: Field, template: Template) -> Pose | None:
         template: the mean brain.
     """
     field = fine.halved()
-    starts = _starts(field, template)
+    tried = ((least, _starts(field, template, least)) for least in _LEAST_SEEN)
+    least, starts = next(((least, starts) for least, starts in tried if starts is not None), (0.0, None))
     if starts is None:
         return None
     asked = next(number for number, turn in enumerate(_TURNS) if np.array_equal(turn, np.eye(3)))
     best = sorted(range(len(starts)), key=lambda number: -starts[number][0])[:_BEST]
-    found = {number: _refined(field, template.points, starts[number][1]) for number in {asked, *best}}
+    found = {number: _refined(field, template.points, starts[number][1], least) for number in {asked, *best}}
     others = [match for number, (match, _) in found.items() if number != asked]
     others += [match for number, (match, _) in enumerate(starts) if number not in found]
     match, matrix = found[asked]
     places = template.points[0]
     _, seen = field.at(places @ matrix[:3, :3].T + matrix[:3, 3])
-    return Pose(match, max(others), _deepened(fine, template, matrix), float(seen.mean()))
+    matrix = _deepened(fine, template, matrix, min(least, _LEAST_DEEP), about=starts[asked][1])
+    return Pose(match, max(others), matrix, float(seen.mean()))
 
 
-def _deepened(field: Field, template: Template, start: Matrix) -> Matrix:
+def _deepened(field: Field, template: Template, start: Matrix, least: float, *, about: Matrix) -> Matrix:
     """The place where what lies deep in the brain fits best, of several near a start.
 
     Dark may stand for bright: in another contrast than the mean brain's the place is the same.
@@ -163,12 +165,13 @@ def _deepened(field: Field, template: Template, start: Matrix) -> Matrix:
     for smaller, higher in itertools.product(_SMALLER, _HIGHER_MM):
         near = start @ np.diag([smaller, smaller, smaller, 1.0])
         near[:3, 3] += higher * up
-        found.append(_refined(field, template.deep_points, near, steps=_FEW_STEPS, least=_LEAST_DEEP, either=True))
+        near = _bounded(near, start, about)
+        found.append(_refined(field, template.deep_points, near, least, about=about, steps=_FEW_STEPS, either=True))
     match, matrix = max(found, key=lambda each: each[0])
-    return start if match <= -1 else _refined(field, template.deep_points, matrix, least=_LEAST_DEEP, either=True)[1]
+    return start if match <= -1 else _refined(field, template.deep_points, matrix, least, about=about, either=True)[1]
 
 
-def _starts(field: Field, template: Template) -> list[tuple[float, Matrix]] | None:
+def _starts(field: Field, template: Template, least: float) -> list[tuple[float, Matrix]] | None:
     """Best correlation and place of each way to lie, at whole cubes."""
     image, near = template.coarse
     side = max(image.shape)
@@ -189,7 +192,7 @@ def _starts(field: Field, template: Template) -> list[tuple[float, Matrix]] | No
         count = np.maximum(sums[0], 1e-3)
         _, t, tt, s, st, ss = sums / count
         spread = np.sqrt(np.maximum(ss - s * s, 1e-4) * np.maximum(tt - t * t, 1e-4))
-        match = np.where(sums[0] >= _LEAST_SEEN * near.sum(), (st - s * t) / spread, -1.0)
+        match = np.where(sums[0] >= least * near.sum(), (st - s * t) / spread, -1.0)
         place = np.array(np.unravel_index(int(match.argmax()), match.shape))
         value = float(match[tuple(place)])
         if value <= -1:
@@ -213,14 +216,16 @@ def _refined(
     field: Field,
     points: Points,
     start: Matrix,
+    least: float,
     *,
+    about: Matrix | None = None,
     steps: int = _STEPS,
-    least: float = _LEAST_SEEN,
     either: bool = False,
 ) -> tuple[float, Matrix]:
     """Gauss-Newton from a start over shift, tilt and three zooms, in the inverse compositional form.
 
-    With `either`, the match is the size of the correlation, whatever its sign.
+    Tilt is bounded about the start, or about another place. With `either`, the match is the size of the correlation,
+    whatever its sign.
     """
     places, wanted, slope = points
     x = places / _UNIT_MM
@@ -234,7 +239,7 @@ def _refined(
         weighted = change * seen[:, None]
         normal = weighted.T @ change
         step = np.linalg.solve(normal + _DAMPING * np.diag(np.diag(normal)) + 1e-6 * np.eye(9), weighted.T @ off)
-        matrix = _bounded(matrix @ np.linalg.inv(_moved(step)), start)
+        matrix = _bounded(matrix @ np.linalg.inv(_moved(step)), start, start if about is None else about)
         best = max(best, (_match(field, places, wanted, matrix, least, either), matrix), key=lambda each: each[0])
     return best
 
@@ -271,11 +276,12 @@ def _moved(step: NDArray[np.float64]) -> Matrix:
     return matrix
 
 
-def _bounded(matrix: Matrix, start: Matrix) -> Matrix:
-    """The map with zooms of heads, and no farther turned than half way to the next of the 24."""
+def _bounded(matrix: Matrix, start: Matrix, about: Matrix) -> Matrix:
+    """The map with zooms of heads; the start where it is turned farther from `about` than half way to the next way."""
     left, zooms, right = np.linalg.svd(matrix[:3, :3])
     turn = left @ right
-    angle = np.arccos(np.clip((np.trace(turn @ start[:3, :3].T) - 1) / 2, -1, 1))
+    first, _, last = np.linalg.svd(about[:3, :3])
+    angle = np.arccos(np.clip((np.trace(turn @ (first @ last).T) - 1) / 2, -1, 1))
     if angle > _TILT:
         return start
     matrix = matrix.copy()

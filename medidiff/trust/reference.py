@@ -69,7 +69,7 @@ RULES: Mapping[str, Rule] = {
     "match": Rule("low", 0.05, least=0.6),
     "upright": Rule("low", 0.0, least=0.0),
     "side": Rule("low", 0.0, least=-0.15, fixed=True),
-    "grey": Rule("high", 0.03),
+    "grey": Rule("high", 0.06),
     "fluid": Rule("high", 0.15),
     "shading": Rule("high", 0.1),
     "ghost": Rule("high", 0.05),

@@ -36,8 +36,9 @@ _NEIGHBOURS = 4
 _BLOCK = 8  # voxels of a JPEG block
 _FEWEST_BLOCKS = 7  # along an axis: of fewer, the median step at one of the eight places is large by chance
 _FEWEST_AIR = 1000  # cubes of 4 mm
-_LITTLE = (0.70, 0.72)  # of the mean brain that is shown: of less, a crop that lies well may seem not to
+_LITTLE = (0.70, 0.72)  # of the mean brain that is shown: of less, a crop that lies well may seem not to, or uneven
 _LOOSE_UPRIGHT, _LOOSE_FLUID = 0.16, 0.2  # by which crops of training heads were off, and as much more as the oddest
+_LESS, _LOOSE_MATCH, _LOOSE_GREY = (0.55, 0.65), 0.15, 0.02  # the same of likeness and grey
 _FEWEST_SIDES = 0.6  # of what tells left from right
 _WHITE, _GREY, _FLUID = 1.3, (0.75, 1.0), 0.62  # ranks of brightness in the mean brain
 
@@ -218,9 +219,12 @@ def _anatomy(blocks: Coarse, field: Field, pose: Pose | None, template: Template
     names = ("match", "upright", "side", "grey", "fluid", "shading", "ghost")
     if pose is None:
         return dict.fromkeys(names)
-    loose = float(np.clip((_LITTLE[1] - pose.shown) / (_LITTLE[1] - _LITTLE[0]), 0, 1))
-    upright = pose.match - pose.other + _LOOSE_UPRIGHT * loose
-    found: dict[str, Any] = {"match": pose.match, "upright": upright, "ghost": _ghost(field)}
+    loose, looser = (float(np.clip((most - pose.shown) / (most - least), 0, 1)) for least, most in (_LITTLE, _LESS))
+    found: dict[str, Any] = {
+        "match": pose.match + _LOOSE_MATCH * looser,
+        "upright": pose.match - pose.other + _LOOSE_UPRIGHT * loose,
+        "ghost": None if loose else _ghost(field),
+    }
     places, wanted = template.inside
     world = places @ pose.matrix[:3, :3].T + pose.matrix[:3, 3]
     index = blocks.geometry.index(world).T
@@ -230,12 +234,13 @@ def _anatomy(blocks: Coarse, field: Field, pose: Pose | None, template: Template
         seen & which for which in (wanted > _WHITE, (wanted > _GREY[0]) & (wanted < _GREY[1]), wanted < _FLUID)
     )
     if min(white.sum(), grey.sum(), fluid.sum()) < 50:
-        return found | dict.fromkeys(("grey", "fluid", "shading"))
+        return found | dict.fromkeys(("side", "grey", "fluid", "shading"))
     level = max(float(np.median(image[white])), 1e-6)
     found["side"] = _side(blocks, pose, template)
     found["grey"], found["fluid"] = (float(np.median(image[which])) / level for which in (grey, fluid))
     found["fluid"] -= _LOOSE_FLUID * loose
-    return found | {"shading": _shading(image[white] / level, places[white])}
+    found["grey"] -= _LOOSE_GREY * looser
+    return found | {"shading": None if loose else _shading(image[white] / level, places[white])}
 
 
 def asymmetry(volume: Volume, template: Template) -> tuple[Array, Array] | None:
@@ -251,14 +256,16 @@ def asymmetry(volume: Volume, template: Template) -> tuple[Array, Array] | None:
 
 
 def _side(blocks: Coarse, pose: Pose, template: Template) -> float | None:
-    """How the halves differ, 1 in the middle of people, -1 in their mirror images; None where too little is shown."""
+    """How the halves differ, 1 in the middle of people, -1 in their mirror images; None where too little is shown.
+
+    What is not shown is taken to differ as what is shown does.
+    """
     if template.sides is None:
         return None
     shift, seen = halves(blocks, pose.matrix, template)
     weight = np.square(template.sides).sum(axis=0)
-    if float((weight * seen).sum()) < _FEWEST_SIDES * float(weight.sum()):
-        return None
-    return float((template.sides * shift).sum())
+    share = float((weight * seen).sum()) / max(float(weight.sum()), 1e-12)
+    return float((template.sides * shift).sum()) / share if share >= _FEWEST_SIDES else None
 
 
 def _shading(image: Array, places: NDArray[np.float64]) -> float:

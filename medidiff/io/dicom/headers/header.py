@@ -109,7 +109,7 @@ class Header:
         thickness_mm: SliceThickness; None when missing or no number.
         between_mm: SpacingBetweenSlices; None when missing or no number.
         number: InstanceNumber; None when missing or no number.
-        series: SeriesNumber; None when missing or no number.
+        series: SeriesNumber; None when missing or no integer.
         padding: PixelPaddingValue and PixelPaddingRangeLimit as they are stored, unsigned; empty when missing.
         tile: which part of a mosaic this is; None for a whole image.
         size: bytes in the file when its header was read.
