@@ -123,12 +123,14 @@ class Pose:
         other: the best in any other of the 24 ways.
         matrix: (4, 4) from the mean brain's places in mm to the world, as the header says, refined deep in the brain.
         shown: share of the mean brain that the field of view reaches, where it fits as a whole.
+        part: whether the field of view is too small to show most of a brain.
     """
 
     match: float
     other: float
     matrix: Matrix
     shown: float
+    part: bool
 
 
 def find_pose(fine: Field, template: Template) -> Pose | None:
@@ -152,7 +154,7 @@ def find_pose(fine: Field, template: Template) -> Pose | None:
     places = template.points[0]
     _, seen = field.at(places @ matrix[:3, :3].T + matrix[:3, 3])
     matrix = _deepened(fine, template, matrix, min(least, _LEAST_DEEP), about=starts[asked][1])
-    return Pose(match, max(others), matrix, float(seen.mean()))
+    return Pose(match, max(others), matrix, float(seen.mean()), part=least < max(_LEAST_SEEN))
 
 
 def _deepened(field: Field, template: Template, start: Matrix, least: float, *, about: Matrix) -> Matrix:

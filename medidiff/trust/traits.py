@@ -36,9 +36,9 @@ _NEIGHBOURS = 4
 _BLOCK = 8  # voxels of a JPEG block
 _FEWEST_BLOCKS = 7  # along an axis: of fewer, the median step at one of the eight places is large by chance
 _FEWEST_AIR = 1000  # cubes of 4 mm
-_LITTLE = (0.70, 0.72)  # of the mean brain that is shown: of less, a crop that lies well may seem not to, or uneven
+_LITTLE = (0.70, 0.72)  # of the mean brain that is shown: of less, a crop that lies well may seem not to
 _LOOSE_UPRIGHT, _LOOSE_FLUID = 0.16, 0.2  # by which crops of training heads were off, and as much more as the oddest
-_LESS, _LOOSE_MATCH, _LOOSE_GREY = (0.55, 0.65), 0.15, 0.02  # the same of likeness and grey
+_LOOSE_MATCH, _LOOSE_GREY = 0.15, 0.02  # the same of smaller parts, which show neither air nor how even a head is
 _FEWEST_SIDES = 0.6  # of what tells left from right
 _WHITE, _GREY, _FLUID = 1.3, (0.75, 1.0), 0.62  # ranks of brightness in the mean brain
 
@@ -219,11 +219,11 @@ def _anatomy(blocks: Coarse, field: Field, pose: Pose | None, template: Template
     names = ("match", "upright", "side", "grey", "fluid", "shading", "ghost")
     if pose is None:
         return dict.fromkeys(names)
-    loose, looser = (float(np.clip((most - pose.shown) / (most - least), 0, 1)) for least, most in (_LITTLE, _LESS))
+    loose = 1.0 if pose.part else float(np.clip((_LITTLE[1] - pose.shown) / (_LITTLE[1] - _LITTLE[0]), 0, 1))
     found: dict[str, Any] = {
-        "match": pose.match + _LOOSE_MATCH * looser,
+        "match": pose.match + _LOOSE_MATCH * pose.part,
         "upright": pose.match - pose.other + _LOOSE_UPRIGHT * loose,
-        "ghost": None if loose else _ghost(field),
+        "ghost": None if pose.part else _ghost(field),
     }
     places, wanted = template.inside
     world = places @ pose.matrix[:3, :3].T + pose.matrix[:3, 3]
@@ -239,8 +239,8 @@ def _anatomy(blocks: Coarse, field: Field, pose: Pose | None, template: Template
     found["side"] = _side(blocks, pose, template)
     found["grey"], found["fluid"] = (float(np.median(image[which])) / level for which in (grey, fluid))
     found["fluid"] -= _LOOSE_FLUID * loose
-    found["grey"] -= _LOOSE_GREY * looser
-    return found | {"shading": None if loose else _shading(image[white] / level, places[white])}
+    found["grey"] -= _LOOSE_GREY * pose.part
+    return found | {"shading": None if pose.part else _shading(image[white] / level, places[white])}
 
 
 def asymmetry(volume: Volume, template: Template) -> tuple[Array, Array] | None:
