@@ -31,11 +31,12 @@ from medidiff.errors import InputError
 from medidiff.io.contents import Skipped
 from medidiff.io.dicom.headers.elements import Outline, Window, is_dicom, outline, plain_bytes
 from medidiff.io.dicom.headers.tags import META, WANTED, clock_of, concatenation_of, padding_of, rescale_of
+from medidiff.io.dicom.headers.tile import Tile
 from medidiff.io.dicom.headers.values import Values, tag_of
 from medidiff.io.dicom.privacy.vocabulary import word
 from medidiff.io.files.checks import REFETCH
 
-__all__ = ["NATIVE_SYNTAXES", "Header", "Tile", "is_dicom", "quietly", "read_dataset", "scan"]
+__all__ = ["NATIVE_SYNTAXES", "Header", "is_dicom", "quietly", "read_dataset", "scan"]
 
 _CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -62,21 +63,6 @@ NATIVE_SYNTAXES = (
 )
 logging.getLogger("pydicom").addHandler(logging.NullHandler())  # or its warnings reach stderr, values and all
 _LARGEST_FRAME = 2**30  # bytes; the largest detector makes a thirtieth of this
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One slice of a mosaic.
-
-    Args:
-        row: first row of the slice in the stored image.
-        column: first column.
-        whole: rows and columns of the stored image.
-    """
-
-    row: int
-    column: int
-    whole: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medidiff.errors import InputError
-from medidiff.io.dicom.headers.header import Header, Tile, quietly, read_dataset
+from medidiff.io.dicom.headers.header import Header, quietly, read_dataset
+from medidiff.io.dicom.headers.tile import Tile
 
 __all__ = ["csa_values", "tiles_of"]
 
