@@ -67,6 +67,12 @@ def test_a_digit_typed_over_in_a_page_is_put_right(report, tables):
     assert report.filled(typed, tables.Results()) == page
 
 
+def test_a_bar_in_a_cell_does_not_end_it(tables):
+    made = tables.Table(("a", "b"), (("|1/f|", "3"),))
+    assert made.markdown().splitlines()[-1] == r"| \|1/f\| | 3 |"
+    assert "<td>|1/f|</td>" in made.html()
+
+
 def test_every_block_stands_in_a_page_and_every_mark_is_a_block(report, tables):
     marked = [m[2] for page in report.pages() for m in report.MARK.finditer(page.read_text())]
     assert sorted(marked) == sorted(report.BLOCKS)

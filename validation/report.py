@@ -107,7 +107,9 @@ def again(results: Results, names: Sequence[str]) -> str:
     for name in names or results:
         command = results[name].params["command"]
         script, folder = Path(command.split()[1]).stem, f"out/again/{name}"
-        lines.append(f"{command} --out {folder} && python validation/report.py keep {folder}/{script}.json {name}")
+        steps = [command, command.replace(".py score", ".py report")] if ".py score" in command else [command]
+        steps = [f"{step} --out {folder}" for step in steps]
+        lines.append(" && ".join([*steps, f"python validation/report.py keep {folder}/{script}.json {name}"]))
     return "\n".join([*lines, "python validation/report.py fill"])
 
 

@@ -45,7 +45,8 @@ class Table:
     def markdown(self) -> str:
         """As it stands in a page."""
         rule = ["---"] * self.words + ["--:"] * (len(self.head) - self.words)
-        lines = [f"| {' | '.join(row)} |" for row in (self.head, tuple(rule), *self.rows)]
+        rows = [[cell.replace("|", r"\|") for cell in row] for row in (self.head, tuple(rule), *self.rows)]
+        lines = [f"| {' | '.join(row)} |" for row in rows]
         return "\n".join(lines) + (f"\n\n{self.note}" if self.note else "")
 
     def html(self) -> str:
