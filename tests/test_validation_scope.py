@@ -73,13 +73,13 @@ def test_flips_change_the_picture_and_not_the_grid():
 
 
 def test_auroc_and_limits_are_what_they_are_called():
-    import scope
+    import scope_scores
 
-    assert scope.auroc([2, 3], [0, 1]) == 1
-    assert scope.auroc([0, 1], [2, 3]) == 0
-    assert scope.auroc([1, 1], [1, 1]) == 0.5
-    assert scope.limit_of(list(range(1, 101))) == 95
-    assert np.mean(np.arange(1, 101) > scope.limit_of(list(range(1, 101)))) == 0.05
+    assert scope_scores.auroc([2, 3], [0, 1]) == 1
+    assert scope_scores.auroc([0, 1], [2, 3]) == 0
+    assert scope_scores.auroc([1, 1], [1, 1]) == 0.5
+    assert scope_scores.limit_of(list(range(1, 101))) == 95
+    assert np.mean(np.arange(1, 101) > scope_scores.limit_of(list(range(1, 101)))) == 0.05
 
 
 def test_the_report_counts_what_was_scored(tmp_path, capsys):
@@ -104,17 +104,65 @@ def test_the_report_counts_what_was_scored(tmp_path, capsys):
     assert told["cases"]["noise"]["caught"] == pytest.approx(2 / 3)
     assert told["cases"]["noise"]["n"] == 3
     assert "| noise | 3 | 0.67 |" in capsys.readouterr().out
+    kept = told["finding"]
+    assert kept["figures"]["score/not in scope/noise"] == [[1, 3], [2, 2], [3, 1]]
+    assert kept["params"]["command"] == "python validation/scope.py score"
+    assert kept["params"]["people"] == "6"
+
+
+def test_a_report_without_scans_of_the_right_kind_is_refused(tmp_path, capsys):
+    import scope
+
+    assert scope.main(["report", "--out", str(tmp_path)]) == 2
+    assert "Run 'score' first" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def made_of(**scores: list[float]):
+    """What is kept of cases of our own, with one figure of a bootstrap for all."""
+    import scope_scores
+    from findings import Finding
+
+    inside, outside = ([name for name in scores if name.startswith(start)] for start in ("in", "out"))
+    figures = {
+        f"score/{'in scope' if n in inside else 'not in scope'}/{n}": dict(enumerate(v, 1)) for n, v in scores.items()
+    }
+    every = [score for name in inside for score in scores[name]]
+    for name in outside:
+        figures[f"auroc/not in scope/{name}"] = {1: scope_scores.auroc(scores[name], every)}
+        for figure in ("auroc_low", "auroc_high", "caught_low", "caught_high"):
+            figures[f"{figure}/not in scope/{name}"] = {1: 0.5}
+    figures |= {"limit/5 of the right kind": {1: 0.8}, "seconds/about 128 cubed": {1: 0.5}}
+    params = {"in scope": "; ".join(inside), "not in scope": "; ".join(outside), "people": "2"}
+    return Finding(params | {"command": "python validation/scope.py score"}, figures)
+
+
+def test_the_tables_tell_what_is_marked_what_is_caught_and_what_is_not():
+    from scope_tables import alarms, caught, missed
+
+    found = made_of(ina=[0.5, 1.2], inb=[0.9, 0.4], outa=[2, 3], outb=[1.5, 4], outc=[1.1, 5], outd=[0.9, 0.95])
+    told = alarms(found)
+    assert told.rows == (("ina", "2", "1", "1.20"), ("inb", "2", "0", "0.90"), ("**all**", "4", "1", "1.20"))
+    assert "at most 80.6 %" in told.note  # one of four, Clopper-Pearson
+    assert caught(found) == "- 2 scans each (all caught: at least 16 %, Clopper-Pearson): outa; outb"
+    rows = missed(found).rows  # outc is caught, but one of the right kind scores higher
+    assert [(row[0], row[2], row[4], row[5]) for row in rows] == [
+        ("outc", "1.00", "1.00", "0.875"),
+        ("outd", "0.00", "1.00", "0.688"),
+    ]
+    assert missed(found).note.endswith("not reached by: outc; outd.")
 
 
 def test_scores_go_on_where_they_stopped(tmp_path, monkeypatch):
     import scope
+    import scope_scores
 
     def few(data, part, most):
         yield "in scope", "as it is", "brain 1", scan(), scope._untouched
         yield "far", "noise", "brain 1", scan(), lambda volume, rng: volume.with_data(rng.random(volume.shape))
 
     monkeypatch.setattr(scope, "cases", few)
-    monkeypatch.setattr(scope, "scope_of", lambda volume, card: scope_within(volume, shipped()))
+    monkeypatch.setattr(scope_scores, "scope_of", lambda volume, card: scope_within(volume, shipped()))
     asked = argparse.Namespace(prior="fine-t1", data=tmp_path, part="test", people=None, only=["noise"], out=tmp_path)
     assert scope.score(asked) == 0
     first = (tmp_path / "scope.jsonl").read_text()
@@ -122,7 +170,7 @@ def test_scores_go_on_where_they_stopped(tmp_path, monkeypatch):
     assert scope.score(asked) == 0
     both = (tmp_path / "scope.jsonl").read_text()
     assert both.startswith(first)
-    assert [row["case"] for row in scope.rows(tmp_path / "scope.jsonl")] == ["noise", "as it is"]
+    assert [row["case"] for row in scope_scores.rows(tmp_path / "scope.jsonl")] == ["noise", "as it is"]
 
 
 def test_a_reference_is_calibrated_on_people_who_had_no_part_in_it():

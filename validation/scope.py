@@ -15,30 +15,26 @@ limits the people of the first set, ``--only`` the cases.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
-import time
 import tomllib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scope_cases import IN_SCOPE, Case, Rng
 from scope_far import FAR, NEAR
+from scope_scores import Row, figures, kept, of_cases, score_all, scored
 
 from medidiff import io
 from medidiff.errors import MedidiffError
-from medidiff.prior import Prior
-from medidiff.trust import scope_of
 from medidiff.volume import Geometry, Volume
 
 HERE = Path(__file__).resolve().parent
-Row = Mapping[str, Any]
-_DRAWS = 1000
-_FALSE_ALARMS = 0.05
 
 
 # ------------------------------------------------------------------------------------------------------------ the scans
@@ -128,92 +124,25 @@ def _untouched(volume: Volume, rng: Rng) -> Volume:
 
 def score(arguments: argparse.Namespace) -> int:
     """Add what is missing to the file of scores."""
-    card = Prior.card_of(arguments.prior)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    place = arguments.out / "scope.jsonl"
-    known = {(row["kind"], row["case"], row["person"]) for row in rows(place)}
-    scans: dict[Path, Volume] = {}
-    with place.open("a", encoding="utf-8") as stream:
-        for kind, case, person, source, change in cases(arguments.data, arguments.part, arguments.people):
-            if (kind, case, person) in known or (arguments.only and case not in arguments.only):
-                continue
-            if isinstance(source, Path) and source not in scans:
-                scans[source] = io.read(source)
-            volume = scans[source] if isinstance(source, Path) else source
-            made = change(volume, np.random.default_rng(zlib.crc32(f"{person} {case}".encode())))
-            begin = time.process_time()
-            scope = scope_of(made, card)
-            seconds = time.process_time() - begin
-            row = {"kind": kind, "case": case, "person": person, "seconds": round(seconds, 3), "voxels": made.data.size}
-            stream.write(json.dumps(row | scope.record()) + "\n")
-            stream.flush()
-            print(f"{kind}: {case}, {person}: {scope.score:.2f}", file=sys.stderr)
+    score_all(arguments.out / "scope.jsonl", arguments.prior, _asked(arguments))
     return 0
 
 
-def rows(place: Path) -> list[Row]:
-    """What was measured."""
-    return [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()] if place.is_file() else []
+def _asked(arguments: argparse.Namespace) -> Iterator[tuple[Row, Callable[[], Volume]]]:
+    """Names of each case that is asked for, and what makes its scan; a file is read once."""
+    read = functools.cache(io.read)
+    for kind, case, person, source, change in cases(arguments.data, arguments.part, arguments.people):
+        if not arguments.only or case in arguments.only:
+            make = functools.partial(_made, read, source, change, f"{person} {case}")
+            yield {"kind": kind, "case": case, "person": person}, make
+
+
+def _made(read: Callable[[Path], Volume], source: Path | Volume, change: Case, seed: str) -> Volume:
+    volume = read(source) if isinstance(source, Path) else source
+    return change(volume, np.random.default_rng(zlib.crc32(seed.encode())))
 
 
 # ----------------------------------------------------------------------------------------------------------- the report
-
-
-def auroc(far: Sequence[float], near: Sequence[float]) -> float:
-    """Probability that one of `far` is larger than one of `near`, ties by half."""
-    a, b = np.asarray(far)[:, None], np.asarray(near)[None]
-    return float(((a > b) + 0.5 * (a == b)).mean())
-
-
-def limit_of(scores: Sequence[float]) -> float:
-    """The smallest score that at most 5 % of these lie above."""
-    ordered = np.sort(np.asarray(scores))
-    return float(ordered[max(0, int(np.ceil((1 - _FALSE_ALARMS) * len(ordered))) - 1)])
-
-
-def drawn(found: Sequence[Row], rng: Rng) -> list[float]:
-    """Scores of as many people, drawn with replacement, all of a person's scans at once."""
-    names = sorted({row["person"] for row in found})
-    chosen = [names[n] for n in rng.integers(0, len(names), len(names))]
-    by_person = {name: [row["score"] for row in found if row["person"] == name] for name in names}
-    return [value for name in chosen for value in by_person[name]]
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Where 95 % of bootstrap values lie."""
-    low, high = np.percentile(values, (2.5, 97.5))
-    return float(low), float(high)
-
-
-def figures(found: Sequence[Row]) -> dict[str, Any]:
-    """All that is told, as JSON values."""
-    inside = [row for row in found if row["kind"] == "in scope"]
-    reference = [row["score"] for row in inside]
-    limit = limit_of(reference)
-    told: dict[str, Any] = {"limit at 5 %": limit, "in scope": {}, "cases": {}}
-    for case in dict.fromkeys(row["case"] for row in inside):
-        each = [row["score"] for row in inside if row["case"] == case]
-        told["in scope"][case] = {"n": len(each), "marked": float(np.mean(np.asarray(each) > 1)), "largest": max(each)}
-    rng = np.random.default_rng(0)
-    alarms = [float(np.mean(np.asarray(drawn(inside, rng)) > 1)) for _ in range(_DRAWS)]
-    marked = float(np.mean(np.asarray(reference) > 1))
-    told["all in scope"] = {"n": len(inside), "people": len({row["person"] for row in inside}), "marked": marked}
-    told["all in scope"]["interval"] = interval(alarms)
-    for case in dict.fromkeys(row["case"] for row in found if row["kind"] != "in scope"):
-        rows_of = [row for row in found if row["case"] == case]
-        each = [row["score"] for row in rows_of]
-        boot = [(drawn(rows_of, rng), drawn(inside, rng)) for _ in range(_DRAWS)]
-        told["cases"][case] = {
-            "n": len(each),
-            "caught": float(np.mean(np.asarray(each) > 1)),
-            "caught interval": interval([float(np.mean(np.asarray(a) > 1)) for a, _ in boot]),
-            "caught at 5 %": float(np.mean(np.asarray(each) > limit)),
-            "AUROC": auroc(each, reference),
-            "AUROC interval": interval([auroc(a, b) for a, b in boot]),
-        }
-    near = [row["seconds"] for row in found if 0.7 < row["voxels"] / 128**3 < 1.4]  # about as large as 128^3
-    told["seconds for about 128^3"] = float(np.median(near)) if near else None
-    return told
 
 
 def table(told: Mapping[str, Any]) -> str:
@@ -245,12 +174,27 @@ def table(told: Mapping[str, Any]) -> str:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write ``scope.json`` and ``scope.md`` beside the scores."""
-    told = figures(rows(arguments.out / "scope.jsonl"))
-    (arguments.out / "scope.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    """Write ``scope.json``, from which `report.py keep` takes the figures, and ``scope.md`` beside the scores."""
+    found = [{**row, "side": _side(row)} for row in scored(arguments.out / "scope.jsonl")]
+    told = figures(found)
+    about = {
+        "set": "t1-ds002748, t1-head, ms-open, ct-lung",
+        "part": arguments.part,
+        "people": told["all in scope"]["people"],
+        "in scope": "; ".join(told["in scope"]),
+        "not in scope": "; ".join(told["cases"]),
+    }
+    made = of_cases(told, "not in scope")
+    finding = kept("scope", parser(), arguments, found=found, by=("side", "case"), figures=made, about=about)
+    record = json.dumps({**told, "finding": finding.record()}, indent=1)
+    (arguments.out / "scope.json").write_text(record + "\n", encoding="utf-8")
     (arguments.out / "scope.md").write_text(table(told), encoding="utf-8")
     print(table(told), end="")
     return 0
+
+
+def _side(row: Row) -> str:
+    return "in scope" if row["kind"] == "in scope" else "not in scope"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -258,7 +202,7 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     out.add_argument("verb", choices=("score", "report"))
     out.add_argument("--data", type=Path, default=os.environ.get("MEDIDIFF_DATA"), help="folder of the scans")
-    out.add_argument("--out", type=Path, required=True, help="folder for scope.jsonl, scope.json and scope.md")
+    out.add_argument("--out", type=Path, default=Path("out/scope"), help="folder for scope.jsonl, .json and .md")
     out.add_argument("--prior", default="fine-t1", help="name or card of the prior")
     out.add_argument("--part", default="test", choices=("validation", "test"), help="of the split")
     out.add_argument("--people", type=int, help="of the first set at most; all when left out")
