@@ -193,6 +193,11 @@ def test_the_commands_that_measure_anew_are_told_and_can_be_read(report, tables,
     assert told.splitlines()[0].endswith("python validation/report.py keep out/again/harm/harm.json harm")
     assert "--side 128" in told.splitlines()[1]
     assert not check(Block("again", 1, "sh", report.again(tables.Results(), []), "takes minutes or hours"))
+    steps = report.again(tables.Results(), ["scope-attack"]).splitlines()[0].split(" && ")
+    assert steps[:2] == [
+        f"python validation/scope_attack.py {v} --out out/again/scope-attack" for v in ("score", "report")
+    ]
+    assert steps[2] == "python validation/report.py keep out/again/scope-attack/scope_attack.json scope-attack"
     assert report.main(["again", "no-such"]) != 0
     assert "E-DATA" in capsys.readouterr().err
 

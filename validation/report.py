@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from findings import RESULTS, Finding, keep
 from observer_tables import OBSERVERS
+from scope_tables import SCOPE
 from set_tables import SETS
 from tables import BUNDLED, MAIN, NAMES, ROOT, Results, Table, every_figure
 from trust_tables import TRUST
@@ -31,7 +32,7 @@ from trust_tables import TRUST
 from medidiff.errors import InputError, MedidiffError
 from medidiff.io.files.atomic import write_file
 
-BLOCKS = MAIN | OBSERVERS | SETS | TRUST
+BLOCKS = MAIN | OBSERVERS | SCOPE | SETS | TRUST
 MARK = re.compile(r"(<!-- results: ([a-z0-9-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -1,8 +1,8 @@
 """The tables and sentences with figures that stand in the README and in ``docs/``, made from kept results alone.
 
-Each entry of `MAIN`, `observer_tables.OBSERVERS`, `set_tables.SETS` and `trust_tables.TRUST` makes one block from
-``validation/results/*.json``. Where it stands is marked there, ``<!-- results: NAME -->`` to ``<!-- end -->``;
-`report.py fill` writes it, and a test compares.
+Each entry of `MAIN`, `observer_tables.OBSERVERS`, `scope_tables.SCOPE`, `set_tables.SETS` and `trust_tables.TRUST`
+makes one block from ``validation/results/*.json``. Where it stands is marked there, ``<!-- results: NAME -->`` to
+``<!-- end -->``; `report.py fill` writes it, and a test compares.
 """
 
 from __future__ import annotations
