@@ -72,6 +72,7 @@ DEVELOPMENT_ONLY = (  # in tests and validation only
     "mlcroissant",
     "nilearn",
     "pytest",
+    "pywt",
     "webdataset",
 )
 
