@@ -75,7 +75,8 @@ def test_what_was_not_measured_is_not_held_against_anyone() -> None:
     measured_[12:29, 16:33] = False
     assert judged(answer, scan, measured=measured_).report.flags == ()
     nothing = judged(answer, scan, measured=np.zeros(THICK.shape, dtype=bool))
-    assert (nothing.record, nothing.sentences) == ({}, ())
+    assert nothing.record == {}
+    assert "could not be read" in nothing.sentences[0]
     assert not nothing.residual.any()
 
 
@@ -116,8 +117,8 @@ def test_the_record_of_an_answer_says_what_its_scan_says(restored) -> None:
     assert answer.residual.geometry == scan.geometry
     peak = max(abs(scale["peak"]) for scale in told["scales"])
     assert float(np.abs(answer.residual.data).max()) == pytest.approx(peak, rel=1e-2)
-    said = [s for s in answer.provenance.decisions if "the scan contradicts the answer nowhere" in s or "support" in s]
-    assert said
+    said = [s for s in answer.provenance.decisions if "over the tissue as a whole" in s]
+    assert bool(said) is told["everywhere"] is True  # the answer of a prior that has learned nothing
 
 
 def test_the_record_survives_and_older_ones_are_read(restored) -> None:

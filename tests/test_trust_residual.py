@@ -12,7 +12,14 @@ from scipy import ndimage, stats
 
 from medidiff.trust.report import examined, tissue
 from medidiff.trust.residual import gaussian_kernel, matched, rician_mean, standardised
-from medidiff.trust.significance import Lattice, chance_of_peak, discoveries, height_of, spread
+from medidiff.trust.significance import (
+    Lattice,
+    chance_of_peak,
+    chance_of_spread,
+    discoveries,
+    height_of,
+    spread,
+)
 from medidiff.volume import Geometry
 
 SHAPE, SPACING = (60, 56, 52), (0.9, 0.9, 1.1)
@@ -113,6 +120,19 @@ def test_the_chance_of_the_largest_is_uniform_under_pure_noise(width, generator)
     assert chance_of_peak(float(1.2 * loud.abs().max()), lattice, kernel) < 0.05  # noise that is too strong
 
 
+@pytest.mark.parametrize("width", [0.1, 0.8, 1.7])
+def test_the_chance_of_the_spread_is_uniform_under_pure_noise(width, generator):
+    inside = ball((30, 28, 26), 40) > 0.5
+    kernel, lattice = gaussian_kernel((width,) * 3), Lattice.of(inside)
+    found = [spread(matched(torch.randn(SHAPE, generator=generator), inside, kernel)[inside]) for _ in range(150)]
+    chances = np.array([chance_of_spread(each, lattice, kernel) for each in found])
+    for share in (0.02, 0.1, 0.3):
+        assert np.mean(chances < share) <= share + 3 * np.sqrt(share / len(found))
+    assert np.mean(chances < 0.4) > 0.15  # nor is it always 1
+    assert chance_of_spread(1.5 * float(np.mean(found)), lattice, kernel) < 1e-4  # noise that is too strong
+    assert chance_of_spread(0.7, lattice, kernel) == 1.0
+
+
 def test_the_chance_falls_and_a_height_gives_it_back():
     lattice, kernel = Lattice.of(torch.ones(30, 30, 30, dtype=torch.bool)), gaussian_kernel((1.5,) * 3)
     chances = [chance_of_peak(height, lattice, kernel) for height in (2.0, 4.0, 5.0, 6.0, 9.0)]
@@ -168,7 +188,9 @@ def test_what_was_added_is_found(head, generator, diameter, sigmas):
     assert flag.amount == pytest.approx(sigmas * LEVEL, rel=0.35)
     assert np.sign(flag.z) == -np.sign(sigmas)
     assert report.p < 1e-6
-    assert "does not support something" in report.sentences[0]
+    said = f"{'brighter' if sigmas > 0 else 'darker'} than its scan supports, as if something"
+    assert said in report.sentences[0]
+    assert "nowhere" not in " ".join(report.sentences)
 
 
 @pytest.mark.parametrize(("diameter", "sigmas", "found"), [(3.0, 2.5, 1), (5.0, 1.2, 1), (3.0, 0.5, 0)])
@@ -182,7 +204,7 @@ def test_what_was_removed_is_found(head, generator):
     report = judged(noisy(head + lesion, generator), head)
     assert [flag.kind for flag in report.flags] == ["removed"]
     assert report.flags[0].bright
-    assert "loss of something bright" in report.sentences[0]
+    assert "darker than its scan supports, as if something bright was removed" in report.sentences[0]
 
 
 def test_a_blur_is_measured(head, generator):
@@ -207,10 +229,48 @@ def test_stronger_or_smoother_noise_than_told_raises_no_flags(head, generator):
     report = judged(scan, head, rician=False)
     assert report.scales[2].spread > 2
     assert report.flags == ()
+    assert report.everywhere
+    assert "stronger or smoother than told" in report.sentences[0]
     found = judged(
         scan, head + 12 * LEVEL * ball((30, 28, 26), 6.0), rician=False
     )  # what is large enough is seen still
     assert [flag.kind for flag in found.flags] == ["added"]
+
+
+def cloudy(head, sigmas):
+    texture = torch.from_numpy(ndimage.gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 3.0)).float()
+    return head + sigmas * LEVEL * texture / texture.std()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda head: 0.5 * head,
+        lambda head: 1.1 * head,
+        lambda head: torch.full_like(head, 0.7),
+        lambda head: torch.roll(head, (3, 3, 3), (0, 1, 2)),
+        lambda head: cloudy(head, 3),
+        lambda head: head + LEVEL * (head > 0.3),
+    ],
+    ids=["half as bright", "a tenth brighter", "a constant", "moved", "cloudy", "a little brighter"],
+)
+def test_an_answer_that_is_wrong_everywhere_is_said_to_be(wrong, head, generator):
+    report = judged(noisy(head, generator), wrong(head))
+    assert report.everywhere
+    assert report.p < 1e-6
+    assert "over the tissue as a whole" in report.sentences[0]
+    assert "nowhere" not in " ".join(report.sentences)
+    assert report.record()["everywhere"] is True
+    assert -1 <= report.rings.least <= 1
+    assert all(-1 <= support <= 1 for support in report.rings.support)
+
+
+@pytest.mark.parametrize(("kept", "brighter"), [(0.0, 0.0), (0.2, 0.0), (0.5, 0.0), (0.0, 0.05)])
+def test_an_answer_that_kept_some_noise_or_is_a_trace_brighter_is_not(kept, brighter, head, generator):
+    scan = noisy(head, generator)
+    report = judged(scan, head + kept * (scan - head) + brighter * LEVEL * (head > 0.3))
+    assert not report.everywhere
+    assert "nowhere" in report.sentences[0]
 
 
 def test_a_level_for_every_voxel_is_heeded(head, generator):
@@ -233,6 +293,42 @@ def test_padding_and_masked_air_are_not_heeded(head, generator):
     hounsfield = tissue(1500 * head - 1000, 1500 * head - 1000, air=-500)
     assert bool(hounsfield[30, 28, 26])
     assert not bool(hounsfield[1, 1, 1])
+
+
+@pytest.mark.parametrize("value", [-0.001, -0.3])
+@pytest.mark.parametrize("rician", [True, False])
+def test_a_single_lower_voxel_does_not_hide_a_masked_background(value, rician, head, generator):
+    scan = noisy(head, generator, rician=rician)
+    scan[head < 0.3] = 0
+    wanted = tissue(scan, head)
+    scan[1, 1, 1] = value
+    assert torch.equal(tissue(scan, head), wanted)
+    assert judged(scan, head, rician=rician).flags == ()
+    scan[1, 1, 1] = 0
+    scan[30, 28, 26] = value  # in tissue, where it is one odd voxel and no more
+    assert int((tissue(scan, head) != wanted).sum()) == 0
+    assert len(judged(scan, head, rician=rician).flags) <= 1
+
+
+def test_bright_tissue_of_one_value_is_tissue(head):
+    flat = torch.where(head > 0.3, 0.8, 0.0)
+    assert tissue(flat, flat)[30, 28, 26]
+    assert not tissue(flat, flat)[1, 1, 1]
+
+
+def test_what_lies_below_zero_speaks_against_brighter_answers_alone(head):
+    scan = head.clone()
+    low = (head > 0) & (head < 0.2)
+    scan[low] = -0.2
+    assert int(low.sum()) > 100
+    deviates = standardised(scan, head, LEVEL, rician=True)
+    assert float(deviates[low].max()) <= 0
+    assert float(deviates[low].min()) < -1
+    darker = standardised(scan, head - 1, LEVEL, rician=True)
+    assert float(darker[low].abs().max()) == 0
+    assert float(standardised(scan, head - 1, LEVEL, rician=False)[low].min()) == 0  # all of them are at the lowest
+    scan[low] -= 0.1 * torch.rand(int(low.sum()))
+    assert float(standardised(scan, head - 1, LEVEL, rician=False)[low].max()) > 1  # without a law against it
 
 
 def test_the_share_outside_is_a_tenth_of_a_right_answer(head, generator):

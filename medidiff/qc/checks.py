@@ -79,15 +79,19 @@ def checks(
 
 def _support(m: Measures, support: Examined | None) -> Check:
     name = "Residual at any place and size"
-    meaning = "At a place the answer differs from the scan by more than noise does: something was added, or removed."
+    meaning = (
+        "The answer differs from the scan by more than noise does: at a place, where something was added or removed, "
+        "or over the tissue as a whole, also where the noise is stronger or smoother than told."
+    )
     expected = "p at least 0.01"
     if support is None or m.voxels < FEWEST_VOXELS:
         return Check("support", name, "cannot be read", expected, "unread", meaning)
     furthest = max(abs(scale.peak) for scale in support.scales)
     count = len(support.flags) + support.more
     places = f", {count} place{'s' * (count > 1)}" if count else ""
-    value = f"{furthest:.3g} σ, p = {support.p:.2g}{places}"
-    return Check("support", name, value, expected, "look" if count else "ok", meaning)
+    whole = f", {max(scale.spread for scale in support.scales):.3g} times the noise everywhere" * support.everywhere
+    value = f"{furthest:.3g} σ, p = {support.p:.2g}{places}{whole}"
+    return Check("support", name, value, expected, "look" if count or support.everywhere else "ok", meaning)
 
 
 def scope_checks(provenance: Provenance | None) -> tuple[Check, ...]:

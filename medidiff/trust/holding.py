@@ -18,6 +18,9 @@ from medidiff.volume import Geometry
 __all__ = ["Evidence", "Held", "held"]
 
 
+_UNREAD = "what the scan says of the answer could not be read: too little tissue, or no noise to compare with"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
     """What the scan says of the answer.
@@ -39,7 +42,7 @@ class Held:
     @property
     def sentences(self) -> tuple[str, ...]:
         """For the decisions."""
-        return () if self.report is None else self.report.sentences
+        return (_UNREAD,) if self.report is None else self.report.sentences
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -31,7 +31,7 @@ from medidiff.trust.residual import (
     standardised,
 )
 from medidiff.trust.rings import Rings, scanned
-from medidiff.trust.significance import Lattice, chance_of_peak, discoveries, height_of, spread
+from medidiff.trust.significance import Lattice, chance_of_peak, chance_of_spread, discoveries, height_of, spread
 from medidiff.volume import Geometry
 
 __all__ = ["DIAMETERS_MM", "Examined", "Scale", "examined", "tissue"]
@@ -40,9 +40,11 @@ DIAMETERS_MM = (0.0, 3.0, 6.0, 12.0)
 """Of the blobs that are looked for; 0 is a voxel."""
 
 _CHANCE = 0.01  # that noise alone raises a flag, in a whole scan
+_WIDE, _SLIGHT = 1.5, 0.1  # times as wide as noise, and of its level: what differs by less over all tissue is let be
 _FEWEST = 1000  # voxels; fewer say nothing reliable
 _DARK = 0.1  # of the brightest tissue: what is darker is air
 _DETAIL = 1.0  # voxels; the standard deviation of the blur whose Laplacian is the detail
+_SHOWN = 3  # places that are put in words
 _MARGIN = 3  # voxels to where nothing is heeded; nearer ones say nothing of a blur
 _UNCERTAIN = 0.03  # standard error of the share of the Laplacian that is missing; more says nothing
 _BLURRIEST = 3.0  # voxels; the most that is told
@@ -60,13 +62,16 @@ class Scale:
         diameter_mm: of the blobs that are looked for; 0 is a voxel.
         spread: of the deviates where the answer is as the noise law says; 1 is white noise of the level told, less is
             noise that the answer has kept or an answer drawn to its scan.
+        wide: whether it is more than half again as much as noise has, and more than a tenth of its level makes that is
+            added to all of the tissue.
         peak: the deviate furthest from 0, in standard deviations of what noise does.
-        p: probability that noise goes so far anywhere in the scan.
+        p: probability that noise goes so far anywhere in the scan; where the residual is wide, that it is as wide.
         discovered: share of the tissue that the scan contradicts at a false discovery rate of 5 %.
     """
 
     diameter_mm: float
     spread: float
+    wide: bool
     peak: float
     p: float
     discovered: float
@@ -80,7 +85,9 @@ class Examined:
         voxels: of tissue that were looked at.
         level: standard deviation of the noise, in the scan's units.
         scales: the residual at every size.
-        p: probability that noise alone goes as far from 0 at any size.
+        p: probability that noise alone goes as far from 0 at any size, or is as wide.
+        everywhere: whether the residual is wide at any size. Then single places can hardly be told: either the noise is
+            stronger or smoother than told, or the answer is wrong over the tissue as a whole.
         flags: the places where both part, furthest first, at most 20.
         more: how many further places there are.
         blur_voxels: standard deviation of the Gaussian by which the answer is blurrier than its scan, at most 3;
@@ -94,6 +101,7 @@ class Examined:
     level: float
     scales: tuple[Scale, ...]
     p: float
+    everywhere: bool
     flags: tuple[Blob, ...]
     more: int
     blur_voxels: float | None
@@ -113,21 +121,36 @@ class Examined:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What a reader must know, in words."""
-        worst = max(self.scales, key=lambda scale: abs(scale.peak))
-        count = len(self.flags) + self.more
-        if not count:
-            said = (
-                f"the scan contradicts the answer nowhere: largest residual {abs(worst.peak):.1f} standard deviations"
+        told = [self._everywhere] if self.everywhere else []
+        for flag in self.flags[:_SHOWN]:
+            what = f"something {'bright' if flag.bright else 'dark'} was {flag.kind}"
+            told.append(
+                f"the answer is {'darker' if flag.z > 0 else 'brighter'} than its scan supports, as if {what}, "
+                f"{flag.diameter_mm:.0f} mm across at ({', '.join(f'{c:.0f}' for c in flag.centre_mm)}) mm: "
+                f"{abs(flag.z):.1f} standard deviations of the noise"
             )
-            return (f"{said} of the noise over {self.voxels} voxels (p = {self.p:.2g})",)
-        told = [
-            f"the scan does not support {'something' if flag.kind == 'added' else 'the loss of something'} "
-            f"{'bright' if flag.bright else 'dark'}, {flag.diameter_mm:.0f} mm across at "
-            f"({', '.join(f'{c:.0f}' for c in flag.centre_mm)}) mm: {abs(flag.z):.1f} standard deviations of the noise"
-            for flag in self.flags[:3]
-        ]
-        left = count - len(told)
-        return (*told, *([f"{left} further such places"] if left else []))
+        left = len(self.flags[_SHOWN:]) + self.more
+        if left:
+            told.append(f"{left} further such places")
+        return (*told,) if told else (self._nowhere,)
+
+    @property
+    def _everywhere(self) -> str:
+        widest = max(self.scales, key=lambda scale: scale.spread)
+        size = f"over {widest.diameter_mm:g} mm" if widest.diameter_mm else "from voxel to voxel"
+        return (
+            f"over the tissue as a whole scan and answer differ {widest.spread:.1f} times as much as noise of the "
+            f"level told explains ({size}; p = {self.p:.2g}): it is stronger or smoother than told, or the answer is "
+            "wrong everywhere"
+        )
+
+    @property
+    def _nowhere(self) -> str:
+        furthest = max(abs(scale.peak) for scale in self.scales)
+        return (
+            f"the scan contradicts the answer nowhere: largest residual {furthest:.1f} standard deviations of the "
+            f"noise over {self.voxels} voxels (p = {self.p:.2g})"
+        )
 
 
 def tissue(
@@ -142,7 +165,8 @@ def tissue(
         air: what is no brighter is air; None for a tenth of the brightest tissue.
     """
     smooth = blurred(seen, gaussian_kernel((1.5, 1.5, 1.5)))
-    inside = (smooth > (_DARK * _quantile(smooth, 0.99) if air is None else air)) & ~_constant(scan)
+    darkest = _DARK * _quantile(smooth, 0.99) if air is None else air
+    inside = (smooth > darkest) & ~_constant(scan, darkest)
     if measured is not None:
         inside &= torch.from_numpy(np.ascontiguousarray(measured)).to(inside.device)
     return inside
@@ -162,12 +186,14 @@ def _quantile(image: Tensor, share: float) -> float:
     return float(values.kthvalue(max(1, round(share * values.numel()))).values)
 
 
-def _constant(scan: Tensor) -> Tensor:
-    """Two voxels around patches that hold the lowest value alone: padding, or a background that was masked out."""
-    patch = (scan == scan.min()).float()[None, None]
+def _constant(scan: Tensor, darkest: float) -> Tensor:
+    """Two voxels around dark patches of one value: padding, or a background that was masked out."""
+    image = scan.float()[None, None]
+    low, high = -image, image
     for axis, n in enumerate(scan.shape):
         size = [3 if a == axis and n > 2 else 1 for a in range(3)]
-        patch = -F.max_pool3d(-patch, size, stride=1, padding=[s // 2 for s in size])
+        low, high = (F.max_pool3d(each, size, stride=1, padding=[s // 2 for s in size]) for each in (low, high))
+    patch = ((high + low == 0) & ((image <= darkest) | (image == image.min()))).float()
     for axis, n in enumerate(scan.shape):
         size = [7 if a == axis and n > 2 else 1 for a in range(3)]
         patch = F.max_pool3d(patch, size, stride=1, padding=[s // 2 for s in size])
@@ -186,8 +212,9 @@ def examined(
 ) -> tuple[Examined, Tensor] | None:
     """Hold an answer against its scan; both in any one unit.
 
-    Where the noise is stronger or smoother than the level says, the residual is wider than a normal law's at some size,
-    and every deviate of that size is divided by its spread there: such a scan raises fewer flags, not more.
+    Where the noise is stronger or smoother than the level says, or the answer wrong over most of the tissue, the
+    residual is wider than a normal law's at some size, and every deviate of that size is divided by its spread there:
+    such a scan raises fewer flags, not more, and `Examined.everywhere` says so.
 
     Args:
         scan: (I, J, K) what was measured.
@@ -226,6 +253,7 @@ def examined(
         level=typical,
         scales=tuple(scales),
         p=min(1.0, len(scales) * min(scale.p for scale in scales)),
+        everywhere=any(scale.wide for scale in scales),
         flags=tuple(flags),
         more=len(places) - len(flags),
         blur_voxels=_blur(scan, expected, inside, typical),
@@ -245,16 +273,20 @@ def _at(
     values = filtered[inside]
     width = spread(values)
     filtered = filtered / max(white, width)
-    furthest = values[values.abs().argmax()] / max(white, width)
+    furthest = float(values[values.abs().argmax()]) / max(white, width)
 
     def chance(height: float) -> float:
         return chance_of_peak(height, lattice, kernel)
 
+    gain = math.prod(sum(w * w for w in weights) for weights in kernel) ** -0.5  # of what is everywhere the same
+    wide = width > math.hypot(_WIDE, _SLIGHT * gain)
+    least = min(chance(abs(furthest)), chance_of_spread(width, lattice, kernel) if wide else 1.0)
     scale = Scale(
         diameter_mm=diameter,
         spread=round(width, 3),
-        peak=round(float(furthest), 2),
-        p=float(f"{chance(abs(float(furthest))):.3g}"),
+        wide=wide,
+        peak=round(furthest, 2),
+        p=float(f"{least:.3g}"),
         discovered=float(f"{discoveries(values / max(white, width)):.3g}"),
     )
     beyond = height_of(_CHANCE / len(DIAMETERS_MM), chance)

@@ -61,7 +61,8 @@ def standardised(scan: Tensor, seen: Tensor, level: float | Tensor, *, rician: b
     """The residual of every voxel as a standard normal deviate, if `seen` is what the scanner saw.
 
     Where many voxels hold the lowest value, it is where the scanner cut the values off: such a voxel says that its
-    signal lies there or below. It speaks against a brighter answer alone, by as much as if the noise were Gaussian.
+    signal lies there or below. It speaks against a brighter answer alone, by as much as if the noise were Gaussian. No
+    magnitude is below 0, so of magnitudes all that lies there was cut off, or made by a resampling.
 
     Args:
         scan: (I, J, K) what was measured.
@@ -71,7 +72,7 @@ def standardised(scan: Tensor, seen: Tensor, level: float | Tensor, *, rician: b
     """
     plain = (scan - seen) / level
     law = _magnitudes(scan, seen, level) if rician else plain
-    lowest = scan == scan.min()
+    lowest = scan <= (scan.min().clamp_min(0) if rician else scan.min())
     if int(lowest.sum()) < max(2, _CLIPPED * lowest.numel()):
         return law
     return torch.where(lowest, plain.clamp_max(0), law)

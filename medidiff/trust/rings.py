@@ -89,7 +89,7 @@ def scanned(scan: Tensor, seen: Tensor, level: float, *, inside: Tensor, geometr
     noise = level**2 * taper.square().sum() * shells.sum(1)
     right = there / (there + noise).clamp_min(_TINY)  # the share of a shell's power that is not noise
     correlation = cross / (here * there).clamp_min(_TINY).sqrt()
-    support = (correlation / right.clamp_min(_TINY).sqrt()).clamp_max(1)
+    support = (correlation / right.clamp_min(_TINY).sqrt()).clamp(-1, 1)
     overall = (support * right).sum(1) / right.sum(1).clamp_min(_TINY)
     worst = int(overall.argmin())
     middle = geometry.world([c + (n - 1) / 2 for c, n in zip(corners[worst], sides, strict=True)])

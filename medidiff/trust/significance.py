@@ -1,4 +1,4 @@
-"""How surprising the largest of many correlated deviates is: `chance_of_peak`, `discoveries`, `spread`."""
+"""How surprising the largest of many correlated deviates is, and how surprising their spread."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy import special
 from torch import Tensor
 
 from medidiff.trust.residual import Kernel
 
-__all__ = ["Lattice", "chance_of_peak", "discoveries", "height_of", "spread"]
+__all__ = ["Lattice", "chance_of_peak", "chance_of_spread", "discoveries", "height_of", "spread"]
 
 _MEDIAN_OF_NORMAL = 0.6744897501960817  # median of |z|, z standard normal
+_EFFICIENCY = 0.3675  # of the median as an estimate of a normal law's spread (Hampel 1974), against the mean square
 _ENOUGH = 400_000  # voxels that tell a median
 _BINS, _TOP = 4000, 40.0  # of the histogram by which discoveries are counted
 
@@ -87,6 +89,22 @@ def chance_of_peak(height: float, lattice: Lattice, kernel: Kernel) -> float:
     )  # low excursions merge: the count says little
     voxels = -math.expm1(lattice.points * math.log1p(-min(2 * tail, 1 - 1e-16)))
     return min(field, voxels)
+
+
+def chance_of_spread(width: float, lattice: Lattice, kernel: Kernel) -> float:
+    """Probability that white noise, filtered, is spread as wide as `width` on a lattice, or wider (see `spread`).
+
+    The logarithm of the estimate is taken for normal. Of N values that are correlated by r, as many are independent as
+    tell a mean square: ``N / Σ r²`` (Bayley & Hammersley 1946).
+    """
+    if width <= 1:
+        return 1.0
+    alike = 1.0
+    for weights in kernel:
+        correlation = np.correlate(weights, weights, mode="full") / np.dot(weights, weights)
+        alike *= float(np.square(correlation).sum())
+    independent = max(lattice.points / alike, 1.0)
+    return float(special.ndtr(-math.log(width) * math.sqrt(2 * _EFFICIENCY * independent)))
 
 
 def height_of(chance: float, chance_of: Callable[[float], float]) -> float:
