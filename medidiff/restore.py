@@ -46,6 +46,8 @@ __all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore",
 
 _PLANES = {"LR": "sagittal", "PA": "coronal", "IS": "axial"}  # of slices, by where their normal points
 _AIRY_HU = -500.0  # between lung and fat
+_BEYOND = 4.0  # standard deviations of noise at a size: what a super-resolved answer is given back; a flag takes 5.3
+_FAR_BEYOND = 5.0  # the same of a denoised one, which has the scan's own noise to keep out
 _ROUNDS = 2  # of giving back; the second takes what the first one's neighbours have left
 _GIVEN = (
     "in {} % of the tissue the scan says more than white noise of its level explains: there the answer follows the scan"
@@ -130,8 +132,8 @@ def restore(
         return _passed_through(volume, target, task, settings=settings)
     question = Question.of(volume, target, operator, task=task, settings=settings, slices=slices)
     kept, drawn, alone, decided = _answers(question)
-    support = _supported(question, kept[0], drawn)
-    record = _answered(question, [*decided, *support.sentences], support)
+    kept[0], support, given = _held(question, kept[0], drawn)
+    record = _answered(question, [*decided, *given, *support.sentences], support)
     answers = [question.stored(x) for x in kept]
     quantiles = {share: question.stored(drawn.quantile(share)) for share in settings.quantiles}
     spread = judged = None
@@ -233,18 +235,22 @@ def _answers(question: Question) -> _Answers:
     denoiser = Turned(sparing, axes)
     mean = denoiser(condition.image.new_zeros(1).expand_as(condition.image), torch.tensor(torch.inf), condition)
     alone = _agreed(mean, question)
-    agreed, given = supported(alone, _evidence(question))
+    agreed, given = _follow(alone, question)
     alone, kept = alone.cpu(), [agreed.cpu()]
     del agreed
     drawn = Streamed(quantiles=bool(settings.quantiles))
     for number in range(settings.draws):
-        draw, _ = supported(_agreed(_draw(denoiser, mean, condition, number, settings), question), _evidence(question))
+        draw, _ = _follow(_agreed(_draw(denoiser, mean, condition, number, settings), question), question)
         drawn.add(draw.cpu())
         if number < settings.keep_draws:
             kept.append(draw.cpu())
         del draw  # before the next one is made
-    back = [_GIVEN.format(f"{100 * given:.1f}" if given >= 0.001 else "under 0.1")] if given else []
-    return _Answers(kept, drawn, alone, [*sparing.decisions, *back])
+    return _Answers(kept, drawn, alone, [*sparing.decisions, *_said(given)])
+
+
+def _said(given: float) -> list[str]:
+    """That the scan gave something back in a share of its tissue; nothing where it did not."""
+    return [_GIVEN.format(f"{100 * given:.1f}" if given >= 0.001 else "under 0.1")] if given else []
 
 
 def _draw(denoiser: Denoiser, mean: Tensor, condition: Condition, number: int, settings: Settings) -> Tensor:
@@ -273,39 +279,56 @@ def agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
     return x if within else x + least_agreement(residual, operator, level)
 
 
-def supported(x: Tensor, evidence: Evidence) -> tuple[Tensor, float]:
-    """Give back to x what stands out of the noise in its residual, at any size and place; denoising is left alone.
+def _follow(x: Tensor, question: Question) -> tuple[Tensor, float]:
+    """What a super-resolved answer is given back by its scan; a denoised one is held against its scan first."""
+    return (x, 0.0) if question.operator.is_identity else supported(x, _evidence(question))
+
+
+def supported(x: Tensor, evidence: Evidence, *, beyond: float = _BEYOND) -> tuple[Tensor, float]:
+    """Give back to x what stands out of the noise in its residual, at any size and place.
 
     `agreeing` looks at the whole scan, and leaves places where the scan says otherwise beyond doubt. What is given back
-    is smooth between slices. An answer to a denoising leaves nothing of the kind (``docs/decisions.md``).
+    is smooth between slices. On the device of x, or on the CPU where that is full.
 
-    On the device of x, or on the CPU where that is full.
+    Args:
+        x: (1, 1, X, Y, Z) the answer.
+        evidence: what it is held against.
+        beyond: standard deviations of what noise does at a size.
 
     Returns:
         The answer, and the share of the scan's tissue that gave anything.
     """
-    if evidence.operator.is_identity:
-        return x, 0.0
     try:
-        return _given_back(x, evidence)
+        return _given_back(x, evidence, beyond)
     except torch.OutOfMemoryError:
-        given, share = _given_back(x.cpu(), evidence.on(torch.device("cpu")))
+        given, share = _given_back(x.cpu(), evidence.on(torch.device("cpu")), beyond)
         return given.to(x.device), share
 
 
-def _given_back(x: Tensor, evidence: Evidence) -> tuple[Tensor, float]:
+def _given_back(x: Tensor, evidence: Evidence, beyond: float) -> tuple[Tensor, float]:
     share = 0.0
     for number in range(_ROUNDS):
-        found, inside = unexplained(evidence, x)
-        x = x + damped_agreement(found, evidence.operator)
+        found, inside = unexplained(evidence, x, beyond=beyond)
+        x = x + (found if evidence.operator.is_identity else damped_agreement(found, evidence.operator))
         if number == 0:
             share = float((found != 0).sum()) / max(int(inside.sum()), 1)
     return x, share
 
 
-def _supported(question: Question, x: Tensor, drawn: Streamed) -> Held:
-    """The answer x, at network scale, held against the scan."""
-    return held(_evidence(question), x, deviation=drawn.std if drawn.count > 1 else None, gain=question.scale.gain)
+def _held(question: Question, x: Tensor, drawn: Streamed) -> tuple[Tensor, Held, list[str]]:
+    """The answer x, at network scale, held against the scan; what was decided.
+
+    Of a denoised answer that is contradicted at any place, such places are given back to it first, but not to the
+    draws: there prior and scan are at odds, and the spread about the answer says so.
+    """
+    evidence = _evidence(question)
+    deviation = drawn.std if drawn.count > 1 else None
+    found = held(evidence, x, deviation=deviation, gain=question.scale.gain)
+    if not question.operator.is_identity or found.report is None or not found.report.flags:
+        return x, found, []
+    given, share = supported(x, evidence.on(x.device), beyond=_FAR_BEYOND)
+    x = given
+    return x, held(evidence, x, deviation=deviation, gain=question.scale.gain), _said(share)
 
 
 def _evidence(question: Question) -> Evidence:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from importlib.resources import files
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ import medidiff as md
 from medidiff import restore as restoration
 from medidiff.physics import damped_agreement, identity
 from medidiff.physics.separable import Separable, box_profile, sampling
-from medidiff.restore import superresolve, supported
-from medidiff.trust import Evidence, unexplained
+from medidiff.restore import superresolve
+from medidiff.trust import Evidence, Streamed, expected_error, held, unexplained
 from medidiff.trust.report import examined
 from medidiff.trust.residual import blurred, gaussian_kernel, standardised
 from medidiff.trust.unexplained import _gain
@@ -42,10 +43,12 @@ def magnitude(image, generator):
 
 def test_of_a_right_answer_next_to_nothing_comes_back(generator):
     clean = bright()
-    found, inside = unexplained(evidence(magnitude(clean, generator)), clean[None, None])
+    found, inside = unexplained(evidence(magnitude(clean, generator)), clean[None, None], beyond=4.0)
     assert float((found != 0).sum()) < 2e-3 * float(inside.sum())
     quieter = dataclasses.replace(evidence(magnitude(clean, generator)), level=LEVEL / 2)
-    assert float((unexplained(quieter, clean[None, None])[0] != 0).sum()) > 0.02 * float(inside.sum())  # told wrongly
+    assert float((unexplained(quieter, clean[None, None], beyond=4.0)[0] != 0).sum()) > 0.02 * float(
+        inside.sum()
+    )  # told wrongly
 
 
 @pytest.mark.parametrize(("amount", "width", "back"), [(8.0, 2.0, (0.6, 1.1)), (0.3, 0.7, (-0.01, 0.01))])
@@ -55,14 +58,14 @@ def test_what_stands_out_comes_back_and_what_noise_can_do_does_not(amount, width
     spot[24, 22, 12] = 1.0
     spot = blurred(spot, gaussian_kernel([width / s for s in SPACING]))
     spot = amount * LEVEL * spot / spot.max()
-    found, _ = unexplained(evidence(magnitude(clean + spot, generator)), clean[None, None])
+    found, _ = unexplained(evidence(magnitude(clean + spot, generator)), clean[None, None], beyond=4.0)
     assert back[0] <= float((found[0, 0] * spot).sum() / spot.square().sum()) <= back[1]
 
 
 def test_nothing_comes_back_outside_of_the_tissue(generator):
     scan = magnitude(bright(), generator)
     scan[:3, :3] += 20 * LEVEL
-    assert float(unexplained(evidence(scan), bright()[None, None])[0][..., :3, :3, :].abs().max()) == 0
+    assert float(unexplained(evidence(scan), bright()[None, None], beyond=4.0)[0][..., :3, :3, :].abs().max()) == 0
 
 
 @pytest.mark.parametrize("diameters", [(3.0, 6.0), (6.0, 12.0), (0.0, 3.0), (12.0, None)])
@@ -170,11 +173,11 @@ def test_where_a_gpu_is_full_what_is_given_back_comes_from_the_cpu(thick, monkey
     wanted, calls, moved = restored(thick), [], []
     real, on = restoration.unexplained, Evidence.on
 
-    def full(found, answer):
+    def full(found, answer, **other):
         calls.append(answer.device)
         if len(calls) == 1:
             raise torch.OutOfMemoryError
-        return real(found, answer)
+        return real(found, answer, **other)
 
     monkeypatch.setattr(restoration, "unexplained", full)
     monkeypatch.setattr(Evidence, "on", lambda self, device: moved.append(device) or on(self, device))
@@ -190,6 +193,55 @@ def test_evidence_moves_with_all_that_lies_on_its_device(generator):
     assert there.on(torch.device("meta")).level == there.level
 
 
-def test_a_denoised_answer_is_left_alone(generator):
+# ------------------------------------------------------------------------------------------------ denoised answers
+
+
+def asked(scan: torch.Tensor) -> SimpleNamespace:
+    """As much of a question as an answer is held against."""
+    return SimpleNamespace(
+        y=scan[None, None],
+        operator=identity(),
+        level=LEVEL,
+        levels=LEVEL,
+        settings=SimpleNamespace(noise="rician"),
+        volume=Volume(scan.numpy(), GRID, "MR"),
+        scale=SimpleNamespace(gain=1.0, offset=0.0),
+    )
+
+
+def lesion(amount: float, width_mm: float = 2.0) -> torch.Tensor:
+    spot = torch.zeros(SHAPE)
+    spot[24, 22, 12] = 1.0
+    spot = blurred(spot, gaussian_kernel([width_mm / s for s in SPACING]))
+    return amount * LEVEL * spot / spot.max()
+
+
+def test_a_denoised_answer_that_is_contradicted_nowhere_is_left_alone(generator):
     x = bright()[None, None]
-    assert supported(x, evidence(magnitude(bright() + 0.2, generator))) == (x, 0.0)
+    same, report, said = restoration._held(asked(magnitude(bright() + lesion(0.5), generator)), x, Streamed())
+    assert same is x
+    assert report.report.flags == ()
+    assert said == []
+
+
+def test_a_denoised_answer_is_given_back_what_it_has_lost_and_no_noise(generator):
+    lost = lesion(8.0)
+    scan, x = magnitude(bright() + lost, generator), bright()[None, None]
+    assert len(held(evidence(scan), x).report.flags) == 1
+    mended, report, said = restoration._held(asked(scan), x, Streamed())
+    assert report.report.flags == ()
+    assert "the answer follows the scan" in said[0]
+    change = (mended - x)[0, 0]
+    assert 0.6 < float((change * lost).sum() / lost.square().sum()) < 1.1
+    assert float((change != 0).float().mean()) < 0.03
+    assert float(change[lost < 0.01 * lost.max()].square().mean().sqrt()) < 0.05 * LEVEL
+
+
+def test_where_something_is_given_back_the_spread_of_the_draws_about_the_answer_says_so(generator):
+    x, drawn = bright()[None, None], Streamed()
+    for _ in range(2):
+        drawn.add(x + 0.1 * LEVEL * torch.randn(x.shape, generator=generator))
+    mended, _, _ = restoration._held(asked(magnitude(bright() + lesion(8.0), generator)), x, drawn)
+    error = expected_error(drawn.about(mended)[0, 0].numpy())
+    assert error[24, 22, 12] > 3 * LEVEL
+    assert np.median(error) < 0.2 * LEVEL

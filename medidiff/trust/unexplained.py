@@ -20,10 +20,8 @@ from medidiff.trust.residual import Kernel, blurred, gaussian_kernel, standardis
 
 __all__ = ["unexplained"]
 
-_BEYOND = 4.0  # standard deviations of what noise does in a band; a flag takes about 5.3
 
-
-def unexplained(evidence: Evidence, answer: Tensor) -> tuple[Tensor, Tensor]:
+def unexplained(evidence: Evidence, answer: Tensor, *, beyond: float) -> tuple[Tensor, Tensor]:
     """The part of the residual in the tissue that noise does not explain, and where the tissue is.
 
     Both are (1, 1, I, J, K), the former in the unit of the scan.
@@ -31,21 +29,23 @@ def unexplained(evidence: Evidence, answer: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         evidence: what was measured.
         answer: (1, 1, X, Y, Z) on the grid that the operator sees, in the unit of the scan.
+        beyond: standard deviations of what noise does in a band.
     """
     scan, seen = evidence.scan[0, 0], evidence.operator(answer)[0, 0]
     level = evidence.level[0, 0] if isinstance(evidence.level, Tensor) else evidence.level
     inside = tissue(scan, seen, measured=evidence.measured, air=evidence.air)
     deviates = torch.where(inside, standardised(scan, seen, level, rician=evidence.rician), 0)
-    kernels = [gaussian_kernel([d / 4 / s for s in evidence.geometry.spacing_mm]) for d in DIAMETERS_MM]
+    # Rounded, so that a geometry that went through a file's single precision gives the same bits.
+    kernels = [gaussian_kernel([round(d / 4 / s, 4) for s in evidence.geometry.spacing_mm]) for d in DIAMETERS_MM]
     means = [blurred(deviates, kernel) for kernel in kernels]
-    found = _beyond(means[-1], _gain(kernels[-1]))
+    found = _further(means[-1], beyond * _gain(kernels[-1]))
     for (fine, narrow), (coarse, wide) in itertools.pairwise(zip(means, kernels, strict=True)):
-        found += _beyond(fine - coarse, _gain(narrow, wide))
+        found += _further(fine - coarse, beyond * _gain(narrow, wide))
     return (torch.where(inside, found, 0) * level)[None, None], inside[None, None]
 
 
-def _beyond(band: Tensor, width: float) -> Tensor:
-    return torch.where(band.abs() > _BEYOND * width, band, 0)
+def _further(band: Tensor, least: float) -> Tensor:
+    return torch.where(band.abs() > least, band, 0)
 
 
 def _gain(kernel: Kernel, less: Kernel | None = None) -> float:
