@@ -17,7 +17,7 @@ import medidiff
 from medidiff import io
 from medidiff.errors import InputError, SettingsError
 from medidiff.physics import Noise
-from medidiff.physics.estimate import _ratio, _residual, estimate_noise, estimate_noise_map
+from medidiff.physics.estimate import _ratio, _residual, dark_noise, estimate_noise, estimate_noise_map
 
 Array = NDArray[Any]
 Estimator = Callable[[Array], float]
@@ -229,3 +229,93 @@ def test_settings_out_of_range_are_refused() -> None:
     for smoothness in (0.0, -1.0, float("nan")):
         with pytest.raises(SettingsError, match="E-SMOOTHNESS"):
             estimate_noise_map(CLEAN, smoothness_voxels=smoothness)
+
+
+# --- the law of the noise, read in the dark ---------------------------------------------------------------------------
+
+
+def observed(law: str, sigma: float, *, air: bool = True) -> Array:
+    """A scan whose noise has this level in bright tissue, by some law."""
+    rng = np.random.default_rng(3)
+
+    def normal() -> Array:
+        return sigma * rng.standard_normal(CLEAN.shape)
+
+    def magnitude(gain: float = 1.0) -> Array:
+        return np.asarray(np.hypot(CLEAN + gain * normal(), gain * normal()))
+
+    def coils(count: int) -> Array:
+        return np.sqrt(sum((normal() ** 2 for _ in range(2 * count - 1)), start=(CLEAN + normal()) ** 2))
+
+    scan = {
+        "one magnitude": magnitude,
+        "real values": lambda: CLEAN + normal(),
+        "mean of two": lambda: (magnitude(2**0.5) + magnitude(2**0.5)) / 2,
+        "mean of four": lambda: sum((magnitude(2.0) for _ in range(4)), start=np.zeros_like(CLEAN)) / 4,
+        "two coils": lambda: coils(2),
+        "four coils": lambda: coils(4),
+    }[law]()
+    return np.asarray(scan if air else scan * INSIDE, dtype=np.float32)
+
+
+def lawful(found: tuple[float, float] | None) -> bool:
+    return found is not None and found[0] >= 0.7 and found[1] <= 1.5
+
+
+@pytest.mark.parametrize("sigma", [0.03, 0.06, 0.12])
+@pytest.mark.parametrize(("law", "kind"), [("one magnitude", "rician"), ("real values", "gaussian")])
+def test_noise_in_the_dark_follows_its_law(law: str, kind: Any, sigma: float) -> None:
+    seen = observed(law, sigma)
+    assert lawful(dark_noise(seen, estimate_noise(seen, kind=kind), kind=kind))
+
+
+@pytest.mark.parametrize("sigma", [0.03, 0.06, 0.12])
+@pytest.mark.parametrize(
+    ("law", "kind", "low", "high"),
+    [
+        ("mean of two", "rician", 0.55, 0.75),
+        ("mean of four", "rician", 0.4, 0.65),
+        ("two coils", "rician", 0.55, 0.75),
+        ("real values", "rician", 1.8, 2.6),
+        ("one magnitude", "gaussian", 0.35, 0.55),
+    ],
+)
+def test_noise_of_another_law_does_not(law: str, kind: Any, low: float, high: float, sigma: float) -> None:
+    """The negative; in air alone the ratios are 0.61, 0.48, 0.63, 2.33 and 0.43."""
+    seen = observed(law, sigma)
+    found = dark_noise(seen, estimate_noise(seen, kind=kind), kind=kind)
+    assert found is not None
+    assert low <= sum(found) / 2 <= high
+    assert not lawful(found)
+
+
+def test_no_law_is_read_where_too_little_is_dark() -> None:
+    """A brain without air and with little noise: no voxel is within four levels of nothing."""
+    assert dark_noise(observed("one magnitude", 0.02, air=False), 0.02) is None
+    assert dark_noise(observed("one magnitude", 0.02)[:8, :8, :8], 0.02) is None
+    assert dark_noise(observed("one magnitude", 0.02), 0.02, measured=INSIDE) is None
+    assert dark_noise(observed("one magnitude", 0.02), 0.02) is not None
+    assert dark_noise(observed("four coils", 0.02), 0.02) is None  # their air has 2.7 levels
+
+
+def test_two_standard_errors_hold_nineteen_of_twenty() -> None:
+    """Neighbours' second differences are correlated: as if all but one in 7.35 voxels were not there."""
+    rng = np.random.default_rng(0)
+    found = [dark_noise(np.hypot(*rng.standard_normal((2, 16, 16, 16))), 1.0) for _ in range(100)]
+    assert np.mean([low <= 0.945 <= high for low, high in found]) == pytest.approx(0.95, abs=0.05)  # type: ignore[misc]
+
+
+def test_the_law_is_read_by_the_level_of_each_voxel() -> None:
+    """Noise that is three times as strong on one side: by its map it follows the law, by its strongest level it does not."""
+    levels = np.broadcast_to(np.geomspace(0.04, 0.12, CLEAN.shape[1])[:, None], CLEAN.shape).astype(np.float32)
+    seen = noisy(levels, air=True)
+    assert lawful(dark_noise(seen, torch.from_numpy(levels)))
+    assert not lawful(dark_noise(seen, 0.12))
+
+
+def test_the_law_knows_neither_units_nor_rounding() -> None:
+    seen = observed("one magnitude", 0.06)
+    plain = dark_noise(seen, 0.06)
+    assert lawful(plain)
+    assert dark_noise(500 * seen, 30.0) == pytest.approx(plain, rel=1e-3)
+    assert dark_noise(np.round(500 * seen / 15), 2.0) == pytest.approx(plain, rel=0.05)
