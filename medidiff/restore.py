@@ -21,6 +21,7 @@ from medidiff.applying import environment, tiled, voxels_sha256
 from medidiff.diffusion import Condition, Denoiser, Plan, Turned, generators_for, observe, worst_last
 from medidiff.errors import InputError, PriorError
 from medidiff.physics import ProfileName, Separable, Slices, damped_agreement, identity, least_agreement
+from medidiff.physics.estimate import dark_noise
 from medidiff.physics.profile import slice_axis
 from medidiff.physics.seeing import FINER, seen_through
 from medidiff.prepare import put_back, readable, with_filler_marked, without_padding
@@ -139,7 +140,9 @@ def restore(
     spread = judged = None
     if drawn.count:
         spread = _beside(question, answers[0], drawn.std[0].numpy())
-        judged = _judged(question, kept[0], drawn, alone=alone, mean=answers[0], made=made_of(record))
+        error = expected_error(drawn.about(kept[0])[0, 0].numpy())
+        seen = _seen(question, alone[0, 0], error, places=support.places)
+        judged = _judged(question, seen, error, mean=answers[0], made=made_of(record))
     residual = _residual(support.residual, volume)
     return Posterior(answers[0], spread, tuple(answers[1:]), record, quantiles, judged, residual)
 
@@ -172,21 +175,42 @@ def _beside(question: Question, mean: Volume, size: NDArray[np.float32]) -> Volu
     return put_back(mean.with_data(size * np.float32(question.scale.gain)), question.volume, values=False)
 
 
-def _judged(question: Question, x: Tensor, drawn: Streamed, *, alone: Tensor, mean: Volume, made: Made) -> Answer:
-    """The answer x, at network scale, with all that a calibration asks of it.
+def _judged(question: Question, seen: Seen, error: NDArray[np.float32], *, mean: Volume, made: Made) -> Answer:
+    """The answer with the error that is to be expected of it, at network scale, and what a calibration asks."""
+    level = question.level * question.scale.gain
+    return Answer(mean, _beside(question, mean, error[None]), level, seen, made, question.operator)
 
-    Its signs are those of the answer alone: what the scan gave back to it would hide that the two are at odds.
+
+def _seen(question: Question, alone: Tensor, error: NDArray[np.float32], *, places: int) -> Seen:
+    """All that a calibration asks of a scan and its answer.
+
+    Signs are those of the answer alone, (I, J, K) at network scale: what the scan gave back to it would hide that the
+    two are at odds.
     """
-    error = expected_error(drawn.about(x)[0, 0].numpy())
     operator, slices, target = question.operator, question.slices, question.target
     own = question.volume.geometry.spacing_mm
     factor = max(coarse / fine for coarse, fine in zip(own, target.spacing_mm, strict=True))
     thick = factor if slices is None else slices.thickness_mm / target.spacing_mm[slices.axis]
     thick = max(thick, 1.0) if operator.is_identity else thick
-    signs = signs_of(question.y.cpu()[0, 0], alone[0, 0], error, operator=operator, level=question.level)
-    seen = Seen(question.level, thick, factor, target.spacing_mm, signs, question.scope.outside, **_slicing(question))
-    level = question.level * question.scale.gain
-    return Answer(mean, _beside(question, mean, error[None]), level, seen, made, operator)
+    y = question.y.cpu()[0, 0]
+    return Seen(
+        question.level,
+        thick,
+        factor,
+        target.spacing_mm,
+        signs_of(y, alone, error, operator=operator, level=question.level),
+        question.scope.outside,
+        dark=_dark(question, y),
+        places=places,
+        **_slicing(question),
+    )
+
+
+def _dark(question: Question, y: Tensor) -> tuple[float, float] | None:
+    """How the noise of a scan, at network scale, is in its dark places, as a share of what its law says."""
+    level = question.levels[0, 0] if isinstance(question.levels, Tensor) else question.level
+    kind = question.settings.noise or "rician"
+    return dark_noise(y, level, kind=kind, measured=readable(question.volume)) if question.level > 0 else None
 
 
 def _slicing(question: Question) -> dict[str, Any]:

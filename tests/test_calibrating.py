@@ -213,6 +213,24 @@ def test_a_constant_scan_is_not_claimed(fitted):
     assert (bounds.lower.data == 7).all()
 
 
+@pytest.mark.parametrize("noise_varies", [False, True])
+@pytest.mark.parametrize(("count", "wanted"), [(1, 0.94), (2, 0.6)])
+def test_the_law_of_the_noise_and_what_contradicts_are_seen(count, wanted, noise_varies):
+    """In air; of a mean of two magnitudes it is not the one that is assumed."""
+    rng, shape, level = np.random.default_rng(0), (36, 36, 36), 20.0
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    image = np.where(sum(axis**2 for axis in grid) < 0.4, 600.0, 0.0)
+    own = level * count**0.5
+    magnitudes = [
+        np.hypot(image + own * rng.standard_normal(shape), own * rng.standard_normal(shape)) for _ in range(count)
+    ]
+    scan = Volume(np.mean(magnitudes, axis=0).astype(np.float32), Geometry.regular(shape), "MR")
+    posterior = denoise(scan, prior=small_prior(), draws=2, steps=1, noise_varies=noise_varies)
+    seen, support = posterior.answer.seen, posterior.provenance.support
+    assert sum(seen.dark) / 2 == pytest.approx(wanted, abs=0.12)
+    assert seen.places == len(support["flags"]) + support["more"]
+
+
 def test_padding_has_no_width(fitted):
     scan = degraded(clean(9), noise=0.05, seed=9)
     padding = np.zeros(SHAPE, bool)

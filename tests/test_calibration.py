@@ -158,6 +158,45 @@ def test_a_scan_out_of_scope_is_claimed_only_where_patients_were_so_too(stranger
     assert claimed or f"out of the scope of the prior, as {strangers} of the 12 calibration patients were" in reasons
 
 
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"dark": (0.58, 0.64)}, "noise of another law than was assumed, or of an unknown one, as for {} of the 12 "),
+        ({"dark": (2.2, 2.4)}, "its variance is 2.20 to 2.40 times what that law says, 0.7 to 1.5 is believed"),
+        ({"dark": (0.5, 1.2)}, "or of an unknown one"),
+        ({"dark": None}, "too little of the scan is dark to tell whether its noise follows the law that was assumed"),
+        ({"places": 1}, "the scan contradicts the answer in 1 place, as for {} of the 12 calibration patients"),
+        ({"places": 3}, "the scan contradicts the answer in 3 places"),
+    ],
+)
+@pytest.mark.parametrize(("strangers", "claimed"), [(0, False), (5, False), (6, True)])
+def test_noise_of_another_law_and_contradictions_are_claimed_only_where_patients_had_them(
+    other, says, strangers, claimed
+):
+    """All else is like the patients'; where half of them were so too, their errors are those of such scans."""
+    cases = [case(seed) for seed in range(12)]
+    cases = [
+        dataclasses.replace(each, seen=dataclasses.replace(each.seen, **other)) if n < strangers else each
+        for n, each in enumerate(cases)
+    ]
+    held = Calibration.fit(cases, MADE, origin="pairs", version="0")
+    assert (held.lawless, held.contradicted) == ((0, strangers) if "places" in other else (strangers, 0))
+    new = answer(100)[1]
+    assert new.claim(held).claimed
+    reasons = held.objections(dataclasses.replace(new.seen, **other))
+    assert (reasons == ()) == claimed
+    assert claimed or any(says.format(strangers) in each for each in reasons)
+    doubtful, region = dataclasses.replace(new, seen=dataclasses.replace(new.seen, **other)), np.zeros(SHAPE, bool)
+    region[9:15, 9:15, 9:15] = True
+    assert doubtful.interval(held).claimed == claimed
+    assert doubtful.region(region, held).claimed == claimed
+
+
+@pytest.mark.parametrize("dark", [(0.71, 1.0), (0.92, 0.96), (1.1, 1.49)])
+def test_noise_of_the_law_is_claimed(fitted, dark):
+    assert fitted.objections(dataclasses.replace(answer(100)[1].seen, dark=dark)) == ()
+
+
 def test_without_signs_the_same_scans_would_be_claimed(fitted):
     """The negative: what is flagged is flagged by its signs alone."""
     usual = answer(100)[1].seen.signs
@@ -374,6 +413,15 @@ def test_cases_survive_json():
 def test_a_broken_case_is_refused(text):
     with pytest.raises(SettingsError, match="E-CALIBRATION"):
         case_from_json(text)
+
+
+@pytest.mark.parametrize("name", ["dark", "places"])
+def test_a_case_of_before_the_law_was_read_is_refused(name):
+    """Its calibration would take all of its patients for lawless, and object to nobody."""
+    held = json.loads(case_to_json(case(3)))
+    del held["seen"][name]
+    with pytest.raises(SettingsError, match="E-CALIBRATION"):
+        case_from_json(json.dumps(held))
 
 
 def test_a_case_of_another_length_is_refused():

@@ -256,7 +256,7 @@ def test_only_a_calibration_is_replaced(patients, card, tmp_path, capsys, fitted
         out.write_text(foreign)
         assert "E-OVERWRITE" in refused(words, capsys, code=5)
         assert out.read_text() == foreign
-    for own in (fitted.read_text(), fitted.read_text().replace('"format": 2', '"format": 1'), ""):
+    for own in (fitted.read_text(), fitted.read_text().replace('"format": 3', '"format": 1'), ""):
         out.write_text(own)
         assert cli.main([str(word) for word in words]) == 0
 

@@ -36,7 +36,7 @@ def answer(
     y = (truth + level * rng.standard_normal(SHAPE)).astype(np.float32)
     level = level if told is None else told
     signs = signs_of(torch.from_numpy(y), torch.from_numpy(mean), expected, operator=identity(), level=level)
-    seen = Seen(level, 1.0, 1.0, (side_mm,) * 3, signs)
+    seen = Seen(level, 1.0, 1.0, (side_mm,) * 3, signs, dark=(0.92, 0.96))
     grid = Geometry.regular(SHAPE, spacing_mm=(side_mm,) * 3)
     found, error = (Volume(GAIN * each, grid, "MR") for each in (mean, expected))
     return truth, Answer(found, error, GAIN * level, seen, MADE, identity())

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from medidiff.errors import SettingsError
 from medidiff.trust.conformal import cap_of, needed
 from medidiff.trust.nodes import Case, Node, Seen, between, node_of
-from medidiff.trust.signs import MEANINGS, strange
+from medidiff.trust.signs import LAW, MEANINGS, follows_law, strange
 
 __all__ = ["BUNDLED_CALIBRATIONS", "Calibration", "Made", "is_calibration"]
 
@@ -67,6 +67,8 @@ class Calibration:
         cap: B of `medidiff.trust.conformal`: a patient with a larger share outside counts as this.
         patients: how many it was made on.
         outside: how many of them had a scan out of the scope of the prior.
+        lawless: how many had noise that does not follow its law, or too few dark voxels to tell.
+        contradicted: how many had an answer that the scan contradicts somewhere.
         made: how their answers were made.
         noise: range of σ for which it holds, as shares of the tissue maximum.
         thickness: range of slice thickness, in voxels of the answer.
@@ -88,6 +90,8 @@ class Calibration:
     cap: Annotated[float, Field(gt=0, le=1)]
     patients: Annotated[int, Field(ge=2)]
     outside: Annotated[int, Field(ge=0)]
+    lawless: Annotated[int, Field(ge=0)]
+    contradicted: Annotated[int, Field(ge=0)]
     made: Made
     noise: Range
     thickness: Range
@@ -101,7 +105,7 @@ class Calibration:
     origin: Literal["pairs", "degraded"]
     scans: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]
     version: str
-    format: Literal[2] = 2
+    format: Literal[3] = 3
 
     @classmethod
     def fit(
@@ -147,6 +151,8 @@ class Calibration:
             cap=cap,
             patients=len(patients),
             outside=len({case.patient for case in cases if case.seen.outside}),
+            lawless=len({case.patient for case in cases if not follows_law(case.seen.dark)}),
+            contradicted=len({case.patient for case in cases if case.seen.places}),
             made=made,
             noise=_range([each.noise for each in seen]),
             thickness=_range([each.thickness for each in seen]),
@@ -195,16 +201,37 @@ class Calibration:
         for name, kind, kinds in (("profile", seen.profile, self.profiles), ("plane", seen.plane, self.planes)):
             if kind not in kinds:
                 found.append(f"a slice {name} '{kind}', calibrated for {', '.join(map(repr, kinds))}")
-        if seen.outside and 2 * self.outside < self.patients:
-            found.insert(
-                0, f"out of the scope of the prior, as {self.outside} of the {self.patients} calibration patients were"
-            )
+        found = [*self._doubts(seen), *found]
         if not seen.signs:
             return (*found, "no tissue is found in the answer")
         node = self.at(seen)
         odd = strange(seen.signs, node.signs, node.signs_std, patients=self.patients)
         found += [f"unlike the calibration's patients in {MEANINGS[name]}" for name in odd[:_TOLD]]
         return tuple(dict.fromkeys(found))
+
+    def _doubts(self, seen: Seen) -> Iterator[str]:
+        """What speaks against any claim, unless it was so for at least half of the calibration's patients."""
+
+        def rare(count: int) -> bool:
+            return 2 * count < self.patients
+
+        if seen.outside and rare(self.outside):
+            yield f"out of the scope of the prior, as {self.outside} of the {self.patients} calibration patients were"
+        if not follows_law(seen.dark) and rare(self.lawless):
+            like = f"as for {self.lawless} of the {self.patients} calibration patients"
+            yield (
+                f"too little of the scan is dark to tell whether its noise follows the law that was assumed, {like}"
+                if seen.dark is None
+                else f"noise of another law than was assumed, or of an unknown one, {like}: where the scan is dark its "
+                f"variance is {seen.dark[0]:.2f} to {seen.dark[1]:.2f} times what that law says, {LAW[0]:g} to "
+                f"{LAW[1]:g} is believed"
+            )
+        if seen.places and rare(self.contradicted):
+            places = "1 place" if seen.places == 1 else f"{seen.places} places"
+            yield (
+                f"the scan contradicts the answer in {places}, as for {self.contradicted} of the {self.patients} "
+                "calibration patients"
+            )
 
     def at(self, seen: Seen) -> Node:
         """What holds for a scan: between the nodes of the nearest thicknesses or noise levels, in their logarithm."""

@@ -56,9 +56,10 @@ def case_from_json(text: str) -> Case:
         held = json.loads(text)
         seen = held["seen"]
         i, j, k = (float(side) for side in seen["spacing_mm"])
-        told = Seen(**{**seen, "spacing_mm": (i, j, k)})
+        dark = None if seen["dark"] is None else (float(seen["dark"][0]), float(seen["dark"][1]))
+        told = Seen(**{**seen, "spacing_mm": (i, j, k), "dark": dark, "places": int(seen["places"])})
         return Case(str(held["patient"]), int(held["group"]), told, tally_from_dict(held["tally"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         raise _broken() from error
 
 

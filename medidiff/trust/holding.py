@@ -40,6 +40,11 @@ class Held:
         return {} if self.report is None else self.report.record()
 
     @property
+    def places(self) -> int:
+        """In how many places the scan contradicts the answer."""
+        return 0 if self.report is None else len(self.report.flags) + self.report.more
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """For the decisions."""
         return (_UNREAD,) if self.report is None else self.report.sentences

@@ -34,6 +34,8 @@ class Seen:
         in_plane: how many times as large as the answer's the scan's voxels are along the other two axes, the larger.
         profile: of the slices; empty where nothing was super-resolved, as is the next.
         plane: of the slices, ``"axial"``, ``"coronal"`` or ``"sagittal"``.
+        dark: of `medidiff.physics.estimate.dark_noise`; None where too little of the scan is dark.
+        places: in which the scan contradicts the answer (`medidiff.trust.report`).
     """
 
     noise: float
@@ -45,6 +47,8 @@ class Seen:
     in_plane: float = 1.0
     profile: str = ""
     plane: str = ""
+    dark: tuple[float, float] | None = None
+    places: int = 0
 
     @property
     def overlap(self) -> float:

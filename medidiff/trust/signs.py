@@ -18,7 +18,7 @@ from medidiff.anatomy import foreground
 from medidiff.errors import InputError
 from medidiff.physics import Separable
 
-__all__ = ["MEANINGS", "signs_of", "strange"]
+__all__ = ["LAW", "MEANINGS", "follows_law", "signs_of", "strange"]
 
 MEANINGS: Mapping[str, str] = {
     "residual": "what the answer leaves of the scan, over the noise level",
@@ -28,6 +28,10 @@ MEANINGS: Mapping[str, str] = {
     "middle": "the middle of the tissue's brightness",
     "sharpness": "the steps between neighbours",
 }
+LAW = (0.7, 1.5)
+"""What `medidiff.physics.estimate.dark_noise` must leave out on either side for a law to be believed: in
+validation scans with air the ratio is 0.93 to 0.98 by the right law, at most 0.67 or at least 2.3 by others
+(``docs/decisions.md``)."""
 _LEAST = 0.01  # standard deviation of a sign from patient to patient: those of a few may be alike by chance
 _FALSE_ALARMS = 0.05  # of scans like those of the calibration, over all signs
 _TINY = 1e-12
@@ -72,6 +76,15 @@ def signs_of(
         "middle": float(middle),
         "sharpness": float(np.log((step + _TINY) / max(bright - dark, _TINY))),
     }
+
+
+def follows_law(dark: tuple[float, float] | None) -> bool:
+    """Whether the noise in dark places is what its law says, and not what another says; not where too little is dark.
+
+    Args:
+        dark: of `medidiff.physics.estimate.dark_noise`.
+    """
+    return dark is not None and LAW[0] <= dark[0] and dark[1] <= LAW[1]
 
 
 def strange(
