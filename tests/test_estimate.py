@@ -306,7 +306,7 @@ def test_two_standard_errors_hold_nineteen_of_twenty() -> None:
 
 
 def test_the_law_is_read_by_the_level_of_each_voxel() -> None:
-    """Noise that is three times as strong on one side: by its map it follows the law, by its strongest level it does not."""
+    """Noise that is three times as strong on one side: by its map lawful, by its strongest level not."""
     levels = np.broadcast_to(np.geomspace(0.04, 0.12, CLEAN.shape[1])[:, None], CLEAN.shape).astype(np.float32)
     seen = noisy(levels, air=True)
     assert lawful(dark_noise(seen, torch.from_numpy(levels)))

@@ -30,7 +30,7 @@ MEANINGS: Mapping[str, str] = {
 }
 LAW = (0.7, 1.5)
 """What `medidiff.physics.estimate.dark_noise` must leave out on either side for a law to be believed: in
-validation scans with air the ratio is 0.93 to 0.98 by the right law, at most 0.67 or at least 2.3 by others
+validation scans with air the ratio is 0.84 to 1.00 by the right law, at most 0.67 or at least 2.1 by others
 (``docs/decisions.md``)."""
 _LEAST = 0.01  # standard deviation of a sign from patient to patient: those of a few may be alike by chance
 _FALSE_ALARMS = 0.05  # of scans like those of the calibration, over all signs
