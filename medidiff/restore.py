@@ -133,7 +133,7 @@ def restore(
         return _passed_through(volume, target, task, settings=settings)
     question = Question.of(volume, target, operator, task=task, settings=settings, slices=slices)
     kept, drawn, alone, decided = _answers(question)
-    kept[0], support, given = _held(question, kept[0], drawn)
+    kept[0], support, places, given = _held(question, kept[0], drawn)
     record = _answered(question, [*decided, *given, *support.sentences], support)
     answers = [question.stored(x) for x in kept]
     quantiles = {share: question.stored(drawn.quantile(share)) for share in settings.quantiles}
@@ -141,7 +141,7 @@ def restore(
     if drawn.count:
         spread = _beside(question, answers[0], drawn.std[0].numpy())
         error = expected_error(drawn.about(kept[0])[0, 0].numpy())
-        seen = _seen(question, alone[0, 0], error, places=support.places)
+        seen = _seen(question, alone[0, 0], error, places=places)
         judged = _judged(question, seen, error, mean=answers[0], made=made_of(record))
     residual = _residual(support.residual, volume)
     return Posterior(answers[0], spread, tuple(answers[1:]), record, quantiles, judged, residual)
@@ -339,8 +339,8 @@ def _given_back(x: Tensor, evidence: Evidence, beyond: float) -> tuple[Tensor, f
     return x, share
 
 
-def _held(question: Question, x: Tensor, drawn: Streamed) -> tuple[Tensor, Held, list[str]]:
-    """The answer x, at network scale, held against the scan; what was decided.
+def _held(question: Question, x: Tensor, drawn: Streamed) -> tuple[Tensor, Held, int, list[str]]:
+    """The answer x, at network scale, held against the scan; in how many places it was contradicted; what was decided.
 
     Of a denoised answer that is contradicted at any place, such places are given back to it first, but not to the
     draws: there prior and scan are at odds, and the spread about the answer says so.
@@ -349,10 +349,10 @@ def _held(question: Question, x: Tensor, drawn: Streamed) -> tuple[Tensor, Held,
     deviation = drawn.std if drawn.count > 1 else None
     found = held(evidence, x, deviation=deviation, gain=question.scale.gain)
     if not question.operator.is_identity or found.report is None or not found.report.flags:
-        return x, found, []
+        return x, found, found.places, []
     given, share = supported(x, evidence.on(x.device), beyond=_FAR_BEYOND)
     x = given
-    return x, held(evidence, x, deviation=deviation, gain=question.scale.gain), _said(share)
+    return x, held(evidence, x, deviation=deviation, gain=question.scale.gain), found.places, _said(share)
 
 
 def _evidence(question: Question) -> Evidence:

@@ -215,7 +215,7 @@ def test_a_constant_scan_is_not_claimed(fitted):
 
 @pytest.mark.parametrize("noise_varies", [False, True])
 @pytest.mark.parametrize(("count", "wanted"), [(1, 0.94), (2, 0.6)])
-def test_the_law_of_the_noise_and_what_contradicts_are_seen(count, wanted, noise_varies):
+def test_the_law_of_the_noise_and_what_contradicts_are_seen(count, wanted, noise_varies, monkeypatch):
     """In air; of a mean of two magnitudes it is not the one that is assumed."""
     rng, shape, level = np.random.default_rng(0), (36, 36, 36), 20.0
     grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
@@ -226,9 +226,11 @@ def test_the_law_of_the_noise_and_what_contradicts_are_seen(count, wanted, noise
     ]
     scan = Volume(np.mean(magnitudes, axis=0).astype(np.float32), Geometry.regular(shape), "MR")
     posterior = denoise(scan, prior=small_prior(), draws=2, steps=1, noise_varies=noise_varies)
-    seen, support = posterior.answer.seen, posterior.provenance.support
+    seen = posterior.answer.seen
     assert sum(seen.dark) / 2 == pytest.approx(wanted, abs=0.12)
-    assert seen.places == len(support["flags"]) + support["more"]
+    monkeypatch.setattr("medidiff.restore._ROUNDS", 0)  # nothing is given back: the report is of the answer as it was
+    alone = denoise(scan, prior=small_prior(), draws=2, steps=1, noise_varies=noise_varies).provenance.support
+    assert seen.places == len(alone["flags"]) + alone["more"] + alone["everywhere"]
 
 
 def test_padding_has_no_width(fitted):

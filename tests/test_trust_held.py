@@ -119,6 +119,7 @@ def test_the_record_of_an_answer_says_what_its_scan_says(restored) -> None:
     assert float(np.abs(answer.residual.data).max()) == pytest.approx(peak, rel=1e-2)
     said = [s for s in answer.provenance.decisions if "over the tissue as a whole" in s]
     assert bool(said) is told["everywhere"] is True  # the answer of a prior that has learned nothing
+    assert answer.answer.seen.places >= 1
 
 
 def test_the_record_survives_and_older_ones_are_read(restored) -> None:

@@ -218,19 +218,20 @@ def lesion(amount: float, width_mm: float = 2.0) -> torch.Tensor:
 
 def test_a_denoised_answer_that_is_contradicted_nowhere_is_left_alone(generator):
     x = bright()[None, None]
-    same, report, said = restoration._held(asked(magnitude(bright() + lesion(0.5), generator)), x, Streamed())
+    same, report, places, said = restoration._held(asked(magnitude(bright() + lesion(0.5), generator)), x, Streamed())
     assert same is x
     assert report.report.flags == ()
-    assert said == []
+    assert (places, said) == (0, [])
 
 
 def test_a_denoised_answer_is_given_back_what_it_has_lost_and_no_noise(generator):
     lost = lesion(8.0)
     scan, x = magnitude(bright() + lost, generator), bright()[None, None]
     assert len(held(evidence(scan), x).report.flags) == 1
-    mended, report, said = restoration._held(asked(scan), x, Streamed())
+    mended, report, places, said = restoration._held(asked(scan), x, Streamed())
     assert report.report.flags == ()
     assert "the answer follows the scan" in said[0]
+    assert places == 1  # a claim of coverage asks for the answer as it was
     change = (mended - x)[0, 0]
     assert 0.6 < float((change * lost).sum() / lost.square().sum()) < 1.1
     assert float((change != 0).float().mean()) < 0.03
@@ -241,7 +242,7 @@ def test_where_something_is_given_back_the_spread_of_the_draws_about_the_answer_
     x, drawn = bright()[None, None], Streamed()
     for _ in range(2):
         drawn.add(x + 0.1 * LEVEL * torch.randn(x.shape, generator=generator))
-    mended, _, _ = restoration._held(asked(magnitude(bright() + lesion(8.0), generator)), x, drawn)
+    mended, *_ = restoration._held(asked(magnitude(bright() + lesion(8.0), generator)), x, drawn)
     error = expected_error(drawn.about(mended)[0, 0].numpy())
     assert error[24, 22, 12] > 3 * LEVEL
     assert np.median(error) < 0.2 * LEVEL

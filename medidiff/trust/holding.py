@@ -41,8 +41,8 @@ class Held:
 
     @property
     def places(self) -> int:
-        """In how many places the scan contradicts the answer."""
-        return 0 if self.report is None else len(self.report.flags) + self.report.more
+        """In how many places the scan contradicts the answer; the tissue as a whole counts as one."""
+        return 0 if self.report is None else len(self.report.flags) + self.report.more + self.report.everywhere
 
     @property
     def sentences(self) -> tuple[str, ...]:
