@@ -2,36 +2,39 @@
 
 Reads the training scans as a user would have them: with more noise, in thicker slices, tilted, cut. Limits come from
 the `train` subjects of the committed split. The scores that p-values are read from come from people who had no part in
-the limits: each training subject held against limits made of the others, and the `validation` subjects. The mean brain
-is that of the copy gate, made of the same training subjects.
+the limits: each training subject held against limits made of the others, and the `validation` subjects. What signs are
+read with is learned from the `train` subjects (scope_learned.py), for each of them from the others; the mean brain is
+that of the copy gate, made of the same subjects.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import sys
 import tomllib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+from scope_learned import ALL, Learned, learned
 
-from medidiff import io
+from medidiff import io, trust
 from medidiff.anatomy import foreground, tissue_maximum
 from medidiff.errors import MedidiffError
 from medidiff.gates import Embedding
 from medidiff.io.files.atomic import make_folder, write_file
 from medidiff.prior import Card, Prior
-from medidiff.trust.halves import HALF
 from medidiff.trust.pose import Template
 from medidiff.trust.reference import Reference
-from medidiff.trust.traits import asymmetry, traits_of
+from medidiff.trust.traits import traits_of
 from medidiff.volume import Geometry, Volume
 
 SPLIT = Path(__file__).resolve().parent.parent / "validation" / "split.toml"
@@ -42,7 +45,7 @@ SCANS = {  # of the prior's recipe, those of its contrast; folder of the split, 
 }
 SWAPPED = ("ms-open/mni/patient07",)  # left and right stand exchanged in the file (docs/scope.md); it is turned back
 TIMES = 4
-RIDGE = 1.0  # of the mean power
+GRAIN = ("coarse.py", "grain.py", "scope_filters.py", "scope_learned.py")  # the code that examples of grain depend on
 ABOUT = {
     "summary": "T1w heads and brains, 0.8 to 1.4 mm in plane, slices up to 6 mm, noise up to 15 %, tilt up to 20°.",
     "licence": "CC0-1.0 (t1-ds002748), MIT and Apache-2.0 (t1-head), CC-BY (ms-open); numbers and a mean only",
@@ -106,41 +109,65 @@ def mirrored(volume: Volume) -> Volume:
     return dataclasses.replace(volume, geometry=Geometry(volume.shape, affine))
 
 
-def signs_of_person(path: Path, name: str, template: Template) -> Iterator[Signs]:
+def signs_of_person(path: Path, name: str, learned: Learned) -> list[Signs]:
     """The signs of a scan as it is and as it may be met."""
     volume = io.read(path)
     if name in SWAPPED:
         volume = mirrored(volume)
-    yield traits_of(volume, template)
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    for _ in range(TIMES):
-        yield traits_of(as_met(volume, rng), template)
+    scans = [volume, *(as_met(volume, rng) for _ in range(TIMES))]
+    return [traits_of(scan, learned.template, learned.filters) for scan in scans]
 
 
-def gathered(files: Mapping[str, Path], template: Template, kept: Path | None) -> dict[str, list[Signs]]:
-    """The signs of all people; those that a file holds already are not measured again."""
-    known: dict[str, list[Signs]] = {}
-    if kept is not None and kept.is_file():
-        known = {row["person"]: row["signs"] for row in map(json.loads, kept.read_text().splitlines())}
+class Kept:
+    """What was measured of people, and is not measured again by the same code.
+
+    Args:
+        place: file of JSON lines that it is read from and added to; None for none.
+    """
+
+    def __init__(self, place: Path | None) -> None:
+        self.place = place
+        sources = [*Path(trust.__file__).parent.glob("*.py"), *Path(__file__).parent.glob("scope*.py")]
+        self.code = {"signs": _digest(sources), "grain": _digest(path for path in sources if path.name in GRAIN)}
+        lines = place.read_text(encoding="utf-8").splitlines() if place is not None and place.is_file() else []
+        rows = [row for row in map(json.loads, lines) if row["code"] == self.code[row["what"]]]
+        self.known = {(row["what"], row["person"]): row["found"] for row in rows}
+
+    def __call__(self, what: str, person: str, measure: Callable[[], Any]) -> Any:
+        """What is known of a person, or else measured now, as JSON values."""
+        if (what, person) not in self.known:
+            self.known[what, person] = found = measure()
+            print(f"{what}: {person}", file=sys.stderr)
+            if self.place is not None:
+                row = {"code": self.code[what], "what": what, "person": person, "found": found}
+                with self.place.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(row) + "\n")
+        return self.known[what, person]
+
+
+def _digest(sources: Iterable[Path]) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
+
+
+def gathered(files: Mapping[str, Path], teachers: Mapping[str, Learned], kept: Kept) -> dict[str, list[Signs]]:
+    """The signs of all people, each read with what was learned from the others."""
+    found = {}
     for name, path in files.items():
-        if name not in known:
-            known[name] = list(signs_of_person(path, name, template))
-            print(name, file=sys.stderr)
-            if kept is not None:
-                with kept.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps({"person": name, "signs": known[name]}) + "\n")
-    return {name: known[name] for name in files}
+        measure = partial(signs_of_person, path, name, teachers.get(name, teachers[ALL]))
+        found[name] = kept("signs", name, measure)
+    return found
 
 
 def calibrated(
-    prior: str, train: Mapping[str, Sequence[Signs]], validation: Mapping[str, Sequence[Signs]], template: Template
+    prior: str, train: Mapping[str, Sequence[Signs]], validation: Mapping[str, Sequence[Signs]], learned: Learned
 ) -> Reference:
     """Limits from all training people; the scores of each of them by the limits of the others, and of the rest."""
-    reference = Reference.fitted(prior, train, template)
+    reference = Reference.fitted(prior, train, learned.template, learned.filters)
     scores = [_score(reference, signs) for each in validation.values() for signs in each]
     for left_out, each in train.items():
         others = {name: signs for name, signs in train.items() if name != left_out}
-        without = Reference.fitted(prior, others, template)
+        without = Reference.fitted(prior, others, learned.template, learned.filters)
         scores += [_score(without, signs) for signs in each]
     return dataclasses.replace(reference, scores=tuple(round(score, 4) for score in sorted(scores)))
 
@@ -149,32 +176,17 @@ def _score(reference: Reference, signs: Signs) -> float:
     return max(reference.distances(signs).values(), default=0.0)
 
 
-def sided(files: Mapping[str, Path], template: Template) -> Template:
-    """The mean brain with the weights by which left and right differ; 1 is what half of these people lie above."""
-    found = [asymmetry(io.read(path), template) for name, path in files.items() if name not in SWAPPED]
-    each = np.stack([one[0].ravel() for one in found if one is not None]).astype(np.float64)
-    without = [float(_weights(np.delete(each, n, axis=0)) @ each[n]) for n in range(len(each))]
-    weights = (_weights(each) / np.median(without)).reshape(HALF)
-    return dataclasses.replace(template, sides=weights.astype(np.float32))
-
-
-def _weights(each: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The direction along which all people have 1, by ridge regression; mirrored people have -1 along it."""
-    shared = each @ each.T
-    ridge = RIDGE * np.trace(shared) / len(each)
-    return np.asarray(each.T @ np.linalg.solve(shared + ridge * np.eye(len(each)), np.ones(len(each))))
-
-
 def made(data: Path, out: Path, kept: Path | None = None, *, card: Card | None = None) -> Reference:
     """Measure, fit, calibrate and write, for the weights that a card names; of the bundled prior when left out."""
     prior = out.name.removesuffix(".scope.json")
     weights = (card or Prior.card_of(prior)).weights_sha256
     mean = Embedding.shipped().mean
     files = people(data, "train")
-    template = sided(files, Template(mean.image, mean.mask))
-    train = gathered(files, template, kept)
-    validation = gathered(people(data, "validation"), template, kept)
-    reference = dataclasses.replace(calibrated(prior, train, validation, template), weights_sha256=weights)
+    store = Kept(kept)
+    teachers = learned(files, Template(mean.image, mean.mask), SWAPPED, store)
+    train = gathered(files, teachers, store)
+    validation = gathered(people(data, "validation"), teachers, store)
+    reference = dataclasses.replace(calibrated(prior, train, validation, teachers[ALL]), weights_sha256=weights)
     scans = sum(len(each) for each in train.values())
     text, brain = reference.packed({**ABOUT, "people": len(train), "scans": scans})
     make_folder(out.parent)
@@ -189,9 +201,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="NAME.scope.json, of the prior NAME; the mean brain goes beside it")
     parser.add_argument("--data", type=Path, default=os.environ.get("MEDIDIFF_DATA"), help="folder of the scans")
     parser.add_argument("--prior", type=Path, help="card of the prior; the bundled one of that NAME when left out")
-    parser.add_argument(
-        "--kept", type=Path, help="file that measured signs are added to, and read from the next time; of the same code"
-    )
+    parser.add_argument("--kept", type=Path, help="file for what was measured, read the next time by the same code")
     arguments = parser.parse_args(words)
     if arguments.data is None:
         parser.error("say where the scans are: --data or MEDIDIFF_DATA")

@@ -110,6 +110,11 @@ def _spike(image: np.ndarray) -> np.ndarray:
     return np.abs(image + 80 * np.cos(1.1 * x + 0.7 * y + 0.4 * z)).astype(np.float32)
 
 
+def _flair(image: np.ndarray) -> np.ndarray:
+    """Fluid dark, grey matter a trace brighter than white, with noise."""
+    return _noisier(np.interp(image, (0, 300, 450, 600, 900, 1050), (0, 200, 800, 1000, 960, 930)).astype(np.float32))
+
+
 FAULTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "upside down": (_upside_down, "upright"),
     "front to back": (lambda image: np.flip(image, 1).copy(), "upright"),
@@ -118,6 +123,7 @@ FAULTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "slices twice": (lambda image: image[..., np.arange(image.shape[2]) // 2 * 2], "twice"),
     "inverted": (lambda image: np.clip(1100 - image, 0, None), "air"),
     "contrast of T2": (lambda image: np.where(image > 250, 1600 - image, image), "fluid"),
+    "contrast of FLAIR": (_flair, "order"),
     "windowed": (_windowed, "eight"),
     "windowed, then rounded": (_rounded_window, "eight"),
     "smoothed after noise": (_smoothed, "linked"),

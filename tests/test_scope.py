@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from medidiff import io
 from medidiff.errors import InputError, PriorError
 from medidiff.prior import Prior
 from medidiff.trust import pose as poses
@@ -20,7 +22,7 @@ from medidiff.trust.coarse import coarse, field_of
 from medidiff.trust.pose import find_pose
 from medidiff.trust.reference import RULES, Limits, Reference, Rule, reference_for
 from medidiff.trust.scope import Scope, scope_within
-from medidiff.trust.traits import traits_of
+from medidiff.trust.traits import _order, traits_of
 from medidiff.trust.words import _blur_voxels, said
 from medidiff.volume import Geometry, Volume
 from tests.scope_heads import FAULTS, SHIPPED, brain, shipped
@@ -129,6 +131,22 @@ def test_a_level_of_noise_that_changes_slowly_is_no_filter(head, reference):
     assert max(scope.distances["linked"], scope.distances["patchy"]) < 0.8
 
 
+@pytest.mark.parametrize("noise", [0.015, 0.09, 0.15])
+def test_noise_hardly_moves_the_order_of_the_tissues(noise, signs, reference):
+    found = traits_of(brain(noise, seed=1), reference.template)
+    assert found["order"] == pytest.approx(signs["order"], abs=0.1)
+    assert reference.limits["order"].distance(found["order"]) < 0.1
+
+
+def test_a_brain_of_one_brightness_has_no_order(head, reference):
+    pose = find_pose(field_of(coarse(head), 4.0, ceiling=1.3), reference.template)
+    flat = coarse(head.with_data(np.full(head.shape, 800, np.float32)))
+    assert _order(coarse(head), pose, reference.template) > 0.9
+    assert _order(flat, pose, reference.template) is None
+    away = dataclasses.replace(pose, matrix=pose.matrix + np.pad([[0], [0], [90.0]], ((0, 1), (3, 0))))
+    assert _order(coarse(head), away, reference.template) is None  # little of the brain is in the field of view
+
+
 # --- scans of another kind ------------------------------------------------------------------------------------------
 
 
@@ -140,6 +158,39 @@ def test_a_fault_puts_a_scan_out_of_scope_and_is_named(change, sign, head, refer
     assert scope.distances[sign] > 1
     assert said(sign, scope.signs, reference.limits[sign]) in scope.sentence
     assert scope.sentence.startswith("OUT OF SCOPE of the prior 'fine-t1'")
+
+
+@pytest.fixture(scope="module")
+def sample() -> Volume:
+    return io.read(files("medidiff") / "sample/t1-brain.nii.gz")
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.08])
+def test_the_grain_of_a_real_scan_is_a_scanners(noise, sample, reference):
+    level = noise * np.quantile(sample.data, 0.99)
+    rng = np.random.default_rng(0)
+    real, other = (level * rng.standard_normal(sample.data.shape, dtype=np.float32) for _ in range(2))
+    scope = scope_within(sample.with_data(np.hypot(sample.data + real, other)), reference)
+    assert scope.distances["filtered"] < 0.7
+    assert not scope.outside
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.05])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: ndimage.percentile_filter(image, 60, 3),
+        lambda image: ndimage.grey_closing(ndimage.grey_opening(image, 3), 3),
+    ],
+    ids=["percentile", "opened and closed"],
+)
+def test_filters_that_were_never_shown_are_told_from_a_real_scans_grain(change, noise, sample, reference):
+    level = np.float32(noise * np.quantile(sample.data, 0.99))
+    rng = np.random.default_rng(0)
+    real, other = (level * rng.standard_normal(sample.shape, dtype=np.float32) for _ in range(2))
+    scope = scope_within(sample.with_data(change(np.hypot(sample.data[0] + real, other))), reference)
+    assert scope.distances["filtered"] > 1
+    assert said("filtered", scope.signs, reference.limits["filtered"]) in scope.sentence
 
 
 def test_a_thin_slab_of_a_chest_is_too_wide_for_a_head(reference):
@@ -387,6 +438,8 @@ def test_a_reference_survives_its_file(reference, tmp_path):
     assert (again.prior, again.limits, again.scores) == (reference.prior, reference.limits, reference.scores)
     for name in ("image", "mask", "sides"):
         assert np.array_equal(getattr(again.template, name), getattr(reference.template, name))
+    for name in ("middle", "scale", "centres", "weights"):
+        assert np.array_equal(getattr(again.filters, name), getattr(reference.filters, name))
 
 
 def test_a_damaged_file_is_refused(tmp_path):
@@ -407,9 +460,10 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_arrays_of_another_shape_are_refused(reference, tmp_path):
     small = dataclasses.replace(reference.template, image=np.zeros((4, 4, 4), np.float32))
     about = {"summary": "s", "licence": "CC0", "sources": (), "people": 3, "scans": 9, "notes": ()}
-    path = written(dataclasses.replace(reference, template=small), tmp_path, about)
-    with pytest.raises(PriorError, match="E-SCOPE-REF"):
-        Reference.load(path)
+    short = dataclasses.replace(reference.filters, weights=reference.filters.weights[1:])
+    for broken in (dataclasses.replace(reference, template=small), dataclasses.replace(reference, filters=short)):
+        with pytest.raises(PriorError, match="E-SCOPE-REF"):
+            Reference.load(written(broken, tmp_path, about))
 
 
 def test_only_the_prior_that_it_was_made_for_has_it(head):

@@ -179,7 +179,8 @@ def test_a_reference_is_calibrated_on_people_who_had_no_part_in_it():
     rng = np.random.default_rng(1)
     train = {str(n): [{"grey": float(v)} for v in rng.normal(0.6, 0.02, 3)] for n in range(9)}
     train["odd"] = [{"grey": 0.95}]
-    reference = made.calibrated("x", train, {"more": [{"grey": 0.6}]}, shipped().template)
+    learned = made.Learned(shipped().template, shipped().filters)
+    reference = made.calibrated("x", train, {"more": [{"grey": 0.6}]}, learned)
     assert len(reference.scores) == 9 * 3 + 2
     assert max(reference.scores) > 1
     assert max(reference.distances(train["odd"][0]).values()) <= 1
@@ -201,7 +202,7 @@ def test_a_scan_as_it_is_met_keeps_its_head_where_the_affine_says():
 
 def test_the_weights_of_sides_give_all_people_the_same_and_mirror_images_the_opposite():
     """People share a direction and differ far more in others; a plain mean is misled by these."""
-    made = _pipeline()
+    made = _pipeline("scope_learned")
     rng = np.random.default_rng(4)
     shared = np.where(np.arange(400) < 40, 1.0, 0.0)
     loud = rng.normal(0, 1, (3, 400))
@@ -223,10 +224,17 @@ def test_the_scan_whose_sides_stand_exchanged_is_turned_back():
     assert set(made.SWAPPED) <= set(made.people(Path("data"), "train"))
 
 
-def _pipeline():
+def _pipeline(name="scope"):
+    """A module of `pipelines/`, beside that of the same name in `validation/`."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("pipelines_scope", HERE / "pipelines" / "scope.py")
+    spec = importlib.util.spec_from_file_location(f"pipelines_{name}", HERE / "pipelines" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # dataclasses look for their module
+    sys.path.append(str(HERE / "pipelines"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(HERE / "pipelines"))
+        del sys.modules[spec.name]
     return module

@@ -19,7 +19,9 @@ from safetensors.numpy import save
 from medidiff.errors import PriorError
 from medidiff.prior import Card
 from medidiff.prior.weights import read_weights
+from medidiff.trust.grain import NUMBERS
 from medidiff.trust.halves import HALF
+from medidiff.trust.kernel import KernelRidge
 from medidiff.trust.pose import GRID, Template
 
 __all__ = ["RULES", "Limits", "Reference", "Rule", "reference_files", "reference_for"]
@@ -27,7 +29,16 @@ __all__ = ["RULES", "Limits", "Reference", "Rule", "reference_files", "reference
 _HERE = Path(__file__).parent
 _SUFFIX = ".scope.json"
 _MEND = "Install medidiff again, or make it again with pipelines/scope.py."
+_BRAIN = {"image": GRID, "mask": GRID, "sides": HALF}
+_FILTERS = "filters."
 _WIDEST = 2.0  # how far beyond the oddest person a limit may lie, in that person's distance from the middle
+
+
+def _filters_of(examples: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The arrays of what tells filters' grain, with their shapes."""
+    each = (len(NUMBERS),)
+    shapes = {"middle": each, "scale": each, "centres": examples + each, "weights": examples}
+    return {_FILTERS + name: shape for name, shape in shapes.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,7 @@ RULES: Mapping[str, Rule] = {
     "loud": Rule("high", 0.2),
     "linked": Rule("low", 0.01),
     "patchy": Rule("high", 0.02),
+    "filtered": Rule("high", 0.1),
     "cliff": Rule("high", 0.1),
     "spike": Rule("high", 0.0, most=1.8, fixed=True),
     "top": Rule("high", 0.3),
@@ -69,6 +81,7 @@ RULES: Mapping[str, Rule] = {
     "match": Rule("low", 0.05, least=0.6),
     "upright": Rule("low", 0.0, least=0.0),
     "side": Rule("low", 0.0, least=-0.15, fixed=True),
+    "order": Rule("low", 0.0, least=0.35, fixed=True),
     "grey": Rule("high", 0.06),
     "fluid": Rule("high", 0.15),
     "shading": Rule("high", 0.1),
@@ -155,6 +168,7 @@ class Reference:
         limits: of each sign.
         scores: how far out scans of the kind lie that had no part in the limits.
         template: the mean brain.
+        filters: what tells the grain that filters leave from a scanner's; None where nobody has learned it.
         weights_sha256: of the prior's weights; empty before it is bound to any.
     """
 
@@ -162,6 +176,7 @@ class Reference:
     limits: Mapping[str, Limits]
     scores: tuple[float, ...]
     template: Template
+    filters: KernelRidge | None = None
     weights_sha256: str = ""
 
     def distances(self, signs: Mapping[str, float | None]) -> dict[str, float]:
@@ -186,9 +201,11 @@ class Reference:
             raise PriorError("E-SCOPE-REF", "no such file, or a broken one", mend=_MEND, file=path.name) from error
         tensors = read_weights(path.with_suffix(".safetensors"), sha256=about.sha256)
         arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
-        if {name: array.shape for name, array in arrays.items()} != {"image": GRID, "mask": GRID, "sides": HALF}:
+        examples = arrays["filters.weights"].shape[:1] if "filters.weights" in arrays else ()
+        if {name: array.shape for name, array in arrays.items()} != {**_BRAIN, **_filters_of(examples)}:
             raise PriorError("E-SCOPE-REF", "other arrays than a mean brain's", mend=_MEND, file=path.name)
-        return cls(about.prior, about.limits, about.scores, Template(**arrays), about.weights_sha256)
+        filters = KernelRidge(**{name.removeprefix(_FILTERS): arrays.pop(name) for name in _filters_of(examples)})
+        return cls(about.prior, about.limits, about.scores, Template(**arrays), filters, about.weights_sha256)
 
     def packed(self, about: Mapping[str, Any]) -> tuple[bytes, bytes]:
         """The JSON file and the safetensors file that `load` reads.
@@ -196,8 +213,9 @@ class Reference:
         Args:
             about: summary, licence, sources, people, scans and notes.
         """
-        names = ("image", "mask", "sides")
-        data = bytes(save({name: np.asarray(getattr(self.template, name), dtype=np.float16) for name in names}))
+        arrays = {name: np.asarray(getattr(self.template, name), dtype=np.float16) for name in _BRAIN}
+        arrays |= {name: getattr(self.filters, name.removeprefix(_FILTERS)) for name in _filters_of(())}
+        data = bytes(save(arrays))
         card = _Card(
             prior=self.prior,
             weights_sha256=self.weights_sha256,
@@ -211,7 +229,11 @@ class Reference:
 
     @classmethod
     def fitted(
-        cls, prior: str, signs: Mapping[str, Sequence[Mapping[str, float | None]]], template: Template
+        cls,
+        prior: str,
+        signs: Mapping[str, Sequence[Mapping[str, float | None]]],
+        template: Template,
+        filters: KernelRidge | None = None,
     ) -> Reference:
         """From the signs of scans of the kind, without scores.
 
@@ -219,6 +241,7 @@ class Reference:
             prior: its name.
             signs: by person; those of each of a person's scans.
             template: the mean brain.
+            filters: what tells the grain that filters leave from a scanner's.
         """
         limits = {}
         for name, rule in RULES.items():
@@ -229,7 +252,7 @@ class Reference:
             }
             if values:
                 limits[name] = Limits.fitted(rule, values)
-        return cls(prior, limits, (), template)
+        return cls(prior, limits, (), template, filters)
 
 
 def reference_for(card: Card) -> Reference | None:

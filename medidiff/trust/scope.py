@@ -105,7 +105,7 @@ def scope_within(volume: Volume, reference: Reference) -> Scope:
     Raises:
         InputError: more than one channel, or voxels that are not finite.
     """
-    signs = traits_of(volume, reference.template)
+    signs = traits_of(volume, reference.template, reference.filters)
     distances = reference.distances(signs)
     score = max(distances.values(), default=0.0)
     odd = sorted((name for name, far in distances.items() if far > 1), key=lambda name: -distances[name])

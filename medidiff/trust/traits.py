@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from medidiff.anatomy import foreground
 from medidiff.trust.coarse import Array, Coarse, Field, coarse, field_of
-from medidiff.trust.grain import grain_traits
+from medidiff.trust.grain import grain_numbers, grain_of, grain_traits
 from medidiff.trust.halves import halves
+from medidiff.trust.kernel import KernelRidge
 from medidiff.trust.kspace import kspace_traits
 from medidiff.trust.pose import SIDE_MM, Pose, Template, find_pose
 from medidiff.volume import Volume
@@ -37,18 +38,24 @@ _BLOCK = 8  # voxels of a JPEG block
 _FEWEST_BLOCKS = 7  # along an axis: of fewer, the median step at one of the eight places is large by chance
 _FEWEST_AIR = 1000  # cubes of 4 mm
 _LITTLE = (0.70, 0.72)  # of the mean brain that is shown: of less, a crop that lies well may seem not to
-_LOOSE_UPRIGHT, _LOOSE_FLUID = 0.16, 0.2  # by which crops of training heads were off, and as much more as the oddest
+_LOOSE_UPRIGHT, _LOOSE_FLUID, _LOOSE_ORDER = (
+    0.16,
+    0.2,
+    0.15,
+)  # by which crops of training heads were off, and as much more as the oddest
 _LOOSE_MATCH, _LOOSE_GREY = 0.15, 0.02  # the same of smaller parts, which show neither air nor how even a head is
+_FEWEST_DEEP = 0.3  # of what lies deep in the brain
 _FEWEST_SIDES = 0.6  # of what tells left from right
 _WHITE, _GREY, _FLUID = 1.3, (0.75, 1.0), 0.62  # ranks of brightness in the mean brain
 
 
-def traits_of(volume: Volume, template: Template) -> dict[str, float | None]:
+def traits_of(volume: Volume, template: Template, filters: KernelRidge | None = None) -> dict[str, float | None]:
     """All signs of a scan.
 
     Args:
         volume: (1, I, J, K) finite.
         template: the mean brain.
+        filters: what tells the grain that filters leave (1) from a scanner's (-1); None where nobody has learned it.
 
     Raises:
         InputError: more than one channel, or voxels that are not finite.
@@ -59,7 +66,7 @@ def traits_of(volume: Volume, template: Template) -> dict[str, float | None]:
     found |= {"across": _across(blocks)} | _levels(blocks)
     if blocks.tissue_ml < _FEWEST_ML:
         return found
-    found |= grain_traits(blocks) | kspace_traits(blocks) | _planes(blocks) | _grid(blocks)
+    found |= _grain(blocks, filters) | kspace_traits(blocks) | _planes(blocks) | _grid(blocks)
     field = field_of(blocks, SIDE_MM, ceiling=_CEILING)
     pose = find_pose(field, template)
     return found | _anatomy(blocks, field, pose, template)
@@ -78,6 +85,14 @@ def _cut(tissue: NDArray[np.bool_]) -> bool:
     """Whether the tissue goes on beyond three or more faces of the field of view."""
     faces = [tissue.take(side, axis) for axis in range(3) for side in (0, -1)]
     return sum(bool(face.mean() > _TOUCHED) for face in faces) > 2
+
+
+def _grain(blocks: Coarse, filters: KernelRidge | None) -> dict[str, float | None]:
+    grain = grain_of(blocks)
+    if grain is None:
+        return dict.fromkeys(("quiet", "corner", "loud", "linked", "patchy", "filtered"))
+    numbers = None if filters is None else grain_numbers(grain)
+    return {**grain_traits(grain), "filtered": None if filters is None or numbers is None else filters(numbers)}
 
 
 # --------------------------------------------------------------------------------------------------------- grey levels
@@ -216,7 +231,7 @@ def _grid(blocks: Coarse) -> dict[str, float | None]:
 
 
 def _anatomy(blocks: Coarse, field: Field, pose: Pose | None, template: Template) -> dict[str, float | None]:
-    names = ("match", "upright", "side", "grey", "fluid", "shading", "ghost")
+    names = ("match", "upright", "side", "order", "grey", "fluid", "shading", "ghost")
     if pose is None:
         return dict.fromkeys(names)
     loose = 1.0 if pose.part else float(np.clip((_LITTLE[1] - pose.shown) / (_LITTLE[1] - _LITTLE[0]), 0, 1))
@@ -225,10 +240,10 @@ def _anatomy(blocks: Coarse, field: Field, pose: Pose | None, template: Template
         "upright": pose.match - pose.other + _LOOSE_UPRIGHT * loose,
         "ghost": None if pose.part else _ghost(field),
     }
+    order = _order(blocks, pose, template)
+    found["order"] = None if order is None else order + _LOOSE_ORDER * loose
     places, wanted = template.inside
-    world = places @ pose.matrix[:3, :3].T + pose.matrix[:3, 3]
-    index = blocks.geometry.index(world).T
-    image = ndimage.map_coordinates(blocks.data, index, order=1, mode="constant", cval=np.nan)
+    image = _read(blocks, pose, places)
     seen = np.isfinite(image)
     white, grey, fluid = (
         seen & which for which in (wanted > _WHITE, (wanted > _GREY[0]) & (wanted < _GREY[1]), wanted < _FLUID)
@@ -241,6 +256,25 @@ def _anatomy(blocks: Coarse, field: Field, pose: Pose | None, template: Template
     found["fluid"] -= _LOOSE_FLUID * loose
     found["grey"] -= _LOOSE_GREY * pose.part
     return found | {"shading": None if pose.part else _shading(image[white] / level, places[white])}
+
+
+def _order(blocks: Coarse, pose: Pose, template: Template) -> float | None:
+    """Spearman's correlation of the brightness with the mean brain's, deep in the brain; None where little is shown.
+
+    There no skull, no scalp and no place that people fold in their own way has a say, and noise hardly any.
+    """
+    places, wanted, _ = template.deep_points
+    image = _read(blocks, pose, places)
+    seen = np.isfinite(image)
+    if seen.mean() < _FEWEST_DEEP or np.ptp(image[seen]) == 0:
+        return None
+    return float(stats.spearmanr(image[seen], wanted[seen]).statistic)
+
+
+def _read(blocks: Coarse, pose: Pose, places: NDArray[np.float64]) -> Array:
+    """(N,) the scan at places of the mean brain; NaN beyond the field of view."""
+    index = blocks.geometry.index(places @ pose.matrix[:3, :3].T + pose.matrix[:3, 3]).T
+    return np.asarray(ndimage.map_coordinates(blocks.data, index, order=1, mode="constant", cval=np.nan))
 
 
 def asymmetry(volume: Volume, template: Template) -> tuple[Array, Array] | None:

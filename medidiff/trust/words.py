@@ -92,6 +92,10 @@ _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
         f"its grain is patchy, as filters leave it: its tails are {_percent(v)} % longer than a scanner's noise and "
         f"anatomy explain, in scans of the kind at most {_percent(_beyond(v, b))} %"
     ),
+    "filtered": lambda v, _: (
+        f"looks already denoised: its grain is what filters leave rather than a scanner's (by {v:.2f}; 1 for a "
+        "filtered scan, -1 for others)"
+    ),
     "cliff": lambda v, _: (
         f"looks zero-filled or interpolated: along two axes its k-space ends before the edge, by a drop of power "
         f"to one in {10**v:.0f}"
@@ -119,6 +123,10 @@ _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
     ),
     "side": lambda v, _: (
         f"looks mirrored: its left side looks like a right one (by {-v:.2f}; 1 for the mirror image of a typical head)"
+    ),
+    "order": lambda v, b: (
+        f"not of T1-weighted contrast: deep in the brain it is bright where the mean brain is by a rank correlation of "
+        f"{v:.2f}, in scans of the kind of at least {_beyond(v, b):.2f}"
     ),
     "grey": lambda v, b: (
         f"not of T1-weighted contrast: grey matter is {100 * v:.0f} % as bright as white, "
