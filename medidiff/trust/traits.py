@@ -38,11 +38,8 @@ _BLOCK = 8  # voxels of a JPEG block
 _FEWEST_BLOCKS = 7  # along an axis: of fewer, the median step at one of the eight places is large by chance
 _FEWEST_AIR = 1000  # cubes of 4 mm
 _LITTLE = (0.70, 0.72)  # of the mean brain that is shown: of less, a crop that lies well may seem not to
-_LOOSE_UPRIGHT, _LOOSE_FLUID, _LOOSE_ORDER = (
-    0.16,
-    0.2,
-    0.15,
-)  # by which crops of training heads were off, and as much more as the oddest
+_LOOSE_UPRIGHT, _LOOSE_FLUID = 0.16, 0.2  # by which crops of training heads were off, and as much more as the oddest
+_LOOSE_ORDER = 0.15  # the same, by hand
 _LOOSE_MATCH, _LOOSE_GREY = 0.15, 0.02  # the same of smaller parts, which show neither air nor how even a head is
 _FEWEST_DEEP = 0.3  # of what lies deep in the brain
 _FEWEST_SIDES = 0.6  # of what tells left from right
