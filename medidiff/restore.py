@@ -47,8 +47,7 @@ __all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore",
 
 _PLANES = {"LR": "sagittal", "PA": "coronal", "IS": "axial"}  # of slices, by where their normal points
 _AIRY_HU = -500.0  # between lung and fat
-_BEYOND = 4.0  # standard deviations of noise at a size: what a super-resolved answer is given back; a flag takes 5.3
-_FAR_BEYOND = 5.0  # the same of a denoised one, which has the scan's own noise to keep out
+_BEYOND = 4.0  # standard deviations of what noise does at a size: what goes further is given back; a flag takes 5.3
 _ROUNDS = 2  # of giving back; the second takes what the first one's neighbours have left
 _GIVEN = (
     "in {} % of the tissue the scan says more than white noise of its level explains: there the answer follows the scan"
@@ -308,7 +307,7 @@ def _follow(x: Tensor, question: Question) -> tuple[Tensor, float]:
     return (x, 0.0) if question.operator.is_identity else supported(x, _evidence(question))
 
 
-def supported(x: Tensor, evidence: Evidence, *, beyond: float = _BEYOND) -> tuple[Tensor, float]:
+def supported(x: Tensor, evidence: Evidence) -> tuple[Tensor, float]:
     """Give back to x what stands out of the noise in its residual, at any size and place.
 
     `agreeing` looks at the whole scan, and leaves places where the scan says otherwise beyond doubt. What is given back
@@ -317,22 +316,21 @@ def supported(x: Tensor, evidence: Evidence, *, beyond: float = _BEYOND) -> tupl
     Args:
         x: (1, 1, X, Y, Z) the answer.
         evidence: what it is held against.
-        beyond: standard deviations of what noise does at a size.
 
     Returns:
         The answer, and the share of the scan's tissue that gave anything.
     """
     try:
-        return _given_back(x, evidence, beyond)
+        return _given_back(x, evidence)
     except torch.OutOfMemoryError:
-        given, share = _given_back(x.cpu(), evidence.on(torch.device("cpu")), beyond)
+        given, share = _given_back(x.cpu(), evidence.on(torch.device("cpu")))
         return given.to(x.device), share
 
 
-def _given_back(x: Tensor, evidence: Evidence, beyond: float) -> tuple[Tensor, float]:
+def _given_back(x: Tensor, evidence: Evidence) -> tuple[Tensor, float]:
     share = 0.0
     for number in range(_ROUNDS):
-        found, inside = unexplained(evidence, x, beyond=beyond)
+        found, inside = unexplained(evidence, x, beyond=_BEYOND)
         x = x + (found if evidence.operator.is_identity else damped_agreement(found, evidence.operator))
         if number == 0:
             share = float((found != 0).sum()) / max(int(inside.sum()), 1)
@@ -350,7 +348,7 @@ def _held(question: Question, x: Tensor, drawn: Streamed) -> tuple[Tensor, Held,
     found = held(evidence, x, deviation=deviation, gain=question.scale.gain)
     if not question.operator.is_identity or found.report is None or not found.report.flags:
         return x, found, found.places, []
-    given, share = supported(x, evidence.on(x.device), beyond=_FAR_BEYOND)
+    given, share = supported(x, evidence.on(x.device))
     x = given
     return x, held(evidence, x, deviation=deviation, gain=question.scale.gain), found.places, _said(share)
 
