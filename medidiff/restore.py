@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medidiff.agreeing import agreeing, supported
 from medidiff.applying import environment, tiled, voxels_sha256
 from medidiff.diffusion import Condition, Denoiser, Plan, Turned, generators_for, observe, worst_last
 from medidiff.errors import InputError, PriorError
-from medidiff.physics import ProfileName, Separable, Slices, damped_agreement, identity, least_agreement
+from medidiff.physics import ProfileName, Separable, Slices, identity
 from medidiff.physics.estimate import dark_noise
 from medidiff.physics.profile import slice_axis
 from medidiff.physics.seeing import FINER, seen_through
@@ -38,17 +39,14 @@ from medidiff.trust import (
     expected_error,
     held,
     signs_of,
-    unexplained,
 )
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
-__all__ = ["Posterior", "Settings", "agreeing", "denoise", "refines", "restore", "superresolve", "supported"]
+__all__ = ["Posterior", "Settings", "denoise", "refines", "restore", "superresolve"]
 
 _PLANES = {"LR": "sagittal", "PA": "coronal", "IS": "axial"}  # of slices, by where their normal points
 _AIRY_HU = -500.0  # between lung and fat
-_BEYOND = 4.0  # standard deviations of what noise does at a size: what goes further is given back; a flag takes 5.3
-_ROUNDS = 2  # of giving back; the second takes what the first one's neighbours have left
 _GIVEN = (
     "in {} % of the tissue the scan says more than white noise of its level explains: there the answer follows the scan"
 )
@@ -289,52 +287,9 @@ def _agreed(x: Tensor, question: Question) -> Tensor:
     return agreed
 
 
-def agreeing(x: Tensor, y: Tensor, operator: Separable, level: float) -> Tensor:
-    """Move x towards the measurement just so far that ``rms(A x - y)`` is at most the noise level (Morozov).
-
-    The change is the smoothest that does it and adds no steps between slices (`least_agreement`). Denoising is left
-    alone: there the residual *is* the noise removed.
-    """
-    if operator.is_identity:
-        return x
-    residual = y - operator(x)
-    within = float(residual.square().mean().sqrt()) <= level
-    return x if within else x + least_agreement(residual, operator, level)
-
-
 def _follow(x: Tensor, question: Question) -> tuple[Tensor, float]:
     """What a super-resolved answer is given back by its scan; a denoised one is held against its scan first."""
     return (x, 0.0) if question.operator.is_identity else supported(x, _evidence(question))
-
-
-def supported(x: Tensor, evidence: Evidence) -> tuple[Tensor, float]:
-    """Give back to x what stands out of the noise in its residual, at any size and place.
-
-    `agreeing` looks at the whole scan, and leaves places where the scan says otherwise beyond doubt. What is given back
-    is smooth between slices. On the device of x, or on the CPU where that is full.
-
-    Args:
-        x: (1, 1, X, Y, Z) the answer.
-        evidence: what it is held against.
-
-    Returns:
-        The answer, and the share of the scan's tissue that gave anything.
-    """
-    try:
-        return _given_back(x, evidence)
-    except torch.OutOfMemoryError:
-        given, share = _given_back(x.cpu(), evidence.on(torch.device("cpu")))
-        return given.to(x.device), share
-
-
-def _given_back(x: Tensor, evidence: Evidence) -> tuple[Tensor, float]:
-    share = 0.0
-    for number in range(_ROUNDS):
-        found, inside = unexplained(evidence, x, beyond=_BEYOND)
-        x = x + (found if evidence.operator.is_identity else damped_agreement(found, evidence.operator))
-        if number == 0:
-            share = float((found != 0).sum()) / max(int(inside.sum()), 1)
-    return x, share
 
 
 def _held(question: Question, x: Tensor, drawn: Streamed) -> tuple[Tensor, Held, int, list[str]]:
@@ -348,8 +303,7 @@ def _held(question: Question, x: Tensor, drawn: Streamed) -> tuple[Tensor, Held,
     found = held(evidence, x, deviation=deviation, gain=question.scale.gain)
     if not question.operator.is_identity or found.report is None or not found.report.flags:
         return x, found, found.places, []
-    given, share = supported(x, evidence.on(x.device))
-    x = given
+    x, share = supported(x, evidence.on(x.device))
     return x, held(evidence, x, deviation=deviation, gain=question.scale.gain), found.places, _said(share)
 
 

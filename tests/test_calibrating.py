@@ -228,7 +228,7 @@ def test_the_law_of_the_noise_and_what_contradicts_are_seen(count, wanted, noise
     posterior = denoise(scan, prior=small_prior(), draws=2, steps=1, noise_varies=noise_varies)
     seen = posterior.answer.seen
     assert sum(seen.dark) / 2 == pytest.approx(wanted, abs=0.12)
-    monkeypatch.setattr("medidiff.restore._ROUNDS", 0)  # nothing is given back: the report is of the answer as it was
+    monkeypatch.setattr("medidiff.agreeing._ROUNDS", 0)  # nothing is given back: the report is of the answer as it was
     alone = denoise(scan, prior=small_prior(), draws=2, steps=1, noise_varies=noise_varies).provenance.support
     assert seen.places == len(alone["flags"]) + alone["more"] + alone["everywhere"]
 

@@ -26,7 +26,7 @@ LAYERS = (
     ("augmentation", "calibrating", "demo", "evaluate", "translation"),
     ("restore", "synthesis", "gates", "training", "tracking", "report", "qc", "batch", "export", "pacs"),
     ("question",),
-    ("applying",),
+    ("agreeing", "applying"),
     ("settings", "store"),
     ("trust",),
     ("prior",),

@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 import medidiff as md
+from medidiff import agreeing as agreement
 from medidiff import restore as restoration
 from medidiff.physics import damped_agreement, identity
 from medidiff.physics.separable import Separable, box_profile, sampling
@@ -152,7 +153,7 @@ def test_an_answer_on_thick_slices_leaves_no_place_that_its_scan_contradicts(thi
     answer = restored(thick)
     told = [sentence for sentence in answer.provenance.decisions if "the answer follows the scan" in sentence]
     assert len(told) == 1
-    monkeypatch.setattr(restoration, "_ROUNDS", 0)
+    monkeypatch.setattr(agreement, "_ROUNDS", 0)
     alone = restored(thick)
     flags = [len(each.provenance.support["flags"]) + each.provenance.support["more"] for each in (answer, alone)]
     assert flags[0] <= 1
@@ -162,7 +163,7 @@ def test_an_answer_on_thick_slices_leaves_no_place_that_its_scan_contradicts(thi
 
 def test_the_signs_for_a_calibration_are_those_of_the_answer_alone(thick, monkeypatch):
     answer = restored(thick, draws=2, steps=1)
-    monkeypatch.setattr(restoration, "_ROUNDS", 0)
+    monkeypatch.setattr(agreement, "_ROUNDS", 0)
     alone = restored(thick, draws=2, steps=1)
     assert not np.array_equal(answer.mean.data, alone.mean.data)
     for name in ("residual", "correlation"):
@@ -171,7 +172,7 @@ def test_the_signs_for_a_calibration_are_those_of_the_answer_alone(thick, monkey
 
 def test_where_a_gpu_is_full_what_is_given_back_comes_from_the_cpu(thick, monkeypatch):
     wanted, calls, moved = restored(thick), [], []
-    real, on = restoration.unexplained, Evidence.on
+    real, on = agreement.unexplained, Evidence.on
 
     def full(found, answer, **other):
         calls.append(answer.device)
@@ -179,10 +180,10 @@ def test_where_a_gpu_is_full_what_is_given_back_comes_from_the_cpu(thick, monkey
             raise torch.OutOfMemoryError
         return real(found, answer, **other)
 
-    monkeypatch.setattr(restoration, "unexplained", full)
+    monkeypatch.setattr(agreement, "unexplained", full)
     monkeypatch.setattr(Evidence, "on", lambda self, device: moved.append(device) or on(self, device))
     assert np.array_equal(restored(thick).mean.data, wanted.mean.data)
-    assert len(calls) == 1 + restoration._ROUNDS
+    assert len(calls) == 1 + agreement._ROUNDS
     assert moved[0] == torch.device("cpu")
 
 

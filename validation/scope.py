@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
-import sys
 import tomllib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,10 +26,9 @@ from typing import Any
 import numpy as np
 from scope_cases import IN_SCOPE, Case, Rng
 from scope_far import FAR, NEAR
-from scope_scores import Row, figures, kept, of_cases, score_all, scored
+from scope_scores import Row, figures, kept, of_cases, options, run, score_all, scored
 
 from medidiff import io
-from medidiff.errors import MedidiffError
 from medidiff.volume import Geometry, Volume
 
 HERE = Path(__file__).resolve().parent
@@ -199,11 +196,7 @@ def _side(row: Row) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    out = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    out.add_argument("verb", choices=("score", "report"))
-    out.add_argument("--data", type=Path, default=os.environ.get("MEDIDIFF_DATA"), help="folder of the scans")
-    out.add_argument("--out", type=Path, default=Path("out/scope"), help="folder for scope.jsonl, .json and .md")
-    out.add_argument("--prior", default="fine-t1", help="name or card of the prior")
+    out = options(__doc__.splitlines()[0], out="out/scope", writes="scope.jsonl, .json and .md")
     out.add_argument("--part", default="test", choices=("validation", "test"), help="of the split")
     out.add_argument("--people", type=int, help="of the first set at most; all when left out")
     out.add_argument("--only", nargs="*", help="names of the cases; all when left out")
@@ -212,14 +205,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; 0, or the exit code of the refusal."""
-    arguments = parser().parse_args(words)
-    if arguments.verb == "score" and arguments.data is None:
-        parser().error("say where the scans are: --data or MEDIDIFF_DATA")
-    try:
-        return score(arguments) if arguments.verb == "score" else report(arguments)
-    except MedidiffError as refusal:
-        print(refusal, file=sys.stderr)
-        return refusal.exit_code
+    return run(parser(), words, score=score, report=report)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,10 +25,9 @@ from attack_order import pose, slabs
 from attack_other import other
 from attack_scans import Case
 from findings import Finding
-from scope_scores import Row, figures, kept, of_cases, score_all, scored
+from scope_scores import Row, figures, kept, of_cases, options, run, score_all, scored
 from scope_tables import attack, attack_alarms
 
-from medidiff.errors import MedidiffError
 from medidiff.volume import Volume
 
 PARTS: Mapping[str, Callable[[Path, Sequence[str] | None], Iterator[Case]]] = {
@@ -110,11 +107,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    out = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    out.add_argument("verb", choices=("score", "report"))
-    out.add_argument("--data", type=Path, default=os.environ.get("MEDIDIFF_DATA"), help="folder of the scans")
-    out.add_argument("--out", type=Path, default=Path("out/scope-attack"), help="folder for scope_attack.*")
-    out.add_argument("--prior", default="fine-t1", help="name or card of the prior")
+    out = options(__doc__.splitlines()[0], out="out/scope-attack", writes="scope_attack.*")
     out.add_argument("--parts", nargs="*", choices=tuple(PARTS), help="of the cases; all when left out")
     out.add_argument("--people", nargs="*", help="whose scans, e.g. 'brain 1'; everyone's when left out")
     return out
@@ -122,14 +115,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; 0, or the exit code of the refusal."""
-    arguments = parser().parse_args(words)
-    if arguments.verb == "score" and arguments.data is None:
-        parser().error("say where the scans are: --data or MEDIDIFF_DATA")
-    try:
-        return score(arguments) if arguments.verb == "score" else report(arguments)
-    except MedidiffError as refusal:
-        print(refusal, file=sys.stderr)
-        return refusal.exit_code
+    return run(parser(), words, score=score, report=report)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ import numpy as np
 from findings import Finding, finding, machine, series, slug
 from scope_tables import MARKED
 
-from medidiff.errors import SettingsError
+from medidiff.errors import MedidiffError, SettingsError
 from medidiff.prior import Prior
 from medidiff.trust import scope_of
 from medidiff.volume import Volume
@@ -29,7 +30,9 @@ __all__ = [
     "kept",
     "limit_of",
     "of_cases",
+    "options",
     "rows",
+    "run",
     "score_all",
     "scored",
 ]
@@ -38,6 +41,43 @@ Row = Mapping[str, Any]
 _NAMES = ("kind", "case", "person", "scan", "number")  # tell the lines apart; a study may do without the last two
 _DRAWS = 1000
 _FALSE_ALARMS = 0.05
+
+
+# --------------------------------------------------------------------------------------------------------- the commands
+
+
+def options(about: str, *, out: str, writes: str) -> argparse.ArgumentParser:
+    """The options that both commands have.
+
+    Args:
+        about: first line of ``--help``.
+        out: folder when none is said.
+        writes: what goes into it.
+    """
+    made = argparse.ArgumentParser(description=about)
+    made.add_argument("verb", choices=("score", "report"))
+    made.add_argument("--data", type=Path, default=os.environ.get("MEDIDIFF_DATA"), help="folder of the scans")
+    made.add_argument("--out", type=Path, default=Path(out), help=f"folder for {writes}")
+    made.add_argument("--prior", default="fine-t1", help="name or card of the prior")
+    return made
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    words: Sequence[str] | None,
+    *,
+    score: Callable[[argparse.Namespace], int],
+    report: Callable[[argparse.Namespace], int],
+) -> int:
+    """Do what the words ask for; 0, or the exit code of the refusal."""
+    arguments = parser.parse_args(words)
+    if arguments.verb == "score" and arguments.data is None:
+        parser.error("say where the scans are: --data or MEDIDIFF_DATA")
+    try:
+        return score(arguments) if arguments.verb == "score" else report(arguments)
+    except MedidiffError as refusal:
+        print(refusal, file=sys.stderr)
+        return refusal.exit_code
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring

@@ -31,13 +31,13 @@ from scoring import Array, Truth, chosen_scans, load_prior, spread, truth
 from superresolution import Task, measure
 from torch import Tensor
 
+from medidiff.agreeing import agreeing
 from medidiff.diffusion import SAMPLERS, STARTS, Condition, Plan, Turned, generators_for, observe, worst_last
 from medidiff.diffusion.denoiser import Denoiser
 from medidiff.errors import SettingsError
 from medidiff.metrics import psnr, ssim
 from medidiff.physics import Noise, Separable, identity
 from medidiff.prior import Prior
-from medidiff.restore import agreeing
 
 BANDS = 8  # of equal width, from 0 to half of Nyquist
 _HALF_NYQUIST = 0.25  # cycles per voxel

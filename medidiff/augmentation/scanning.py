@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medidiff.agreeing import agreeing
 from medidiff.diffusion import Plan, Tiled, Turned, cheapest_tile, generators_for, observe, worst_last
 from medidiff.physics import Noise, Separable
 from medidiff.prior import Prior
-from medidiff.restore import agreeing
 from medidiff.training.chance import Chance
 from medidiff.training.degrade import draw_scanner
 from medidiff.training.recipe import DegradationRanges
