@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def generator() -> torch.Generator:
     """A fresh generator with a fixed seed; nothing in the suite touches the global one."""
     return torch.Generator().manual_seed(20240229)
+
+
+@pytest.fixture(scope="module")
+def validation_folder() -> Iterator[None]:
+    """Lets a module's tests import the scripts of ``validation`` by their names."""
+    before = list(sys.path)
+    sys.path.insert(0, str(Path(__file__).parents[1] / "validation"))
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture(scope="session")

@@ -17,13 +17,7 @@ from tests.scope_heads import shipped
 
 HERE = Path(__file__).parents[1]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def folders():
-    before = list(sys.path)
-    sys.path[:0] = [str(HERE / "validation")]
-    yield
-    sys.path[:] = before
+pytestmark = pytest.mark.usefixtures("validation_folder")
 
 
 def scan() -> Volume:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +13,11 @@ from medidiff import io
 from medidiff.trust.scope import Scope
 from medidiff.volume import Geometry, Volume
 
-HERE = Path(__file__).parents[1]
 SHAPE = (40, 44, 70)
 MARK = (26.5, 26.5, 40.5)  # middle of the brightest corner, in voxels
 WHOSE = {"inside": "brain 1", "pose": "brain 1", "slabs": "brain 1", "grey": "brain 6", "noise": "brain 2"}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def folders():
-    before = list(sys.path)
-    sys.path[:0] = [str(HERE / "validation")]
-    yield
-    sys.path[:] = before
+pytestmark = pytest.mark.usefixtures("validation_folder")
 
 
 @pytest.fixture(scope="module")
