@@ -17,7 +17,7 @@ from medidiff.restore import denoise
 from medidiff.travel import carried
 from medidiff.travel.bundle import write_bundle
 from medidiff.travel.carried import carry
-from medidiff.travel.pyfunc import PACKAGE, write_pyfunc
+from medidiff.travel.pyfunc import PACKAGE, _carried, write_pyfunc
 from medidiff.trust.reference import reference_files
 from medidiff.volume import Geometry, Volume
 
@@ -89,6 +89,13 @@ def test_two_exports_in_one_process_keep_to_their_own_code(found):
     assert found["first"]["package"] != found["second"]["package"]
     assert all(found[place]["package"].startswith(f"{PACKAGE}_") for place in ("first", "second"))
     assert found["second"]["version"] == "0.0.9" != found["first"]["version"]
+
+
+def test_the_package_is_what_carrying_it_under_its_name_makes():
+    card = Prior.card_of("fine-t1")
+    name, made = _carried(card)
+    assert made == carry("medidiff.travel.served", name, data=reference_files(card))
+    assert all(PACKAGE not in text.replace(name, "") for text in made.sources.values())
 
 
 def test_the_packages_name_tells_of_all_that_is_in_it():

@@ -67,9 +67,10 @@ def write_pyfunc(prior: Prior, out: Path, *, register: str | None = None) -> str
 
 def _carried(card: Card) -> tuple[str, Carried]:
     """The package's name, and what is in it."""
-    entry, data = "medidiff.travel.served", reference_files(card)
-    name = f"{PACKAGE}_{carry(entry, PACKAGE, data=data).digest[:12]}"
-    return name, carry(entry, name, data=data)
+    plain = carry("medidiff.travel.served", PACKAGE, data=reference_files(card))
+    name = f"{PACKAGE}_{plain.digest[:12]}"
+    sources = {path: text.replace(PACKAGE, name) for path, text in plain.sources.items()}
+    return name, dataclasses.replace(plain, sources=sources)
 
 
 def _save(prior: Prior, folder: Path, scratch: Path) -> None:
