@@ -60,6 +60,14 @@ def test_a_figure_that_moves_in_a_result_is_missed_in_the_page(report, tables, k
     assert list(report.stale(tables.Results(kept))) == ["README.md"]
 
 
+def test_a_speed_that_moves_is_missed_in_what_is_said_of_it(report, tables, kept):
+    def faster(record):
+        record["metrics"]["compute_s/medidiff"][0][1] /= 2
+
+    spoil(kept / "speed-200.json", faster)
+    assert list(report.stale(tables.Results(kept))) == ["README.md", "docs/limits.md"]
+
+
 def test_a_digit_typed_over_in_a_page_is_put_right(report, tables):
     page = (ROOT / "README.md").read_text()
     typed = re.sub(r"(\| 3 % \| noisy \| )\d\d\.\d\d", r"\g<1>99.99", page)
