@@ -397,6 +397,15 @@ def test_limits_of_one_person_more_never_exclude_that_person():
         assert worst <= 1 + 1e-9
 
 
+@pytest.mark.parametrize(("others", "share"), [(30, "at most 4 %"), (170, "at most 1 %"), (900, "at most 1 %")])
+def test_the_least_share_that_a_calibration_can_tell_is_said_to_be_one(others, share, reference):
+    """A scan further out than all others lies there with fewer than the smallest share that so many scans can give."""
+    odd = scope_within(brain(0.3), dataclasses.replace(reference, scores=(0.5,) * others))
+    assert f"; {share} of scans of its kind lie as far out)" in odd.sentence
+    one = scope_within(brain(0.3), dataclasses.replace(reference, scores=(0.5,) * 98 + (odd.score,)))
+    assert "; 2 % of scans of its kind lie as far out)" in one.sentence
+
+
 def test_p_values_of_scans_of_the_kind_are_never_too_small():
     """P(p <= a) <= a for exchangeable scores; a rule that does not count the scan itself breaks it."""
     rng = np.random.default_rng(8)

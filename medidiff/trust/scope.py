@@ -9,6 +9,7 @@ A score above 1 is out of scope; the sentences say which numbers are odd, and wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -36,6 +37,7 @@ class Scope:
         reasons: a sentence for each number beyond its limit, the furthest first.
         signs: every number, by name; None for what the scan does not show enough of.
         distances: how far out each of them lies, by name; 1 is its limit.
+        furthest: whether none of the scans of the calibration lies as far out; the share may then be below `p`.
     """
 
     verdict: _Verdict
@@ -45,6 +47,7 @@ class Scope:
     reasons: tuple[str, ...] = ()
     signs: Mapping[str, float | None] = field(default_factory=dict)
     distances: Mapping[str, float] = field(default_factory=dict)
+    furthest: bool = False
 
     @property
     def outside(self) -> bool:
@@ -56,7 +59,9 @@ class Scope:
         """All of it in one sentence, for a record."""
         if self.verdict == "unjudged":
             return f"scope not judged: nothing says which scans the prior '{self.prior}' is for"
-        held = f"score {self.score:.2f}, limit 1; {100 * (self.p or 0):.0f} % of scans of its kind lie as far out"
+        percent = 100 * (self.p or 0)
+        share = f"at most {math.ceil(percent)}" if self.furthest else f"{percent:.0f}"
+        held = f"score {self.score:.2f}, limit 1; {share} % of scans of its kind lie as far out"
         if not self.outside:
             unread = "" if self.signs.get("match") is not None else "; too little of a head is shown to tell its pose"
             return f"within the scope of the prior '{self.prior}' ({held}){unread}"
@@ -111,5 +116,12 @@ def scope_within(volume: Volume, reference: Reference) -> Scope:
     odd = sorted((name for name, far in distances.items() if far > 1), key=lambda name: -distances[name])
     reasons = tuple(said(name, signs, reference.limits[name]) for name in odd)
     return Scope(
-        "outside" if odd else "inside", reference.prior, score, reference.p_value(score), reasons, signs, distances
+        "outside" if odd else "inside",
+        reference.prior,
+        score,
+        reference.p_value(score),
+        reasons,
+        signs,
+        distances,
+        furthest=all(other < score for other in reference.scores),
     )
