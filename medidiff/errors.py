@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
 __all__ = ["InputError", "MedidiffError", "OutputError", "PriorError", "SettingsError", "printable"]
 
@@ -60,6 +61,11 @@ class MedidiffError(Exception):
         """How it goes from one process to another: with all that it says."""
         more = {"wanted": self.wanted, "mend": self.mend, "file": self.file, "attribute": self.attribute}
         return functools.partial(type(self), **more), (self.code, self.found)
+
+    def about(self, file: str) -> Self:
+        """The same refusal, which names a file at fault."""
+        more = {"wanted": self.wanted, "mend": self.mend, "attribute": self.attribute}
+        return type(self)(self.code, self.found, file=file, **more)
 
     def _sentence(self) -> str:
         where = " ".join(part for part in (self.file, self.attribute) if part)

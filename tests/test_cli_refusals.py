@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import medidiff.cli as cli
 import medidiff.cli.restoring as restoring
-from tests.cli_cases import document, everything, refused
+from medidiff.io import write
+from tests.cli_cases import ball, document, everything, refused
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,18 @@ def test_what_cannot_be_read_is_code_4_and_nothing_to_read_is_code_8(card, tmp_p
         assert fault in refused(words, capsys, code=code)
     assert "E-MISSING" in refused(["info", tmp_path / "nothing.nii.gz"], capsys, code=4)
     assert document(["info", tmp_path / "text.nii"], capsys)["series"][0]["problem"].startswith("E-FORMAT")
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "code"),
+    [(lambda data: data - 2000, "E-SCALE"), (lambda data: np.float32(data == data.max()), "E-FLAT")],
+    ids=["negative", "one bright voxel"],
+)
+def test_a_scan_that_cannot_be_restored_is_named(spoilt, code, card, tmp_path, capsys):
+    scan = ball()
+    source = write(scan.with_data(spoilt(scan.data)), tmp_path / "odd.nii.gz")[0]
+    said = refused(["denoise", source, tmp_path / "out.nii.gz", "--prior", card], capsys, code=4)
+    assert said.startswith(f"medidiff: {code}: odd.nii.gz: ")
 
 
 def test_no_such_prior_is_code_6(ball_file, tmp_path, capsys):

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 import medidiff.cli as cli
-from medidiff.io import read
+from medidiff.io import read, write
+from medidiff.prior import Prior
+from medidiff.trust import scope_of
 from tests import dicom_cases
-from tests.cli_cases import document, everything
+from tests.cli_cases import ball, document, everything
+from tests.scope_heads import FAULTS, brain
 
 
 def test_denoise_keeps_the_grid_and_says_how_it_was_made(ball_file, card, tmp_path, capsys):
@@ -92,6 +95,31 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(extra, ball_file, card, tmp
         assert plan["files"] == {"mean": str(tmp_path / "new" / "o.nii")}
     assert everything(tmp_path) == before
     assert not (tmp_path / "new").exists()
+
+
+def test_a_dry_run_says_of_the_scope_what_the_run_will_say(tmp_path, capsys):
+    head = brain()
+    flair = head.with_data(FAULTS["contrast of FLAIR"][0](head.data[0])[None])
+    source = write(flair, tmp_path / "flair.nii.gz")[0]
+    wanted = scope_of(read(source), Prior.card_of("fine-t1"))
+    words = ["denoise", str(source), str(tmp_path / "out.nii.gz"), "--dry-run"]
+    assert wanted.outside
+    assert cli.main(words) == 0
+    assert f"  {wanted.sentence}\n" in capsys.readouterr().out
+    assert cli.main([*words, "--strict"]) == 0
+    assert f"  {wanted.sentence}; --strict refuses it\n" in capsys.readouterr().out
+    for extra, refused in (([], False), (["--strict"], True)):
+        assert document([*words, *extra], capsys)["scope"] == json.loads(json.dumps(wanted.record())) | {
+            "refused": refused
+        }
+
+
+def test_a_dry_run_says_nothing_of_the_scope_of_a_scan_that_meets_no_prior(tmp_path, capsys):
+    flat = ball().with_data(np.full_like(ball().data, 7))
+    words = ["denoise", write(flat, tmp_path / "flat.nii.gz")[0], tmp_path / "out.nii.gz", "--dry-run", "--strict"]
+    assert document(words, capsys)["scope"] is None
+    assert cli.main([str(word) for word in words]) == 0
+    assert "scope" not in capsys.readouterr().out.lower()
 
 
 def test_a_dicom_series_becomes_a_series_and_no_name_leaves_it(card, tmp_path, capsys):

@@ -156,7 +156,7 @@ def _in_register(path: Path, clean: Reading, partner: Reading, verb: Calibrate) 
     try:
         paired(clean.volume, partner.volume, task=verb.task)
     except MedidiffError as error:
-        raise type(error)(error.code, error.found, wanted=error.wanted, mend=error.mend, file=path.name) from error
+        raise error.about(path.name) from error
 
 
 def _worse(verb: Calibrate, clean: Reading, partner: Reading | None, group: _Group, *, seed: int) -> Degraded:

@@ -74,8 +74,7 @@ def _named(first: Path, second: Path) -> Iterator[None]:
     except InputError as error:
         if error.file:
             raise
-        files = f"{first.name} and {second.name}"
-        raise InputError(error.code, error.found, wanted=error.wanted, mend=error.mend, file=files) from error
+        raise error.about(f"{first.name} and {second.name}") from error
 
 
 def _list(verb: Qc, folder: Path, session: Session, screen: Screen) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from medidiff.errors import InputError, SettingsError
 from medidiff.io import Kind, Reading, write
 from medidiff.physics import Slices
 from medidiff.physics.seeing import refuse_coarser
-from medidiff.prior import Prior, fitting_prior
+from medidiff.prepare import with_filler_marked, without_padding
+from medidiff.prior import Card, Prior, fitting_prior
 from medidiff.restore import Posterior, Settings, denoise, refines, superresolve
-from medidiff.trust import Calibration, Claim
+from medidiff.trust import Calibration, Claim, Scope, scope_of
 from medidiff.volume import Geometry, Volume
 
 __all__ = ["Prepared", "prepared", "restored", "run", "settings_of", "verb_name", "written"]
@@ -54,14 +56,16 @@ def run(verb: Restoring, session: Session) -> int:
     """
     screen = Screen(verb.json)
     _settings(verb)
-    plan = prepared(verb, session.read(verb.source))
-    card = plan.settings["prior"].card
-    session.prior(card.name, card.weights_sha256)
-    if verb.dry_run:
-        _show_plan(verb, plan, screen=screen)
-        return 0
+    reading = session.read(verb.source)
+    with _naming(verb.source):
+        plan = prepared(verb, reading)
+        card = plan.settings["prior"].card
+        session.prior(card.name, card.weights_sha256)
+        if verb.dry_run:
+            _show_plan(verb, plan, screen=screen)
+            return 0
     started = time.monotonic()
-    with screen.progress(verb_name(verb)) as report:
+    with _naming(verb.source), screen.progress(verb_name(verb)) as report:
         told = [*session.account.told(plan.reading.decisions), *plan.chosen]
         posterior = restored(verb, plan, told=told, progress=lambda done, total: report(done, total, ""))
     session.account.decisions(posterior.provenance.decisions)
@@ -74,6 +78,17 @@ def run(verb: Restoring, session: Session) -> int:
     claim = None if (calibration := _calibration(verb)) is None else posterior.claim(calibration)
     _show_result(posterior, files, claim=claim, seconds=time.monotonic() - started, screen=screen)
     return _OUT_OF_SCOPE if posterior.out_of_scope else 0
+
+
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """Name the scan in a refusal that knows of no file."""
+    try:
+        yield
+    except InputError as error:
+        if error.file:
+            raise
+        raise error.about(source.name) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +220,8 @@ def restored(
         posterior = denoise(plan.reading.volume, **settings)
     made = posterior.provenance
     claims = () if (calibration := _calibration(verb)) is None else (posterior.claim(calibration).sentence,)
-    decisions = tuple(dict.fromkeys((*told, *made.decisions, *claims)))
+    before = [each for each in told if not any(later.startswith(each) for later in made.decisions)]  # and goes on
+    decisions = tuple(dict.fromkeys((*before, *made.decisions, *claims)))
     provenance = dataclasses.replace(made, inputs=plan.reading.sha256, decisions=decisions)
     return dataclasses.replace(posterior, provenance=provenance)
 
@@ -267,6 +283,8 @@ def _show_plan(verb: Restoring, plan: Prepared, *, screen: Screen) -> None:
     level = "estimated" if verb.noise_level is None else verb.noise_level
     device = str(Settings(**settings).place())
     files = verb.outputs | ({} if verb.report is None else {"report": verb.report})
+    scope = _scope(volume, card)
+    refused = verb.strict and scope is not None and scope.outside
     document = {
         "task": verb_name(verb),
         "dry_run": True,
@@ -274,6 +292,7 @@ def _show_plan(verb: Restoring, plan: Prepared, *, screen: Screen) -> None:
         "output": geometry(grid),
         "noise": {"kind": settings["noise"], "level": level, "varies": verb.noise_varies},
         "prior": {"name": card.name, "sha256": card.weights_sha256, "images": card.images},
+        "scope": None if scope is None else scope.record() | {"refused": refused},
         "settings": {name: settings[name] for name in ("draws", "steps", "seed")} | {"device": device},
         "files": files,
     }
@@ -293,9 +312,17 @@ def _show_plan(verb: Restoring, plan: Prepared, *, screen: Screen) -> None:
             "draws": samples,
             "device": device,
         }
+        | ({} if scope is None else {"scope": f"{scope.sentence}{'; --strict refuses it' if refused else ''}"})
         | ({} if slices is None else {"slices": slices.sentence.removeprefix("slices ")})
         | {f"write {name}": path for name, path in files.items()}
     )
+
+
+def _scope(volume: Volume, card: Card) -> Scope | None:
+    """Whether the scan is of the kind that the prior is for; None for a scan of one value, which meets no prior."""
+    volume = with_filler_marked(volume)
+    measured = without_padding(volume)
+    return None if (measured == measured.flat[0]).all() else scope_of(volume, card)
 
 
 def _target(verb: Restoring, source: Geometry) -> Geometry:
