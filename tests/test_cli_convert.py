@@ -22,7 +22,17 @@ from tests.cli_cases import document, everything, refused
 
 def test_dicom_needs_a_dicom_source(ball_file, tmp_path, capsys):
     assert "E-LIKE" in refused(["convert", ball_file, tmp_path / "out", "--format", "dicom"], capsys, code=2)
-    assert "E-OUTFORMAT" in refused(["convert", ball_file, tmp_path / "out"], capsys, code=2)
+
+
+@pytest.mark.parametrize("format", [None, "nrrd"])
+def test_a_folder_needs_a_format_of_a_source_that_is_no_dicom(format, ball_file, tmp_path, capsys):
+    words = ["convert", ball_file, tmp_path / "out", *([] if format is None else ["--format", format])]
+    said = refused(words, capsys, code=2)
+    assert f"E-OUTFORMAT: the folder 'out' and {'no format' if format is None else 'format nrrd'} (wanted: " in said
+    assert "for a folder the format nifti or dicom)" in said
+    assert cli.main(["convert", "--help"]) == 0
+    assert "must be given unless the source, or that of --like, is DICOM" in " ".join(capsys.readouterr().out.split())
+    assert cli.main([*map(str, words[:3]), "--format", "nifti"]) == 0
 
 
 @pytest.fixture

@@ -52,7 +52,9 @@ Source = Annotated[
 Output = Annotated[
     Path, Option("a name ending in .nii, .nii.gz, .nrrd or .mha, or a folder", ("OUT",), positional=True)
 ]
-Format = Annotated[Literal["nifti", "dicom"] | None, Option("what to write into a folder; as the source when left out")]
+Format = Annotated[
+    Literal["nifti", "dicom"] | None, Option("what to write into a folder; must be given unless the source is DICOM")
+]
 PriorName = Annotated[str, Option("a bundled prior's name, or the path of a prior's card (.json)")]
 Folder = Annotated[Path, Option("folder to write into", ("DIR",), ("-o", "--out"))]
 
@@ -85,7 +87,10 @@ class Convert(Repairs):
     ] = None
     format: Annotated[
         Literal["nifti", "dicom", "nrrd", "metaimage"] | None,
-        Option("what to write into a folder; as the source when left out"),
+        Option(
+            "what to write into a folder; must be given unless the source, or that of --like, is DICOM; with --all "
+            "nrrd and metaimage too, and nifti when left out"
+        ),
     ] = None
     record: Record = None
     dry_run: DryRun = False

@@ -125,4 +125,5 @@ def target_format(path: Path, *, like: Path | None, format: str | None) -> str:
         return "dicom"
     mend = f"Name a file such as {path.name}.nii.gz, or pass --format nifti for a folder."
     found = f"the folder {path.name!r} and {f'format {format}' if format else 'no format'}"
+    wanted = "a name ending in .nii, .nii.gz, .nrrd or .mha, or for a folder the format nifti or dicom"
     raise SettingsError("E-OUTFORMAT", found, wanted=wanted, mend=mend)
