@@ -210,6 +210,13 @@ def test_a_message_says_what_was_met_what_was_wanted_and_what_to_do():
     assert str(SettingsError("E-USAGE", "no verb")) == "E-USAGE: no verb"
 
 
+def test_a_refusal_that_is_given_a_file_says_all_else_as_before():
+    told = {"wanted": "2.5 mm", "mend": "Fetch it.", "attribute": "Position"}
+    again = InputError("E-GAP", "5 mm apart", **told).about("a.dcm")
+    assert type(again) is InputError
+    assert vars(again) == vars(InputError("E-GAP", "5 mm apart", file="a.dcm", **told))
+
+
 # --- a broken package does not --------------------------------------------------------------------------------------
 
 BROKEN = {
