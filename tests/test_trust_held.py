@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_prior import small_prior
 
+from medidiff.errors import InputError
 from medidiff.physics.seeing import seen_through
 from medidiff.restore import denoise, superresolve
 from medidiff.trust import Evidence, held
@@ -65,6 +66,16 @@ def test_the_report_is_in_the_units_of_the_scan() -> None:
     assert scaled.level == 1000 * plain.level
     assert scaled.flags[0].amount == pytest.approx(1000 * plain.flags[0].amount)
     assert scaled.flags[0].z == plain.flags[0].z
+
+
+@pytest.mark.parametrize("cut", [np.s_[:, :, 1:], np.s_[0], np.s_[:, :8], np.s_[..., ::3]])
+def test_an_answer_of_another_shape_is_refused_and_named(cut) -> None:
+    head, scan = measured()
+    other = torch.cat([head] * 9, dim=1)[cut]
+    for words in ((other, None), (head, other)):
+        with pytest.raises(InputError, match="E-SHAPE") as refused:
+            judged(words[0], scan, deviation=words[1])
+        assert str(tuple(other.shape)) in str(refused.value)
 
 
 def test_what_was_not_measured_is_not_held_against_anyone() -> None:

@@ -77,18 +77,20 @@ class Setting:
 
 
 _PLAIN = (
-    Setting("n9", "denoise", (9, 9), group=1),
+    Setting("n9", "denoise", (9, 9), group=3),
     Setting("f3", "superresolve", (1, 2), 3.0, group=1),
-    Setting("n3", "denoise", (3, 3), group=0),
-    Setting("n15", "denoise", (15, 15), group=2),
+    Setting("n3", "denoise", (3, 3), group=2),
+    Setting("n15", "denoise", (15, 15), group=4),
     Setting("f2", "superresolve", (1, 2), 2.0, group=0),
     Setting("f4", "superresolve", (1, 2), 4.0, group=2),
+    Setting("n1", "denoise", (1, 1), group=1),
+    Setting("n0.5", "denoise", (0.5, 0.5), group=0),
 )
 _CHANGED = (
-    Setting("n9-lesions", "denoise", (9, 9), change="lesions", group=1),
+    Setting("n9-lesions", "denoise", (9, 9), change="lesions", group=3),
     Setting("f3-lesions", "superresolve", (1, 2), 3.0, change="lesions", group=1),
     *(
-        Setting(f"n9-{change}", "denoise", (9, 9), change=change, group=1)
+        Setting(f"n9-{change}", "denoise", (9, 9), change=change, group=3)
         for change in ("gamma", "blur", "bias", "told")
     ),
     *(Setting(f"f3-{change}", "superresolve", (1, 2), 3.0, change=change, group=1) for change in ("gamma", "blur")),

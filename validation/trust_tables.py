@@ -11,6 +11,8 @@ from tables import NAMES, Results, Table, mean_sd, source
 __all__ = ["TRUST"]
 
 _SETTINGS = {
+    "n0.5": "0.5 % noise",
+    "n1": "1 % noise",
     "n3": "3 % noise",
     "n9": "9 % noise",
     "n15": "15 % noise",

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medidiff.errors import InputError
 from medidiff.physics import Separable
 from medidiff.trust.report import Examined, examined, tissue
 from medidiff.volume import Geometry
@@ -72,6 +73,12 @@ class Evidence:
     measured: NDArray[np.bool_] | None = field(default=None, repr=False)
     air: float | None = None
 
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """(1, 1, X, Y, Z), the shape of what the operator sees."""
+        sizes = zip(self.scan.shape[2:], self.operator.matrices, strict=True)
+        return (1, 1, *(count if matrix is None else matrix.shape[1] for count, matrix in sizes))
+
     def on(self, device: torch.device) -> Evidence:
         """The same on a device."""
         level = self.level.to(device) if isinstance(self.level, Tensor) else self.level
@@ -86,8 +93,14 @@ def held(evidence: Evidence, answer: Tensor, *, deviation: Tensor | None = None,
         answer: (1, 1, X, Y, Z) on the grid that the operator sees, in the unit of the scan.
         deviation: (1, 1, X, Y, Z) standard deviation of the posterior.
         gain: units of the scan's file for one of the given units.
+
+    Raises:
+        InputError: ``E-SHAPE``, an answer or a deviation on another grid than the operator sees.
     """
     scan, operator = evidence.scan, evidence.operator
+    for each in (answer, deviation):
+        if each is not None and tuple(each.shape) != evidence.wanted:
+            raise InputError("E-SHAPE", f"an answer of shape {tuple(each.shape)}", wanted=f"{evidence.wanted}")
 
     def on(place: torch.device) -> tuple[Examined, Tensor] | None:
         there = evidence.on(place)
