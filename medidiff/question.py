@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.applying import on_device
@@ -17,7 +18,15 @@ from medidiff.errors import InputError
 from medidiff.physics import Separable, Slices
 from medidiff.physics.estimate import estimate_noise_map
 from medidiff.physics.seeing import seen_through
-from medidiff.prepare import IntensityScale, fit_intensity, put_back, readable, without_padding
+from medidiff.prepare import (
+    IntensityScale,
+    blank_background,
+    fit_intensity,
+    put_back,
+    readable,
+    with_background,
+    without_padding,
+)
 from medidiff.prepare.level import estimate_level
 from medidiff.prior import Prior, fitting_prior
 from medidiff.settings import Settings
@@ -25,6 +34,8 @@ from medidiff.trust import Scope, scope_of
 from medidiff.volume import Geometry, Volume
 
 __all__ = ["Question"]
+
+_DARK = 0.1  # of the network's scale: no tissue is darker
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +56,7 @@ class Question:
         level: σ_y at network scale.
         levels: σ_y as the prior is told: a number, or (1, 1, i, j, k) where it varies.
         scope: whether the scan is of the kind that the prior is for.
+        blank: (i, j, k), true where the scan's background was set to one value; None where it was not.
         decisions: sentences, in the order in which they were decided.
     """
 
@@ -61,6 +73,7 @@ class Question:
     level: float
     levels: float | Tensor
     scope: Scope
+    blank: NDArray[np.bool_] | None
     decisions: tuple[str, ...]
 
     @classmethod
@@ -89,11 +102,12 @@ class Question:
         level = _noise_level(volume, y, scale, settings, decisions)
         practised = _practised(level, scale, prior, decisions)
         levels = _levels(volume, y, scale, practised, settings=settings, prior=prior, decisions=decisions)
+        told = operator if slices is None else _told(slices, target, volume.geometry, prior, decisions)
         return cls(
             volume=volume,
             target=target,
             operator=operator,
-            told=operator if slices is None else _told(slices, target, volume.geometry, prior, decisions),
+            told=told,
             task=task,
             settings=settings,
             slices=slices,
@@ -103,15 +117,30 @@ class Question:
             level=level,
             levels=levels,
             scope=scope,
+            blank=_blank(volume, scale, decisions),
             decisions=tuple(decisions),
         )
 
     def stored(self, x: Tensor) -> Volume:
-        """(1, 1, I, J, K) at network scale, on the CPU, as a volume in the scan's units, padding put back."""
+        """(1, 1, I, J, K) at network scale, on the CPU, in the scan's units, with what is not the prior's."""
         thickness = self.volume.thickness_mm if self.target == self.volume.geometry else None
         units = self.scale.undo(x[0].numpy())
         found = Volume(units, self.target, self.volume.modality, self.volume.units, thickness_mm=thickness)
-        return put_back(found, self.volume)
+        return self.with_kept(found)
+
+    def with_kept(self, found: Volume, *, values: bool = True) -> Volume:
+        """A volume on the target's grid with the scan's values in padding and blank background, or 0 there."""
+        return put_back(with_background(found, self.volume, self.blank, values=values), self.volume, values=values)
+
+
+def _blank(volume: Volume, scale: IntensityScale, decisions: list[str]) -> NDArray[np.bool_] | None:
+    """Where the scan's background was set to one value, which it keeps."""
+    blank = blank_background(volume, below=scale.offset + _DARK * scale.gain)
+    if blank is not None:
+        decisions.append(
+            f"{100 * float(blank.mean()):.2g} % of the scan is background of one value, and stays as it is"
+        )
+    return blank
 
 
 def _scope(volume: Volume, prior: Prior, decisions: list[str], *, strict: bool) -> Scope:

@@ -169,7 +169,7 @@ def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Se
 
 def _beside(question: Question, mean: Volume, size: NDArray[np.float32]) -> Volume:
     """(1, I, J, K) lengths at network scale, as a deviation is one, as a volume beside the answer; 0 in padding."""
-    return put_back(mean.with_data(size * np.float32(question.scale.gain)), question.volume, values=False)
+    return question.with_kept(mean.with_data(size * np.float32(question.scale.gain)), values=False)
 
 
 def _judged(question: Question, seen: Seen, error: NDArray[np.float32], *, mean: Volume, made: Made) -> Answer:

@@ -247,8 +247,8 @@ INPUT: Rows = {
         "Look at the scan and its header, or name a prior that is for it; without --strict the result is marked.",
     ),
     "E-SCALE": (
-        "The values in the tissue are not above 0, so brightness has no scale.",
-        "Check that the right scan was given; shift its values first if they are meant to be negative.",
+        "Whole regions lie below 0, or no tissue above it: brightness has no scale, and noise no law.",
+        "Give the scan as it was before its values were shifted (z-score, -1 to 1), or add what brings air to 0.",
     ),
     "E-SCAN": ("There is no scan with this number.", "List the scans with 'medidiff info'."),
     "E-THICKNESS": (

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medidiff.anatomy import foreground, tissue_maximum
 from medidiff.errors import InputError
@@ -23,6 +24,10 @@ _HU_FILLER = -1500.0  # no noise in air goes so far below -1000: what is lower f
 _HU_AIRY = (-1100.0, -700.0)  # air and lung
 _HU_FAT_END = -500.0  # between lung and fat
 _FEWEST_AIRY, _MOSTLY = 0.01, 0.6  # shares of all voxels, and of those below fat
+_SMOOTH = 2.0  # voxels, of a Gaussian: noise about 0 as strong as a quarter of the tissue maximum is 0.01 of it then
+_BELOW = (
+    0.05  # of the brightest: so far below 0 smoothed values of a magnitude or of a phase-corrected image do not lie
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +73,34 @@ def fit_intensity(volume: Volume) -> IntensityScale:
     the 99th percentile of the tissue becomes 1. Padding and what a repair has filled in have no say.
 
     Raises:
-        InputError: the scan is constant, shows no tissue, or has voxels that are not finite.
+        InputError: the scan is constant, shows no tissue, or has voxels that are not finite; ``E-SCALE``, its values
+            were shifted, so that their 0 is not that of the signal.
     """
     image, where = without_padding(volume)[0], readable(volume)
     if not np.isfinite(image).all():
         raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
     if volume.modality == "CT":
         return IntensityScale(_HU_AIR, _HU_SPAN)
+    _refuse_shifted(image)
     tissue = foreground(image, measured=where)
     if where is not None and (tissue & where).any():
         tissue &= where
     return IntensityScale(0.0, float(tissue_maximum(image, tissue)))
+
+
+def _refuse_shifted(image: NDArray[Any]) -> None:
+    """Refuse values below 0 over whole regions: z-scores, a range of -1 to 1, phases, inversion recovery with a sign.
+
+    Noise about 0 and what a resampling leaves below it is gone where neighbours are averaged.
+    """
+    if float(image.min()) >= 0:
+        return
+    smooth = ndimage.gaussian_filter(np.asarray(image, dtype=np.float32), _SMOOTH, truncate=2.0)
+    low, high = (float(each) for each in np.quantile(smooth, (0.01, 0.99)))
+    if low < -_BELOW * abs(high):
+        found = f"whole regions at {low:.3g}, where 99 % of the scan lies below {high:.3g}"
+        mend = "Give the scan as it was before its values were shifted (z-score, -1 to 1), or add what brings air to 0."
+        raise InputError("E-SCALE", found, wanted="signal from 0 on", mend=mend)
 
 
 def with_filler_marked(volume: Volume) -> Volume:

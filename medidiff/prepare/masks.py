@@ -1,4 +1,7 @@
-"""Voxels that were never measured: kept out of every statistic and away from the network, and put back at the end."""
+"""Voxels that were never measured, or were set to one value: what is put back of them into an answer.
+
+Padding is kept out of every statistic and away from the network as well.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medidiff.volume import Geometry, Volume
 
-__all__ = ["put_back", "readable", "without_padding"]
+__all__ = ["blank_background", "put_back", "readable", "with_background", "without_padding"]
+
+_PATCH = 3  # voxels along each axis: so many of one value are no noise
+_FEWEST = 1e-3  # of the scan: less is no background
 
 
 def readable(volume: Volume) -> NDArray[np.bool_] | None:
@@ -33,6 +40,46 @@ def without_padding(volume: Volume) -> NDArray[Any]:
     where = readable(volume)
     lowest = volume.data[:, where].min(axis=1)
     return np.where(volume.padding, lowest[:, None, None, None], volume.data)
+
+
+def blank_background(volume: Volume, *, below: float) -> NDArray[np.bool_] | None:
+    """(I, J, K), true where the background was set to one value, as by a mask; None where it was not. No padding.
+
+    Such places hold no noise. A prior that is asked to remove some there makes it up.
+
+    Args:
+        volume: one channel.
+        below: value that is no tissue's.
+    """
+    image = without_padding(volume)[0]
+    size = [min(_PATCH, n) for n in image.shape]
+    low, high = (extreme(image, size, mode="nearest") for extreme in (ndimage.minimum_filter, ndimage.maximum_filter))
+    patch = ndimage.maximum_filter((low == high) & (image < below), size, mode="constant")
+    if volume.padding is not None:
+        patch &= ~volume.padding
+    return patch if patch.mean() >= _FEWEST else None
+
+
+def with_background(answer: Volume, source: Volume, blank: NDArray[np.bool_] | None, *, values: bool = True) -> Volume:
+    """An answer with its source's values in a blank background.
+
+    On a finer grid what is nearest to a voxel of it that has no other beside it: a thick slice with tissue next to it
+    says nothing of where between them tissue ends.
+
+    Args:
+        answer: one channel, on the source's grid or one that covers the same box along the same axes.
+        source: the scan.
+        blank: from `blank_background`.
+        values: whether it gets the source's values; 0 otherwise, as befits a spread.
+    """
+    if blank is None:
+        return answer
+    if answer.geometry != source.geometry:
+        size = [min(_PATCH, n) for n in blank.shape]
+        blank = ndimage.minimum_filter(blank, size, mode="nearest")
+    nearest = _nearest(answer.geometry, source.geometry)
+    kept: Any = source.data[:, nearest[0], nearest[1], nearest[2]] if values else 0
+    return answer.with_data(np.where(blank[nearest], kept, answer.data).astype(answer.data.dtype))
 
 
 def put_back(answer: Volume, source: Volume, *, values: bool = True) -> Volume:
