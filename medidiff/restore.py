@@ -8,7 +8,7 @@ asking.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medidiff.agreeing import agreeing, supported
+from medidiff.agreeing import agreeing, averages_lost, supported
 from medidiff.applying import environment, tiled, voxels_sha256
 from medidiff.diffusion import Condition, Denoiser, Plan, Turned, generators_for, observe, worst_last
 from medidiff.errors import InputError, PriorError
@@ -236,7 +236,7 @@ class _Answers(NamedTuple):
     Args:
         kept: the mean, then the draws.
         drawn: what is known of all draws.
-        alone: the mean before the scan gave back to it what stands out of the noise.
+        alone: the mean before the scan gave anything back to it.
         decisions: what was done to spare memory, and what was given back.
     """
 
@@ -256,12 +256,13 @@ def _answers(question: Question) -> _Answers:
     denoiser = Turned(sparing, axes)
     mean = denoiser(condition.image.new_zeros(1).expand_as(condition.image), torch.tensor(torch.inf), condition)
     alone = _agreed(mean, question)
-    agreed, given = _follow(alone, question)
+    follow = _following(alone, question)
+    agreed, given = follow(alone)
     alone, kept = alone.cpu(), [agreed.cpu()]
     del agreed
     drawn = Streamed(quantiles=bool(settings.quantiles))
     for number in range(settings.draws):
-        draw, _ = _follow(_agreed(_draw(denoiser, mean, condition, number, settings), question), question)
+        draw, _ = follow(_agreed(_draw(denoiser, mean, condition, number, settings), question))
         drawn.add(draw.cpu())
         if number < settings.keep_draws:
             kept.append(draw.cpu())
@@ -287,9 +288,17 @@ def _agreed(x: Tensor, question: Question) -> Tensor:
     return agreed
 
 
-def _follow(x: Tensor, question: Question) -> tuple[Tensor, float]:
-    """What a super-resolved answer is given back by its scan; a denoised one is held against its scan first."""
-    return (x, 0.0) if question.operator.is_identity else supported(x, _evidence(question))
+def _following(alone: Tensor, question: Question) -> Callable[[Tensor], tuple[Tensor, float]]:
+    """What makes an answer follow its scan, and in which share of the tissue it did so beyond noise.
+
+    All have the scan's averages, as far as their mean, `alone`, lacks them: draws stay as far from it as noise leaves
+    open. A denoised answer is held against its scan before any more is given back.
+    """
+    evidence = _evidence(question)
+    lost = averages_lost(alone, evidence)
+    if question.operator.is_identity:
+        return lambda x: (x + lost, 0.0)
+    return lambda x: supported(x + lost, evidence)
 
 
 def _held(question: Question, x: Tensor, drawn: Streamed) -> tuple[Tensor, Held, int, list[str]]:

@@ -148,15 +148,20 @@ def scan() -> Volume:
 def most_at_once(monkeypatch, **settings) -> int:
     """How many answers of a restoration exist at one time."""
     alive: list[weakref.ref] = []
-    most, agreeing = [0], restoration.agreeing
+    most, following = [0], restoration._following
 
-    def watched(x, *rest):
-        agreed = agreeing(x, *rest).clone()
-        alive.append(weakref.ref(agreed))
-        most[0] = max(most[0], sum(each() is not None for each in alive))
-        return agreed
+    def watched(*given):
+        follow = following(*given)
 
-    monkeypatch.setattr(restoration, "agreeing", watched)
+        def answer(x):
+            followed, share = follow(x)
+            alive.append(weakref.ref(followed))
+            most[0] = max(most[0], sum(each() is not None for each in alive))
+            return followed, share
+
+        return answer
+
+    monkeypatch.setattr(restoration, "_following", watched)
     denoise(scan(), prior=small_prior(), noise_level=40.0, steps=1, **settings)
     return most[0]
 

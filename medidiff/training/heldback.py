@@ -93,6 +93,8 @@ class NoisyScan:
 class Comparison:
     """How the error of some weights differs from that of the first ones, on held-back voxels.
 
+    Of the prior's own mean, before it has its scan's averages (`medidiff.agreeing`).
+
     Args:
         change: of the mean squared error, in units of the noise variance; below 0 is better.
         error: standard error of the change.

@@ -13,7 +13,7 @@ from medidiff.trust.scope import Scope, scope_of
 from medidiff.trust.signs import signs_of
 from medidiff.trust.streaming import Streamed
 from medidiff.trust.tally import Tally, expected_error, judged_mask, tally
-from medidiff.trust.unexplained import unexplained
+from medidiff.trust.unexplained import on_average, unexplained
 
 __all__ = [
     "BUNDLED_CALIBRATIONS",
@@ -38,6 +38,7 @@ __all__ = [
     "is_calibration",
     "judged_mask",
     "needed",
+    "on_average",
     "scope_of",
     "signs_of",
     "tally",
