@@ -79,6 +79,15 @@ def test_a_finer_answer_is_seen_as_its_scan_sees_it():
     assert wrong.residual > 30 * right.residual
 
 
+def test_the_range_of_a_scan_in_thick_slices_is_its_own_and_not_that_of_a_spline():
+    fine = grid((24, 24, 36), (1.0, 1.0, 1.0))
+    image = truth(fine.shape)
+    stored = np.rint(image.reshape(24, 24, 12, 3).mean(-1)).clip(0).astype(np.uint16)
+    pair = Pair.of(Volume(stored, fine.with_spacing((1.0, 1.0, 3.0)), "MR"), Volume(image, fine, "MR"))
+    assert pair.shown.min() < -10  # a spline overshoots at the edge of the head
+    assert measure(pair).range_before == (0.0, float(stored.max()))
+
+
 def test_a_right_finer_answer_has_no_drift_and_a_drifting_one_is_told():
     """Between thick slices an answer has anatomy that an interpolation lacks, which once passed for drift."""
     fine = grid((24, 24, 36), (1.0, 1.0, 1.0))

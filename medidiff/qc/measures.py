@@ -149,8 +149,8 @@ class Measures:
         slices_before: mean of the tissue in each slice of the scan; None where a slice has too little of it.
         slices_after: the same of the answer, as the scanner would see it.
         axis: voxel axis across the slices.
-        range_before: lowest and highest value of the tissue.
-        range_after: the same of the answer.
+        range_before: lowest and highest value of the tissue; of the whole scan where the answer has another grid.
+        range_after: of the answer's tissue.
         outside: share of the answer's tissue that lies more than three noise levels beyond the scan's range.
         spectrum_before: of the scan, on its own grid's frequencies.
         spectrum_after: of the answer.
@@ -190,10 +190,11 @@ def measure(
         spread: (I, J, K) standard deviation of the draws.
     """
     inside, change = pair.inside, pair.change
-    here, there, moved = pair.shown[inside], pair.answer[inside], change[inside].astype(np.float64)
+    there, moved = pair.answer[inside], change[inside].astype(np.float64)
     near = pair.stored_box
     level = _level(pair.before if pair.interpolated else _part(pair.before, near), kind)
-    lowest, highest = float(here.min()), float(here.max())
+    own = _own(pair)
+    lowest, highest = float(own.min()), float(own.max())
     margin = 3 * (level or 0.0)
     beyond = (there < lowest - margin) | (there > highest + margin)
     axis, window, seen = slice_axis(pair.before), _window(pair), _seen(pair, operator)
@@ -234,6 +235,14 @@ def _read(volume: Volume) -> NDArray[np.bool_]:
     """(I, J, K), true where a scan or an answer is read."""
     found = readable(volume)
     return np.ones(volume.shape, dtype=bool) if found is None else found
+
+
+def _own(pair: Pair) -> NDArray[Any]:
+    """Values as the scan has them, never those that a spline makes between them, which overshoot."""
+    if not pair.interpolated:
+        return pair.shown[pair.inside]
+    values: NDArray[Any] = without_padding(pair.before)[0][_read(pair.before)]
+    return values
 
 
 def _tissue(image: _Image, inside: NDArray[np.bool_]) -> float:
