@@ -147,8 +147,9 @@ def _scope(volume: Volume, prior: Prior, decisions: list[str], *, strict: bool) 
     """Whether the scan is of the kind that the prior is for; with `strict` a scan that is not is refused."""
     scope = scope_of(volume, prior.card)
     if scope.outside and strict:
+        found = f"the scan {'; '.join(scope.reasons)}"
         mend = "Look at the scan and its header; without --strict it is restored, and the result is marked."
-        raise InputError("E-SCOPE", "; ".join(scope.reasons), wanted=f"a scan that '{scope.prior}' is for", mend=mend)
+        raise InputError("E-SCOPE", found, wanted=f"a scan that '{scope.prior}' is for", mend=mend)
     decisions.append(scope.sentence)
     return scope
 

@@ -158,6 +158,7 @@ def test_a_fault_puts_a_scan_out_of_scope_and_is_named(change, sign, head, refer
     assert scope.distances[sign] > 1
     assert said(sign, scope.signs, reference.limits[sign]) in scope.sentence
     assert scope.sentence.startswith("OUT OF SCOPE of the prior 'fine-t1'")
+    assert f": the scan {scope.reasons[0]}" in scope.sentence
 
 
 @pytest.fixture(scope="module")
@@ -426,7 +427,9 @@ def test_every_sign_has_a_rule_limits_and_words(reference, signs):
         for bound, way in itertools.product((limits.low, limits.high), (1.5,)):
             if bound is not None:
                 value = limits.middle + way * (bound - limits.middle)
-                assert len(said(name, {name: value}, limits)) > 20
+                words = said(name, {name: value}, limits)
+                assert len(words) > 20
+                assert words.split()[0] in ("does", "has", "is", "looks", "shows")  # it follows "the scan"
 
 
 # --- the file -------------------------------------------------------------------------------------------------------

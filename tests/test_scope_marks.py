@@ -61,6 +61,7 @@ def test_strict_refuses_before_the_network_is_asked():
 
     with pytest.raises(InputError, match="E-SCOPE") as refusal:
         superresolve(ball(), (0.9, 1.1, 1.0), prior=small_prior(), strict=True, progress=never)
+    assert "E-SCOPE: the scan shows" in str(refusal.value)
     assert "too little to be told from anything" in str(refusal.value)
     with pytest.raises(AssertionError, match="asked"):
         superresolve(ball(), (0.9, 1.1, 1.0), prior=small_prior(), progress=never)
@@ -129,7 +130,7 @@ def test_a_dicom_series_says_it_in_its_derivation(card, tmp_path):
     assert cli.main(["denoise", str(source), str(out), "--noise-level", "5", "--prior", card]) == 3
     for path in out.glob("*.dcm"):
         text = pydicom.dcmread(path, stop_before_pixels=True).DerivationDescription
-        assert "research use only; OUT OF SCOPE of the prior tiny: " in text
+        assert "research use only; OUT OF SCOPE of the prior tiny: the scan shows " in text
         assert len(text) <= 1024
 
 
@@ -182,6 +183,8 @@ def test_a_quality_report_has_a_check_of_it():
     (check,) = scope_checks(made)
     assert (check.state, check.value) == ("look", "2.5")
     assert "The scan looks inverted" in check.meaning
+    (both,) = scope_checks(dataclasses.replace(made, scope=made.scope | {"reasons": ["looks inverted", "has stripes"]}))
+    assert both.meaning == "The scan looks inverted. The scan has stripes."
     (fine,) = scope_checks(dataclasses.replace(made, scope={"verdict": "inside", "score": 0.4, "reasons": []}))
     assert fine.state == "ok"
     (unread,) = scope_checks(dataclasses.replace(made, scope={"verdict": "unjudged", "prior": "tiny"}))

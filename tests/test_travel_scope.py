@@ -74,7 +74,7 @@ def test_strict_refuses_a_scan_that_is_out_of_scope(place, found):
 
 def test_a_bundle_writes_the_verdict_and_warns(home, wanted):
     assert json.loads((home / "eval" / "noise_scope.json").read_text(encoding="utf-8")) == wanted
-    assert "OUT OF SCOPE of the prior 'fine-t1'" in (home / "stderr.txt").read_text(encoding="utf-8")
+    assert "OUT OF SCOPE of the prior 'fine-t1': the scan " in (home / "stderr.txt").read_text(encoding="utf-8")
 
 
 def test_a_prior_without_a_reference_says_that_nothing_was_judged(home, found):

@@ -102,7 +102,7 @@ def scope_checks(provenance: Provenance | None) -> tuple[Check, ...]:
     score, limit = told.get("score"), "at most 1"
     state: State = "unread" if score is None else "look" if told.get("verdict") == "outside" else "ok"
     shown = "not judged" if score is None else f"{score:.3g}"
-    meaning = ". ".join(f"The scan {reason}" for reason in told.get("reasons", ()))
+    meaning = " ".join(f"The scan {reason}." for reason in told.get("reasons", ()))
     return (Check("scope", "Of the kind that the prior is for", shown, limit, state, meaning or _NO_OTHER),)
 
 

@@ -80,7 +80,8 @@ class Denoised:
         added: dict[Any, Any] = {self.pred: _like(scan, answer.mean), self.scope: dict(answer.provenance.scope)}
         if answer.out_of_scope:
             reasons = "; ".join(answer.provenance.scope["reasons"])
-            logging.getLogger(__name__).warning("OUT OF SCOPE of the prior '%s': %s", self.prior.card.name, reasons)
+            name = self.prior.card.name
+            logging.getLogger(__name__).warning("OUT OF SCOPE of the prior '%s': the scan %s", name, reasons)
         if answer.std is not None:
             added[self.spread] = _like(scan, answer.std)
         return {**data, **added}

@@ -34,7 +34,7 @@ class Scope:
         prior: its name.
         score: how far out the oddest number lies; 1 is the limit; None where nothing was judged.
         p: share of scans of the kind, this one among them, that lie as far out; None where nothing was judged.
-        reasons: a sentence for each number beyond its limit, the furthest first.
+        reasons: what each number beyond its limit says, the furthest first; what follows "the scan" in a sentence.
         signs: every number, by name; None for what the scan does not show enough of.
         distances: how far out each of them lies, by name; 1 is its limit.
         furthest: whether none of the scans of the calibration lies as far out; the share may then be below `p`.
@@ -65,7 +65,7 @@ class Scope:
         if not self.outside:
             unread = "" if self.signs.get("match") is not None else "; too little of a head is shown to tell its pose"
             return f"within the scope of the prior '{self.prior}' ({held}){unread}"
-        return f"OUT OF SCOPE of the prior '{self.prior}' ({held}): {'; '.join(self.reasons)}"
+        return f"OUT OF SCOPE of the prior '{self.prior}' ({held}): the scan {'; '.join(self.reasons)}"
 
     def record(self) -> dict[str, Any]:
         """The same as JSON values, figures rounded to what is meant by them."""

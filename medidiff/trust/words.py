@@ -1,4 +1,4 @@
-"""What an odd sign means, in plain words."""
+"""What an odd sign means, in plain words that follow "the scan"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Signs = Mapping[str, float | None]
 
 
 def said(name: str, signs: _Signs, limits: Limits) -> str:
-    """A sentence about a sign beyond its limits.
+    """What a sign beyond its limits says of the scan, as what follows "the scan" in a sentence.
 
     Args:
         name: of the sign.
@@ -42,8 +42,8 @@ def _tissue(value: float, limits: Limits) -> str:
 
 def _corner(value: float, limits: Limits) -> str:
     if value > limits.middle:
-        return "its noise is strongest at the finest detail: sharpened, or not a scan"
-    return f"its noise is correlated, as if blurred over {_blur_voxels(10**value):.1f} voxels: filtered or interpolated"
+        return "has noise that is strongest at the finest detail: sharpened, or not a scan"
+    return f"has correlated noise, as if blurred over {_blur_voxels(10**value):.1f} voxels: filtered or interpolated"
 
 
 def _percent(value: float) -> str:
@@ -68,7 +68,7 @@ def _blur_voxels(ratio: float) -> float:
 _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
     "tissue": _tissue,
     "whole": lambda v, b: (
-        f"all of its tissue is {10**v:.0f} ml, a head has at least {10 ** _beyond(v, b):.0f}: "
+        f"has {10**v:.0f} ml of tissue in all, a head has at least {10 ** _beyond(v, b):.0f}: "
         "wrong voxel size or body part"
     ),
     "across": lambda v, b: (
@@ -81,15 +81,15 @@ _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
     ),
     "corner": _corner,
     "loud": lambda v, b: (
-        f"noise of {100 * 10**v:.0f} % of the brightness, "
+        f"has noise of {100 * 10**v:.0f} % of the brightness, "
         f"in scans of the kind at most {100 * 10 ** _beyond(v, b):.0f} %"
     ),
     "linked": lambda v, b: (
-        f"its noise is linked from voxel to voxel along all axes, by {_percent(v)} % where scans of the kind reach "
-        f"{_percent(_beyond(v, b))} %: smoothed, filtered or interpolated"
+        f"has noise that is linked from voxel to voxel along all axes, by {_percent(v)} % where scans of the kind "
+        f"reach {_percent(_beyond(v, b))} %: smoothed, filtered or interpolated"
     ),
     "patchy": lambda v, b: (
-        f"its grain is patchy, as filters leave it: its tails are {_percent(v)} % longer than a scanner's noise and "
+        f"has patchy grain, as filters leave it: its tails are {_percent(v)} % longer than a scanner's noise and "
         f"anatomy explain, in scans of the kind at most {_percent(_beyond(v, b))} %"
     ),
     "filtered": lambda v, _: (
@@ -110,7 +110,7 @@ _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
     "jump": lambda v, _: (
         f"looks put together wrongly: a slice differs from the next {10**v:.1f} times as much as those around do"
     ),
-    "twice": lambda v, _: f"slices stand twice: {100 * v:.0f} % of neighbours are the same",
+    "twice": lambda v, _: f"has slices that stand twice: {100 * v:.0f} % of neighbours are the same",
     "blocky": lambda v, _: (
         f"looks compressed with loss: steps at every eighth voxel are {100 * (10**v - 1):.0f} % larger"
     ),
@@ -125,19 +125,19 @@ _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
         f"looks mirrored: its left side looks like a right one (by {-v:.2f}; 1 for the mirror image of a typical head)"
     ),
     "order": lambda v, b: (
-        f"not of T1-weighted contrast: deep in the brain it is bright where the mean brain is by a rank correlation of "
-        f"{v:.2f}, in scans of the kind of at least {_beyond(v, b):.2f}"
+        f"is not of T1-weighted contrast: deep in the brain it is bright where the mean brain is by a rank correlation "
+        f"of {v:.2f}, in scans of the kind of at least {_beyond(v, b):.2f}"
     ),
     "grey": lambda v, b: (
-        f"not of T1-weighted contrast: grey matter is {100 * v:.0f} % as bright as white, "
+        f"is not of T1-weighted contrast: grey matter is {100 * v:.0f} % as bright as white, "
         f"in scans of the kind at most {100 * _beyond(v, b):.0f} %"
     ),
     "fluid": lambda v, b: (
-        f"not of T1-weighted contrast: fluid is {100 * v:.0f} % as bright as white matter, "
+        f"is not of T1-weighted contrast: fluid is {100 * v:.0f} % as bright as white matter, "
         f"in scans of the kind at most {100 * _beyond(v, b):.0f} %"
     ),
     "shading": lambda v, _: (
-        f"very uneven brightness: white matter varies by a factor of {math.exp(v):.1f} across the head"
+        f"is of very uneven brightness: white matter varies by a factor of {math.exp(v):.1f} across the head"
     ),
-    "ghost": lambda v, _: f"the air round the head is uneven by {100 * v:.0f} % of the tissue: ghosts, or not air",
+    "ghost": lambda v, _: f"has air round the head that is uneven by {100 * v:.0f} % of the tissue: ghosts, or not air",
 }

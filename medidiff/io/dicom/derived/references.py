@@ -27,7 +27,7 @@ def add_derivation(image: Dataset, provenance: Provenance, *, regridded: bool) -
     about = f"medidiff {provenance.version} {provenance.task}; research use only"
     if provenance.scope.get("verdict") == "outside":
         reasons = "; ".join(provenance.scope.get("reasons", ()))
-        about += f"; OUT OF SCOPE of the prior {provenance.scope.get('prior', '')}: {reasons}"
+        about += f"; OUT OF SCOPE of the prior {provenance.scope.get('prior', '')}: the scan {reasons}"
     image.DerivationDescription = about[:1024]
     image.DerivationCodeSequence = codes or [code("CONVERT", "99MEDIDIFF", "Conversion of the file format")]
 
