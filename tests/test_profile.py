@@ -165,7 +165,7 @@ def test_the_header_is_believed_and_the_command_line_before_it() -> None:
         (2.0, "a gap of 1 mm: by SliceThickness of the header"),
         (4.5, "an overlap of 1.5 mm: by SliceThickness of the header"),
         (3.01, "3 mm thick every 3 mm along axis K, no gap: by SliceThickness of the header"),
-        (None, "no gap: assumed, for nothing says how thick they are (--thickness)"),
+        (None, "no gap: assumed, for nothing says how thick they are (--thickness MM, in Python thickness_mm=MM)"),
     ],
 )
 def test_gaps_and_overlaps_are_told(prior, thickness, words) -> None:

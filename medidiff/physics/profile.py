@@ -25,6 +25,7 @@ PROFILES: Mapping[ProfileName, Profile] = {"box": box_profile, "gaussian": gauss
 _THICKEST = 3.0  # slice distances; no scanner makes slices that overlap further
 _MOST_TOLD: Mapping[ProfileName, float] = {"box": 1.5, "gaussian": 1.15}  # slice distances, see `Slices.tellable`
 _SAME = 0.01  # relative; headers round
+_TELL = "--thickness MM, in Python thickness_mm=MM"
 
 
 def slice_axis(volume: Volume) -> int:
@@ -81,7 +82,7 @@ class Slices:
             wanted = f"above 0 and at most {_THICKEST * distance:.4g} mm, {_THICKEST:g} times their distance"
             if thickness_mm is not None:
                 raise SettingsError("E-SETTING", found, wanted=wanted, attribute="--thickness")
-            mend = "Pass --thickness MM with the thickness that the protocol says."
+            mend = f"Pass the thickness that the protocol says ({_TELL})."
             raise InputError("E-THICKNESS", found, wanted=wanted, mend=mend, attribute="SliceThickness")
         origin = "SliceThickness of the header" if thickness_mm is None else "--thickness"
         same = abs(known / distance - 1) <= _SAME
@@ -99,7 +100,7 @@ class Slices:
         touch = f"a gap of {-apart:.3g} mm" if apart < 0 else f"an overlap of {apart:.3g} mm" if apart else "no gap"
         shape = "box profile" if self.profile == "box" else "Gaussian profile, full width at half maximum"
         sizes = f"{self.thickness_mm:.4g} mm thick every {self.distance_mm:.4g} mm along axis {'IJK'[self.axis]}"
-        known = f"by {self.origin}" if self.origin else "assumed, for nothing says how thick they are (--thickness)"
+        known = f"by {self.origin}" if self.origin else f"assumed, for nothing says how thick they are ({_TELL})"
         return f"slices {sizes}, {touch}: {known}; {shape}"
 
     def tellable(self, thinnest: float) -> Slices:
