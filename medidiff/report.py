@@ -39,8 +39,8 @@ class Look:
         radiological: the patient's right on the left of the picture, the front of a sagittal slice on the left too;
             false is the neurological convention, its mirror image.
         at_mm: world point (RAS+) that all three planes pass through; the middle of the tissue when left out.
-        window: black and white of the image panels, in their unit; from 0 (or lower, as in CT) to the 99.5th percentile
-            of the tissue when left out.
+        window: black and white of the image panels, in their unit; from 0 (or lower, as in CT) to the brightest tissue
+            when left out, but not to that of a bright scalp (`medidiff.views.grey_window`).
         units: unit of the voxels, for the colour bars.
         column_inches: width of a panel.
         dpi: pixels per inch.
@@ -205,7 +205,7 @@ def _limits(kind: _Kind, volumes: list[_Array], field: Field, look: Look) -> tup
         return -reach, reach
     if kind is _SPREAD:
         return 0.0, symmetric_reach(tissue)
-    return grey_window(tissue.mean(axis=0)) if look.window is None else _window(look.window)
+    return grey_window(_mean(volumes), field.mask) if look.window is None else _window(look.window)
 
 
 def _window(window: tuple[float, float]) -> tuple[float, float]:

@@ -63,6 +63,10 @@ SEQUENTIAL: Colours = (
 
 _MARGIN_MM = 6.0  # kept around the tissue
 _BRIGHTEST = 99.5  # percentile that is shown white, or in the full colour
+_ROOM = 1.2  # white over that percentile in the middle of the head: for what is brighter elsewhere, as a lesion
+_BELOW = 0.1  # of white: black may lie this far below 0 by noise or resampling
+_AROUND = 0.3  # of the head, on each side of its middle along each axis
+_DARKEST = 0.15  # of white: what is darker in the middle is no brain
 
 _ENDS = (("L", "R"), ("P", "A"), ("I", "S"))  # low and high end of each world axis
 
@@ -234,12 +238,43 @@ class Field:
         return [upright.cut(plane, self.at, box=self.box, radiological=radiological) for plane in PLANES]
 
 
-def grey_window(tissue: ArrayLike) -> tuple[float, float]:
-    """Black and white for the numbers of a tissue: from 0 (or lower, as in CT) to their 99.5th percentile."""
-    values = np.asarray(tissue)
+def grey_window(image: ArrayLike, tissue: ArrayLike) -> tuple[float, float]:
+    """Black and white of a scan: from 0 (or lower, as in CT) to the 99.5th percentile of its tissue.
+
+    Of a whole head in T1 that is the fat of the scalp, three times as bright as the brain. So white lies no further
+    than 1.2 times the same percentile in the middle of the head: what is brighter outside of it may be clipped. Of
+    numbers far below 0 (HU, or normalised) no multiple says how bright they look, and the whole tissue counts.
+
+    Args:
+        image: (I, J, K) finite in the tissue.
+        tissue: (I, J, K), true in at least one voxel.
+
+    Example:
+        >>> head = np.full((8, 8, 8), 1000.0)
+        >>> head[2:6, 2:6, 2:6] = 300.0
+        >>> grey_window(head, head > 0)
+        (0.0, 360.0)
+    """
+    mask = np.asarray(tissue, dtype=bool)
+    values = np.asarray(image)[mask]
     low = min(0.0, float(np.percentile(values, 100 - _BRIGHTEST)))
     high = float(np.percentile(values, _BRIGHTEST))
+    middle = np.asarray(image)[_innermost(mask)]
+    brain = float(np.percentile(middle[np.isfinite(middle)], _BRIGHTEST)) if np.isfinite(middle).any() else low
+    if brain > _DARKEST * high and low > -_BELOW * high:
+        high = min(high, _ROOM * brain)
     return (low, high) if high > low else (low, low + 1.0)
+
+
+def _innermost(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The middle of the box of a mask, small enough that its corners reach no scalp."""
+    found = []
+    for axis in range(3):
+        reach = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        first, count = int(reach[0]), int(reach[-1]) + 1 - int(reach[0])
+        edge = int(_AROUND * count)
+        found.append(slice(first + edge, first + count - edge))
+    return tuple(found)
 
 
 def symmetric_reach(difference: ArrayLike) -> float:

@@ -10,7 +10,7 @@ from scipy import ndimage
 from medidiff import report
 from medidiff.errors import InputError, MedidiffError, OutputError, SettingsError
 from medidiff.report import Look, comparison, montage
-from medidiff.views import PLANES, Upright, view
+from medidiff.views import PLANES, Upright, grey_window, view
 from medidiff.volume import Geometry
 
 DIRECTION = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
@@ -185,6 +185,40 @@ def test_removed_nothing_is_grey_uncertain_of_nothing_is_black_and_images_share_
     signed_off = comparison(tmp_path / "q.png", flat, geometry=geometry, look=look, signed=())
     grey = matplotlib.image.imread(signed_off)[120:130, round((0.42 + 2 * 1.57 + 0.675) * 100), :3]
     assert grey.max() < 0.03  # the negative: as an image, nothing would be black
+
+
+def head(*, scalp=1000.0, lesion=330.0):
+    """A brain of 300 with a lesion near its edge, in a shell of fat."""
+    away = np.linalg.norm(np.indices((40, 48, 32)) - np.array((20, 24, 16))[:, None, None, None], axis=0)
+    image = np.select([away < 13, away < 15], [300.0, scalp], 0.0) + np.random.default_rng(0).normal(0, 2, away.shape)
+    image[20:23, 14:17, 16:19] = lesion
+    return image.astype(np.float32), away < 15
+
+
+def test_a_bright_scalp_does_not_make_the_brain_dark_and_a_lesion_is_not_clipped():
+    image, tissue = head()
+    low, high = grey_window(image, tissue)
+    assert 300 / high > 0.8
+    assert high > 330 + 6  # room for what is brighter than the middle of the brain
+    assert low == pytest.approx(0, abs=10)
+
+
+def test_white_is_the_brightest_tissue_where_there_is_no_bright_scalp():
+    image, tissue = head(scalp=200.0)
+    assert grey_window(image, tissue)[1] == np.percentile(image[tissue], 99.5)
+    image, tissue = head()
+    below = image - 400  # as HU or normalised numbers: their zero is not black
+    assert grey_window(below, tissue)[1] == np.percentile(below[tissue], 99.5)
+    hollow = np.where(image > 600, image, 0)  # nothing in the middle that could say how bright a brain is
+    assert grey_window(hollow, hollow > 0)[1] == np.percentile(hollow[hollow > 0], 99.5)
+
+
+def test_a_page_of_a_head_shows_its_brain_bright(tmp_path):
+    image, _ = head()
+    grid = Geometry.regular(image.shape, spacing_mm=(1.0, 1.0, 1.0))
+    picture = matplotlib.image.imread(comparison(tmp_path / "p.png", {"scan": image}, geometry=grid, look=Look(dpi=60)))
+    rows, columns = 19 + np.array((60, 70)), 25 + np.array((60, 70))  # pixels in the middle of the axial panel
+    assert picture[slice(*rows), slice(*columns), :3].mean() > 0.75
 
 
 def test_the_same_page_has_the_same_bytes_and_leaves_matplotlib_alone(tmp_path, panels):

@@ -76,7 +76,8 @@ def case_report(
         spread: (1, I, J, K) standard deviation of the draws, on the grid of the result.
         provenance: how the result was made.
         radiological: the patient's right on the left of the picture; false for the mirror image.
-        window: black and white of the slices; when left out from 0 to the brightest tissue, for CT soft tissue.
+        window: black and white of the slices; when left out from 0 to the brightest tissue but for a
+            bright scalp, for CT soft tissue.
 
     Raises:
         InputError: several channels, voxels that are not finite, or grids that do not fit each other.
@@ -138,8 +139,7 @@ class _Plane:
 
 
 def _layers(pair: Pair, spread: Any, window: tuple[float, float] | None) -> list[Layer]:
-    tissue = pair.shown[pair.inside]
-    grey = window or (SOFT_TISSUE_HU if pair.before.modality == "CT" else grey_window(tissue))
+    grey = window or (SOFT_TISSUE_HU if pair.before.modality == "CT" else grey_window(pair.shown, pair.inside))
     change = pair.change
     reach = symmetric_reach(change[pair.inside])
     layers = [

@@ -75,7 +75,7 @@ def strips(
     few = [_few(volume.data) for volume in volumes]
     tissue = _tissue(few[0])
     at = volumes[0].index(at_mm) if at_mm is not None else _middle(tissue, volumes[0].data.shape)
-    grey = _checked(window) if window else _grey(few[0][tissue], exhibit.modality)
+    grey = _checked(window) if window else _grey(few[0], tissue, exhibit.modality)
     found = []
     for panel, volume, numbers in zip(exhibit.panels, volumes, few, strict=True):
         limits = (0.0, _reach(numbers[tissue])) if panel.spread else grey
@@ -122,11 +122,11 @@ def _middle(tissue: NDArray[np.bool_], shape: tuple[int, ...]) -> tuple[int, int
     return x, y, z
 
 
-def _grey(tissue: _Numbers, modality: str) -> tuple[float, float]:
+def _grey(few: _Numbers, tissue: NDArray[np.bool_], modality: str) -> tuple[float, float]:
     if modality == "CT":
         return SOFT_TISSUE_HU
-    finite = tissue[np.isfinite(tissue)]
-    return grey_window(finite) if finite.size else (0.0, 1.0)
+    finite = tissue & np.isfinite(few)
+    return grey_window(few, finite) if finite.any() else (0.0, 1.0)
 
 
 def _reach(tissue: _Numbers) -> float:
