@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 from pathlib import Path
 
 import jinja2
@@ -12,7 +13,7 @@ import pytest
 
 from medidiff.qc import Case, case_report, cohort_page
 from medidiff.qc import page as pages
-from medidiff.volume import Geometry, Volume
+from medidiff.volume import Geometry, Provenance, Volume
 from tests.qc_cases import HOSTILE, pair, report
 from tests.servers import require
 
@@ -155,6 +156,45 @@ def test_a_scan_that_is_hardly_a_volume_has_a_page_all_the_same(shape, browser, 
     assert page.complaints == []
     assert page.run("document.documentElement.scrollWidth") <= 1400
     assert page.run("[...document.images].every((image) => image.naturalWidth > 0)")
+
+
+LABELS = """[...document.querySelectorAll("svg.bar")].map((bar) => [...bar.querySelectorAll("text")].map((text) => {
+  const [box, all] = [text.getBoundingClientRect(), bar.getBoundingClientRect()];
+  return [text.textContent, box.left - all.left, box.right - all.left, box.top, box.bottom, all.width];
+}))"""
+
+
+def overprinted(labels):
+    """Pairs of labels of a colour bar that touch each other, and those that stick out of it."""
+    touch = [
+        (one[0], other[0])
+        for one, other in itertools.combinations(labels, 2)
+        if min(one[2], other[2]) > max(one[1], other[1]) and min(one[4], other[4]) > max(one[3], other[3]) + 1
+    ]
+    return touch + [label[0] for label in labels if label[1] < 0 or label[2] > label[5]]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.45, 0.55, 0.8, 0.93, 0.999])
+def test_labels_of_a_colour_bar_do_not_touch_wherever_the_noise_level_is(share, browser, tmp_path):
+    before, after = pair()
+    spread = after.with_data(np.full_like(after.data, 1 / share))
+    change = np.where(np.indices(before.shape)[0] % 2, np.float32(1 / share), np.float32(-1 / share))
+    record = Provenance("denoise", "0.1.0", settings={"noise": "gaussian", "noise_level": 1.0})
+    shown = case_report(before, before.with_data(before.data + change), spread=spread, provenance=record)
+    (tmp_path / "bar.html").write_text(shown.page, encoding="utf-8")
+    page = browser.open(tmp_path / "bar.html")
+    page.wait(READY)
+    signed, plain = page.run(LABELS)
+    assert [label[0] for label in signed] == [
+        f"{-1 / share:.3g}",
+        "0",
+        f"{1 / share:.3g}",
+        "noise level",
+        "− noise level",
+    ]
+    assert [label[0] for label in plain] == ["0", f"{1 / share:.3g}", "noise level"]
+    assert overprinted(signed) == overprinted(plain) == []
+    assert overprinted([signed[0], signed[0]]) == [(signed[0][0], signed[0][0])]
 
 
 def test_colours_tell_the_sign_of_the_change(browser, tmp_path):

@@ -157,13 +157,22 @@ def _hex(colours: Colours) -> list[str]:
 
 
 def _scale(layer: Layer, level: float | None) -> dict[str, Any]:
-    """A colour bar: its colours and its ticks, with the noise level among them."""
+    """A colour bar: its colours, its ticks, and above it the noise level, its words where there is room."""
     low, high = layer.window
-    ticks = [(low, f"{low:.3g}"), (0.0, "0"), (high, f"{high:.3g}")]
-    if level and 0.15 * high < level < 0.85 * high:
-        ticks += [(level, "noise level")] + ([(-level, "− noise level")] if low < 0 else [])
-    places = {round((value - low) / (high - low), 4): text for value, text in sorted(ticks)}
-    return {"colours": _hex(layer.colours), "ticks": list(places.items())}
+    ticks = {low: f"{low:.3g}", 0.0: "0", high: f"{high:.3g}"}
+    levels = []
+    if level and level < high:
+        outward, inward = ("start", "end") if level < high / 2 else ("end", "start")
+        levels = [(level, "noise level", outward)] + ([(-level, "− noise level", inward)] if low < 0 else [])
+
+    def place(value: float) -> float:
+        return round((value - low) / (high - low), 4)
+
+    return {
+        "colours": _hex(layer.colours),
+        "ticks": [(place(value), text) for value, text in ticks.items()],
+        "levels": [(place(value), text, anchor) for value, text, anchor in levels],
+    }
 
 
 def _convention(geometry: Geometry, *, radiological: bool) -> str:
