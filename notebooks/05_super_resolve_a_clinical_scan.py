@@ -15,8 +15,8 @@
 #
 # Clinical scans are often fine in plane and thick across: 0.9 mm by 0.9 mm by 4 mm. Here a folder of DICOM files goes
 # in, the series in it is brought to voxels of 1 mm, and you decide by a report whether to use it. If so, you say so in
-# the first code cell (`LOOKED`), and it goes back into the study as a new series. Run the cells from top to bottom; you
-# need not know the API.
+# the first code cell (`LOOKED`), and a new series of the same study is kept in `out/clinical/series-1`; your own folder
+# stays as it is. Run the cells from top to bottom; you need not know the API.
 #
 # The bundled prior knows T1-weighted brain MR, and has seen some T2 and FLAIR. **Research use only, not for
 # diagnosis.**
@@ -25,12 +25,13 @@
 import os
 from pathlib import Path
 
-STUDY = ""  # the folder of your study; empty for an example: the bundled brain in slices of 4 mm
+STUDY = ""  # the folder of your study; empty for an example: the bundled brain in slices of 4 mm, with noise of 1 %
 SERIES = 0  # which scan of the folder, by its number in the list below; 0 where there is but one
+REPAIRS = {}  # what may be repaired, such as {"on_gap": "resample"} for --on-gap resample
 VOXEL = 1.0  # mm; axes that are finer already stay as they are
 OUT = Path("out") / "clinical"  # results go here
 DRAWS, STEPS, SEED = 4, 2, 0  # plausible fine volumes, and evaluations of the network for each
-LOOKED = False  # set to True when you have looked at the report and want the result written into the study
+LOOKED = False  # True when you have looked at the report and want the new series kept, in OUT / "series-1"
 
 SHORT = os.environ.get("MEDIDIFF_SHORT") == "1"  # a small part of the scan and few steps, for the tests
 DRAWS, STEPS = (2, 1) if SHORT else (DRAWS, STEPS)
@@ -40,7 +41,7 @@ DRAWS, STEPS = (2, 1) if SHORT else (DRAWS, STEPS)
 #
 # `md.inspect` reads headers only and shows nothing that names the patient. A series that is not one regular stack (a
 # slice is missing, two scans are mixed, the gantry was tilted) is refused, with the reason and what would allow it;
-# nothing is guessed.
+# nothing is guessed. An option that a reason names is an entry of `REPAIRS` in the first code cell.
 
 # %%
 from itertools import count
@@ -54,10 +55,12 @@ from medidiff.io import ReadOptions
 from medidiff.metrics.peers import cubic_spline
 from medidiff.qc import case_report, write_page
 from medidiff.report import Look, comparison
+from medidiff.showing.plain import plainly
 
 OUT.mkdir(parents=True, exist_ok=True)
 study = Path(STUDY) if STUDY else md.example_study(OUT / "study")
-contents = md.inspect(study)
+with plainly():  # a refusal is one line
+    contents = md.inspect(study)
 for number, found in enumerate(contents.series, 1):
     size, voxel = (" × ".join(f"{n:.3g}" for n in each) for each in (found.shape, found.spacing_mm))
     print(f"scan {number}: {found.modality}, {found.files} files, {size} voxels of {voxel} mm, {found.orientation}")
@@ -71,7 +74,10 @@ print(f"{len(contents.skipped)} files that are no scan")
 # the left, and has true proportions. The steps in the coronal and the sagittal picture are the thick slices.
 
 # %%
-scan = md.read(study, ReadOptions(scan=SERIES))
+HERE = "In this notebook --scan N is SERIES = N, and a repair an entry of REPAIRS, in the first code cell."
+with plainly(HERE):
+    options = ReadOptions(scan=SERIES, **REPAIRS)
+    scan = md.read(study, options)
 if SHORT:  # a part of it, where it lies in the patient
     first, size = (48, 60, 5), (56, 56, 8)
     affine = scan.geometry.affine.copy()
@@ -139,22 +145,22 @@ print("  2. Stop and keep to the thick scan if edges were added that it does not
 print("  3. Else, if you want it: LOOKED = True in the first code cell; run that cell, then the last one.")
 
 # %% [markdown]
-# ## 6. Back into the study
+# ## 6. A new series of the study
 #
 # The result becomes a new series of the same study: the patient's modules are the source's, the series and its images
-# are new, marked as derived and for research, and refer to their source. It is read back and compared. Nothing of the
-# source is changed, and nothing is sent anywhere; `medidiff pacs push` does that, to an address that you name.
+# are new, marked as derived and for research, and refer to their source. It is read back and compared. The folder of
+# the study stays as it is, and nothing is sent anywhere; `medidiff pacs push` does that, to an address that you name.
 #
 # With `LOOKED = False` this is a rehearsal: the series is written into a scratch folder, read back and thrown away.
-# With `LOOKED = True` it stays, in a new folder for each run.
+# With `LOOKED = True` it is kept in `out/clinical/series-1`, and of further runs in `series-2` and so on.
 
 # %%
 numbered = (OUT / f"series-{number}" for number in count(1))
 series = next(folder for folder in numbered if not folder.exists())
 with TemporaryDirectory(dir=OUT) as scratch:
     place = series if LOOKED else Path(scratch) / "series"
-    options = ReadOptions(scan=SERIES)  # which scan of the study it joins
-    written = md.write(sharp.mean, place, like=study, options=options, provenance=sharp.provenance)
+    joins = {"like": study, "options": options}  # the scan of the study that it goes with
+    written = md.write(sharp.mean, place, **joins, provenance=sharp.provenance)
     back = md.read(place)
 images = sum(path.suffix == ".dcm" for path in written)
 shift = back.geometry.distance_mm(sharp.mean.geometry)

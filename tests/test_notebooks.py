@@ -33,6 +33,9 @@ NAMES = [
 ]
 MOST_CELLS = 15
 SAYS = {
+    "02_denoise_your_scan": r"Data consistency .* expected: at most .*\n(.*\n)*VERDICT: .*report\.html",
+    "03_make_a_synthetic_data_set": r"of their kind\.\nNothing .* of anybody\.\nmay be asked: contrast T1w",
+    "04_augment_a_segmenter": r"with less without .*\nseeds of an arm apart ",
     "06_train_a_prior_on_your_scans": r"the bundled fine-t1: [\d,]+ patches",
     "07_what_does_the_model_not_know": r"as it is .* no, .*\nwith a lesion .* yes, .*\nwith its unseen part .* no, ",
 }
@@ -162,6 +165,21 @@ def test_a_clinical_study_of_several_series_gets_the_result_once_the_user_has_lo
     referenced = {item.ReferencedSOPInstanceUID for item in joined.SourceImageSequence}
     source = {path: pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in study.rglob("*.dcm")}
     assert referenced <= {uid for path, uid in source.items() if path.parent.name == "again"}
+
+
+def test_of_several_scans_the_clinical_notebook_says_in_one_line_which_setting_chooses(tmp_path, study):
+    first = outputs(executed(CLINICAL, tmp_path, STUDY=str(study)), "error")[0]
+    assert len(first.traceback) == 1
+    assert re.fullmatch(r"E-MULTISERIES: .* In this notebook --scan N is SERIES = N, .*", first.traceback[0])
+
+
+def test_missing_slices_are_repaired_by_the_clinical_notebook_where_its_user_says_so(tmp_path):
+    study = md.example_study(tmp_path / "a study")
+    sorted((study / "T1w").iterdir())[12].unlink()
+    first = outputs(executed(CLINICAL, tmp_path, STUDY=str(study)), "error")[0]
+    assert re.fullmatch(r"E-GAP: .*--on-gap resample.* a repair an entry of REPAIRS, .*", first.traceback[0])
+    again = executed(CLINICAL, tmp_path, STUDY=str(study), REPAIRS={"on_gap": "resample"})
+    assert faults(again) == []
 
 
 def test_as_shipped_the_clinical_notebook_writes_nothing_and_says_what_to_do(tmp_path):
