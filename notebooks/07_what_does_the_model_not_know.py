@@ -49,7 +49,7 @@ from importlib.resources import files
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from scipy import stats
+from scipy import ndimage, stats
 
 import medidiff as md
 from medidiff.anatomy import foreground
@@ -155,19 +155,28 @@ for region, mask in regions.items():
 # %% [markdown]
 # ## 5. What became of the lesions?
 #
-# *Recovered contrast* is how far the answer darkens at the lesion, as a share of what is true: 1 is all of it, 0 is a
-# lesion that is gone. The cubic spline has it too: what is thinner than a slice is averaged into its slice before any
-# software sees it. Where the last picture is bright, the truth lies outside the stretched interval: the model was wrong
-# and did not say so.
+# A circle marks each lesion; that of 3 mm lies wholly within one slice. *Recovered contrast* is how far the answer
+# darkens at the lesion, as a share of what is true: 1 is all of it, 0 is a lesion that is gone. The cubic spline loses
+# it too: what is thinner than a slice is averaged into its slice before any software sees it. Where the last picture is
+# bright, the truth lies outside the stretched interval: the model was wrong and did not say so.
 
 # %%
 spline = cubic_spline(scan.data[0], np.linalg.inv(scan.geometry.affine) @ grid.affine, shape=BLOCK)
+
+
+def where_shown(lesion: np.ndarray, at_mm: np.ndarray) -> tuple[float, float]:
+    """The middle of a lesion in a coronal picture, in mm from its lower left corner."""
+    cut = view(lesion, grid, PLANES[1], at_mm=at_mm)
+    down, along = (np.array(ndimage.center_of_mass(cut.pixels)) + 0.5) / cut.pixels.shape
+    return along * cut.size_mm[0], (1 - down) * cut.size_mm[1]
+
+
 outside = np.maximum(np.abs(error) - stretch * half, 0) * inside / gain
 draw = posterior.draws[0].data[0]
 shown = {"truth": truth.data[0], "cubic spline": spline, "mean": mean, "one draw": draw, "beyond the interval": outside}
 tall = 2.1 * BLOCK[2] * apart / (BLOCK[0] * across) + 0.6  # inches of a row
 figure, rows = plt.subplots(len(lesions), len(shown), figsize=(11, len(lesions) * tall + 1.1), layout="constrained")
-for number, (row, (name, (centre, _))) in enumerate(zip(rows, LESIONS.items(), strict=True)):
+for number, (row, (name, (centre, size))) in enumerate(zip(rows, LESIONS.items(), strict=True)):
     at_mm = grid.world(np.subtract(centre, FIRST))
     drawn = []
     for axes, (title, volume) in zip(row, shown.items(), strict=True):
@@ -176,6 +185,7 @@ for number, (row, (name, (centre, _))) in enumerate(zip(rows, LESIONS.items(), s
         extent = (0, cut.size_mm[0], 0, cut.size_mm[1])
         drawn.append(axes.imshow(cut.pixels, cmap=colours, vmin=0, vmax=top, extent=extent))
         edge_letters(axes, cut)
+        axes.add_patch(plt.Circle(where_shown(lesions[name], at_mm), size / 2 + 3, fill=False, color="C1"))
         axes.set(title="" if number else title, xlabel="mm", yticks=[])
     row[0].set(ylabel=f"lesion of {name}")
 for picture, some in ((drawn[0], rows[:, :-1]), (drawn[-1], rows[:, -1:])):
@@ -185,7 +195,9 @@ plt.show()
 print(f"{'recovered contrast':18}" + "".join(f"{name:>14}" for name in list(shown)[1:4]))
 for name, lesion in lesions.items():
     change = [np.sum((volume - healthy) * lesion) for volume in list(shown.values())[:4]]
-    print(f"lesion of {name:8}" + "".join(f"{each / change[0]:14.2f}" for each in change[1:]))
+    slices_hit = np.unique(np.nonzero(lesion)[2] // FACTOR).size
+    within = "wholly within one slice" if slices_hit == 1 else f"in {slices_hit} slices"
+    print(f"lesion of {name:8}" + "".join(f"{each / change[0]:14.2f}" for each in change[1:]) + f"   {within}")
 
 # %% [markdown]
 # ## 6. What can the scan contradict?
@@ -222,5 +234,6 @@ for name, planted in {"as it is": 0 * plain, "with a lesion": plain, "with its u
 #   scans that are not, and you must not read the share for them.
 # * **A clean report.** It finds what the scan contradicts. What lies in the gaps of the measurement it cannot find,
 #   and that is where a prior invents.
-# * **One brain.** The figures above are of one person and two lesions; `docs` has those of many, with intervals.
+# * **One brain.** The figures above are of one person and two lesions; `docs/uncertainty.md` has those of many, with
+#   intervals.
 # * **So:** measure thin slices where a thin finding matters. No software gives back what was not measured.
