@@ -67,8 +67,10 @@ plt.rcParams |= {"figure.dpi": 110, "font.size": 9, "axes.titlesize": 9.5}
 
 cascade = md.Cascade(effort=Effort(coarse=4) if SHORT else None)
 card = cascade.coarse.card
-print(card.summary, f"{card.heads} training heads.", *card.limits, sep="\n")
-print("may be asked:", card.vocabulary)
+print(card.summary, *card.recipe["limits"], sep="\n")  # card.limits also says how it was trained
+known = card.vocabulary
+ages = " to ".join(f"{age:g}" for age in known.ages)
+print(f"may be asked: contrast {' or '.join(known.contrasts)}, age {ages}, sex {' or '.join(known.sexes)}")
 try:
     cascade.check(md.Request(age=7.0))
 except SettingsError as refusal:
@@ -95,7 +97,8 @@ print("drawn again, the same bytes:", again.image.data.tobytes() == cases[-1].im
 def shown(name: str, panels: dict[str, np.ndarray], grid: md.Geometry) -> None:
     """Three planes of each, in a picture that says that nobody is in it."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    look = Look(window=(0, 1.1), units="tissue maximum = 1", column_inches=2.1, dpi=110)
+    wide = max(2.1, 5 / len(panels))  # inches of a panel: one alone must have room for the line at the foot
+    look = Look(window=(0, 1.1), units="tissue maximum = 1", column_inches=wide, dpi=110)
     path = comparison(PICTURES / f"{name}.png", panels, geometry=grid, title="Synthetic: nobody", look=look)
     display(Image(str(path)))
 
