@@ -42,6 +42,8 @@ IMAGES, CHANNELS = (32, (4, 8)) if SHORT else (2400, (16, 32))
 
 # %%
 import json
+import textwrap
+from dataclasses import asdict
 from importlib.resources import files
 
 import matplotlib.pyplot as plt
@@ -141,7 +143,10 @@ split_text = f"[mine]\ntrain = {json.dumps(names[:-2])}\nvalidation = {json.dump
 (OUT / "split.toml").write_text(f"{split_text}test = {json.dumps(names[-1:])}\n")
 recipe = read_recipe(OUT / "recipe.toml")
 print(f"{recipe.name}: {recipe.fit.images} patches of {recipe.fit.patch}³ voxels, {recipe.fit.batch} a step")
-print(recipe.degradation)
+words = [
+    f"{name} {' to '.join(f'{v:g}' for v in np.atleast_1d(each))}" for name, each in asdict(recipe.degradation).items()
+]
+print(textwrap.fill(f"what is done to a patch: {', '.join(words)}", 100))
 
 # %% [markdown]
 # ## 3. Train
@@ -214,8 +219,12 @@ mine
 
 # %%
 about = md.Prior.load(str(card)).card
-for name in ("name", "summary", "contrasts", "images", "limits", "licence", "sources", "metrics"):
-    print(f"{name:10} {getattr(about, name)}")
+scored = ", ".join(f"{name} {value:.4g}" for name, value in about.metrics.items())
+entries = {"name": about.name, "summary": about.summary, "contrasts": ", ".join(about.contrasts)}
+entries |= {"images": f"{about.images:,} patches", "limits": " ".join(about.limits), "licence": about.licence}
+entries |= {"sources": "; ".join(about.sources), "metrics": scored}
+for name, entry in entries.items():
+    print(textwrap.fill(f"{name:10} {entry}", 100, subsequent_indent=" " * 11))
 real = md.Prior.load("fine-t1").card
 print(f"\nand the bundled {real.name}: {real.images:,} patches of {real.recipe['fit']['patch']}³, {real.summary}")
 
