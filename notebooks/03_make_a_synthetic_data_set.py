@@ -97,7 +97,7 @@ print("drawn again, the same bytes:", again.image.data.tobytes() == cases[-1].im
 def shown(name: str, panels: dict[str, np.ndarray], grid: md.Geometry) -> None:
     """Three planes of each, in a picture that says that nobody is in it."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    wide = max(2.1, 5 / len(panels))  # inches of a panel: one alone must have room for the line at the foot
+    wide = max(2.1, 5.2 / len(panels))  # inches of a panel: the lines at the foot must have room
     look = Look(window=(0, 1.1), units="tissue maximum = 1", column_inches=wide, dpi=110)
     path = comparison(PICTURES / f"{name}.png", panels, geometry=grid, title="Synthetic: nobody", look=look)
     display(Image(str(path)))
@@ -225,7 +225,8 @@ stored = open_stored(OUT)
 back = next(iter(stored.cases(stored.numbers[:1])))
 kept = next(case for case in cases if case.number == back.number)
 print("as it was drawn:", np.array_equal(back.image.data, kept.image.data))
-shown("stored", {f"{kept.name}, from the set": back.image.data[0]}, back.image.geometry)
+pair = {f"{kept.name}, drawn": kept.image.data[0], "from the set": back.image.data[0]}
+shown("stored", pair, back.image.geometry)
 
 # %% [markdown]
 # ## What not to trust
