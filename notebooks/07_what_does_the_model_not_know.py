@@ -157,7 +157,7 @@ for region, mask in regions.items():
 #
 # A circle marks each lesion; that of 3 mm lies wholly within one slice. *Recovered contrast* is how far the answer
 # darkens at the lesion, as a share of what is true: 1 is all of it, 0 is a lesion that is gone. The cubic spline loses
-# it too: what is thinner than a slice is averaged into its slice before any software sees it. Where the last picture is
+# some too: what is thinner than a slice is averaged into its slice before any software sees it. Where the last picture is
 # bright, the truth lies outside the stretched interval: the model was wrong and did not say so.
 
 # %%
@@ -185,7 +185,7 @@ for number, (row, (name, (centre, size))) in enumerate(zip(rows, LESIONS.items()
         extent = (0, cut.size_mm[0], 0, cut.size_mm[1])
         drawn.append(axes.imshow(cut.pixels, cmap=colours, vmin=0, vmax=top, extent=extent))
         edge_letters(axes, cut)
-        axes.add_patch(plt.Circle(where_shown(lesions[name], at_mm), size / 2 + 3, fill=False, color="C1"))
+        axes.add_patch(plt.Circle(where_shown(lesions[name], at_mm), size / 2 + 3, fill=False, color="red"))
         axes.set(title="" if number else title, xlabel="mm", yticks=[])
     row[0].set(ylabel=f"lesion of {name}")
 for picture, some in ((drawn[0], rows[:, :-1]), (drawn[-1], rows[:, -1:])):
@@ -195,7 +195,7 @@ plt.show()
 print(f"{'recovered contrast':18}" + "".join(f"{name:>14}" for name in list(shown)[1:4]))
 for name, lesion in lesions.items():
     change = [np.sum((volume - healthy) * lesion) for volume in list(shown.values())[:4]]
-    slices_hit = np.unique(np.nonzero(lesion)[2] // FACTOR).size
+    slices_hit = np.unique(np.nonzero(lesion > 0.01)[2] // FACTOR).size
     within = "wholly within one slice" if slices_hit == 1 else f"in {slices_hit} slices"
     print(f"lesion of {name:8}" + "".join(f"{each / change[0]:14.2f}" for each in change[1:]) + f"   {within}")
 

@@ -37,7 +37,10 @@ SAYS = {
     "03_make_a_synthetic_data_set": r"of their kind\.\nNothing .* of anybody\.\nmay be asked: contrast T1w",
     "04_augment_a_segmenter": r"with less without .*\nseeds of an arm apart ",
     "06_train_a_prior_on_your_scans": r"the bundled fine-t1: [\d,]+ patches",
-    "07_what_does_the_model_not_know": r"as it is .* no, .*\nwith a lesion .* yes, .*\nwith its unseen part .* no, ",
+    "07_what_does_the_model_not_know": (
+        r"lesion of 3 mm .* wholly within one slice\n(.*\n)*"
+        r"as it is .* no, .*\nwith a lesion .* yes, .*\nwith its unseen part .* no, "
+    ),
 }
 SECONDS_A_CELL = 900  # far above what a cell needs: a limit for what hangs, not a measurement
 
