@@ -157,8 +157,8 @@ for region, mask in regions.items():
 #
 # A circle marks each lesion; that of 3 mm lies wholly within one slice. *Recovered contrast* is how far the answer
 # darkens at the lesion, as a share of what is true: 1 is all of it, 0 is a lesion that is gone. The cubic spline loses
-# some too: what is thinner than a slice is averaged into its slice before any software sees it. Where the last picture is
-# bright, the truth lies outside the stretched interval: the model was wrong and did not say so.
+# some too: what is thinner than a slice is averaged into its slice before any software sees it. Where the last picture
+# is bright, the truth lies outside the stretched interval: the model was wrong and did not say so.
 
 # %%
 spline = cubic_spline(scan.data[0], np.linalg.inv(scan.geometry.affine) @ grid.affine, shape=BLOCK)
