@@ -292,10 +292,11 @@ def _following(alone: Tensor, question: Question) -> Callable[[Tensor], tuple[Te
     """What makes an answer follow its scan, and in which share of the tissue it did so beyond noise.
 
     All have the scan's averages, as far as their mean, `alone`, lacks them: draws stay as far from it as noise leaves
-    open. A denoised answer is held against its scan before any more is given back.
+    open. Not so of a CT: filtered back projection links its noise over several voxels, and averages are full of it. A
+    denoised answer is held against its scan before any more is given back.
     """
     evidence = _evidence(question)
-    lost = averages_lost(alone, evidence)
+    lost = torch.zeros_like(alone) if question.volume.modality == "CT" else averages_lost(alone, evidence)
     if question.operator.is_identity:
         return lambda x: (x + lost, 0.0)
     return lambda x: supported(x + lost, evidence)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from small_prior import small_prior
 
 import medidiff as md
 from medidiff import agreeing as agreement
@@ -162,3 +163,12 @@ def test_a_super_resolved_answer_has_its_averages_too_and_the_spread_of_its_draw
     moved = answer.mean.data - alone.mean.data
     assert 0 < float(np.sqrt(np.mean(moved**2))) < 0.03
     assert float(np.median(np.abs(answer.std.data - alone.std.data))) < 0.02 * float(np.median(alone.std.data))
+
+
+def test_a_ct_whose_noise_is_linked_has_what_its_prior_says(monkeypatch):
+    rng = np.random.default_rng(3)
+    hu = np.where(bright().numpy() > 0.3, 40.0, -1000.0) + 30 * rng.standard_normal(SHAPE)
+    scan, how = Volume(hu.astype(np.float32), GRID, "CT"), {"prior": small_prior("CT"), "noise_level": 30.0}
+    answer = md.denoise(scan, **how).mean.data
+    without(monkeypatch)
+    assert np.array_equal(md.denoise(scan, **how).mean.data, answer)
