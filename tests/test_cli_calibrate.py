@@ -271,13 +271,14 @@ def test_a_run_with_intervals_is_replayed_with_its_calibration(fitted, noisy, ca
     assert told["files"] == 6  # three scans, each with its record
 
 
-@pytest.mark.parametrize("task", ["denoise", "superresolve"])
-def test_the_bundled_calibration_is_for_the_bundled_prior_and_its_scans(task):
+@pytest.mark.parametrize(("task", "levels"), [("denoise", 5), ("superresolve", 3)])
+def test_the_bundled_calibration_is_for_the_bundled_prior_and_its_scans(task, levels):
     held = read_calibration(Path("bundled"), task=task)
     card = Prior.load("fine-t1").card
     assert (held.made.prior, held.made.prior_sha256, held.made.task) == (card.name, card.weights_sha256, task)
     assert (held.patients, held.share, held.outside, held.origin) == (4, 0.8, 0, "degraded")
-    assert len(held.nodes) == 3
+    assert (held.lawless, held.contradicted) == (0, 0)
+    assert len(held.nodes) == levels
     assert [low for low, _ in held.spacing_mm] == pytest.approx([0.868, 0.868, 1.0], abs=0.01)
 
 
