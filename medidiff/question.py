@@ -137,9 +137,7 @@ def _blank(volume: Volume, scale: IntensityScale, decisions: list[str]) -> NDArr
     """Where the scan's background was set to one value, which it keeps."""
     blank = blank_background(volume, below=scale.offset + _DARK * scale.gain)
     if blank is not None:
-        decisions.append(
-            f"{100 * float(blank.mean()):.2g} % of the scan is background of one value, and stays as it is"
-        )
+        decisions.append(f"{100 * blank.mean():.3g} % of the scan is background of one value, which stays as it is")
     return blank
 
 

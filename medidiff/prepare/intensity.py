@@ -25,9 +25,7 @@ _HU_AIRY = (-1100.0, -700.0)  # air and lung
 _HU_FAT_END = -500.0  # between lung and fat
 _FEWEST_AIRY, _MOSTLY = 0.01, 0.6  # shares of all voxels, and of those below fat
 _SMOOTH = 2.0  # voxels, of a Gaussian: noise about 0 as strong as a quarter of the tissue maximum is 0.01 of it then
-_BELOW = (
-    0.05  # of the brightest: so far below 0 smoothed values of a magnitude or of a phase-corrected image do not lie
-)
+_BELOW = 0.05  # of the brightest: no smoothed magnitude or phase-corrected image lies so far below 0
 
 
 @dataclass(frozen=True, slots=True)
