@@ -23,6 +23,7 @@ def say(*words):
 
 
 def give_back(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a process of several threads sends it more than once as it dies
     for lease in held:
         lease.rmdir()
     say("returned", *(lease.name for lease in held))

@@ -208,6 +208,27 @@ sys.exit(cli.main(["convert", {str(ball_file)!r}, {str(tmp_path / "out" / "o.nii
     assert (run.exit_code, run.lines[-1]["ended"]) == (code, "interrupted")
 
 
+def test_sigterm_while_it_tidies_up_ends_nothing(ball_file, tmp_path):
+    program = f"""
+import os, signal, sys
+import medidiff.cli as cli, medidiff.io.files.atomic as atomic
+from pathlib import Path
+def term(path):
+    os.kill(os.getpid(), signal.SIGTERM)
+tidied = Path.unlink
+def unlink(path, **how):
+    term(path)
+    tidied(path, **how)
+    print("tidied")
+atomic.sync, Path.unlink = term, unlink
+sys.exit(cli.main(["convert", {str(ball_file)!r}, {str(tmp_path / "out" / "o.nii")!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "medidiff: interrupted\n")
+    assert "tidied" in done.stdout
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["o.record.jsonl"]
+
+
 def test_an_archive_becomes_a_series_beside_it(tmp_path, capsys):
     dicom_cases.series(tmp_path / "study")
     archive = Path(shutil.make_archive(str(tmp_path / "scan"), "zip", tmp_path / "study"))

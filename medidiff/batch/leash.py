@@ -2,8 +2,9 @@
 
 A cluster ends the process that it started; the worker below that process would go on, and take the processors of the
 next job. ``python -m medidiff.batch.leash PARENT COMMAND...`` asks the system (Linux) to send SIGTERM to COMMAND when
-the process PARENT dies, then becomes COMMAND. `launch` also keeps SIGUSR2 from it, which a cluster sends to every
-process of a job to say that time is nearly up: the process above acts on it.
+the process PARENT dies, then becomes COMMAND; a PARENT of several threads may send it more than once. `launch` also
+keeps SIGUSR2 from it, which a cluster sends to every process of a job to say that time is nearly up: the process above
+acts on it.
 """
 
 from __future__ import annotations

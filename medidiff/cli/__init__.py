@@ -125,9 +125,14 @@ def _exit_code(error: MedidiffError) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does, so that no temporary file is left; where signals can be caught."""
+    """Let SIGTERM end a run as Ctrl-C does, so that no temporary file is left; where signals can be caught.
+
+    Only the first one does: a process that dies can send it more than once (`medidiff.batch.leash`), and the second
+    would end the tidying that the first began.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
         raise _Terminated
 
     try:
