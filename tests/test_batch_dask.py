@@ -89,6 +89,15 @@ def test_another_scheduler_is_used_and_left_as_it_was(running, tmp_path):
     mine.stop()
 
 
+def test_two_batches_at_a_time_have_a_cluster_each(running, tmp_path):
+    _, tasks, _ = running
+    mine = started(tmp_path, cases=1, seconds=0, workers=1)  # warnings are errors: a port that is taken gives one
+    mine.wait(PATIENCE)
+    assert [path.name for path in tmp_path.glob("result-*")] == ["result-0"]
+    mine.stop()
+    assert tasks.client.status == "running"
+
+
 # --- without a cluster ------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ _PATIENCE_SECONDS = 60.0  # for workers that were asked to end
 _RETURN_SECONDS = 20.0  # of these, for one to give its case back
 _POLL_SECONDS = 0.5
 _ANSWER_SECONDS = 30.0  # for a scheduler to answer
+_ANY_PORT = "127.0.0.1:0"  # None takes 8787, which another batch may have
 _FAILURES = 100  # of Dask workers under one task: each end of a job's time is one
 _MEMORY_GB = 4.0  # of a job, where nothing is said: dask-jobqueue has no default
 JOBQUEUES = {
@@ -88,7 +89,7 @@ class DaskEngine:
         with dask.config.set({"distributed.scheduler.allowed-failures": _FAILURES}):
             if not self.jobqueue:
                 local = _imported("distributed").LocalCluster
-                return local(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+                return local(n_workers=workers, threads_per_worker=1, dashboard_address=_ANY_PORT)
             kind = getattr(_imported("dask_jobqueue"), JOBQUEUES[self.jobqueue][0])
             cluster = kind(**self._job())
             cluster.adapt(minimum_jobs=workers, maximum_jobs=workers)
