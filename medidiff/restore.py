@@ -25,7 +25,8 @@ from medidiff.physics import ProfileName, Separable, Slices, identity
 from medidiff.physics.estimate import dark_noise
 from medidiff.physics.profile import slice_axis
 from medidiff.physics.seeing import FINER, seen_through
-from medidiff.prepare import put_back, readable, with_filler_marked, without_padding
+from medidiff.prepare import fit_intensity, put_back, readable, with_filler_marked, without_padding
+from medidiff.prepare.level import estimate_level
 from medidiff.question import Question
 from medidiff.settings import Settings
 from medidiff.trust import (
@@ -43,7 +44,7 @@ from medidiff.trust import (
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
-__all__ = ["Posterior", "Settings", "denoise", "refines", "restore", "superresolve"]
+__all__ = ["Posterior", "Settings", "denoise", "foresee", "refines", "restore", "superresolve"]
 
 _PLANES = {"LR": "sagittal", "PA": "coronal", "IS": "axial"}  # of slices, by where their normal points
 _AIRY_HU = -500.0  # between lung and fat
@@ -122,12 +123,9 @@ def restore(
         PriorError: no such prior, or an answer that is not finite.
     """
     settings = settings.for_scan(volume)
-    volume = with_filler_marked(volume)
-    if volume.data.shape[0] != 1:
-        raise InputError("E-4D", f"{volume.data.shape[0]} channels", wanted="one", mend="Restore them one by one.")
-    measured = without_padding(volume)
-    if (measured == measured.flat[0]).all():
-        return _passed_through(volume, target, task, settings=settings)
+    volume = _one_channel(volume)
+    if (value := _only_value(volume)) is not None:
+        return _passed_through(value, volume, target, task, settings=settings)
     question = Question.of(volume, target, operator, task=task, settings=settings, slices=slices)
     kept, drawn, alone, decided = _answers(question)
     kept[0], support, places, given = _held(question, kept[0], drawn)
@@ -144,17 +142,52 @@ def restore(
     return Posterior(answers[0], spread, tuple(answers[1:]), record, quantiles, judged, residual)
 
 
+def foresee(volume: Volume, *, settings: Settings) -> bool:
+    """Refuse a scan that `restore` refuses for its values, without a prior and before anything is restored.
+
+    Returns:
+        Whether a prior will be asked: not of a scan of one value.
+
+    Raises:
+        InputError: as `restore`, but for what depends on the prior.
+    """
+    volume = _one_channel(volume)
+    if _only_value(volume) is not None:
+        return False
+    scale = fit_intensity(volume)
+    if volume.modality == "CT" and settings.noise_level is None:  # whose noise may be too little shown to be read
+        kind = settings.for_scan(volume).noise or "gaussian"
+        estimate_level(volume, volume.data[0], kind=kind, gain=scale.gain)
+    return True
+
+
+def _one_channel(volume: Volume) -> Volume:
+    """A scan of one channel, with what fills its corners marked."""
+    volume = with_filler_marked(volume)
+    if volume.data.shape[0] != 1:
+        raise InputError("E-4D", f"{volume.data.shape[0]} channels", wanted="one", mend="Restore them one by one.")
+    return volume
+
+
+def _only_value(volume: Volume) -> float | None:
+    """The value of a scan that holds no other; None for any other scan."""
+    measured = without_padding(volume)
+    value: float = measured.flat[0].item()
+    if not (measured == value).all():
+        return None
+    if not math.isfinite(value):
+        raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
+    return value
+
+
 def _residual(numbers: NDArray[np.float32], volume: Volume) -> Volume:
     """Deviations of the scan from its answer as a volume on the scan's grid; 0 in padding."""
     plain = Volume(numbers, volume.geometry, volume.modality, thickness_mm=volume.thickness_mm)
     return put_back(plain, volume, values=False)
 
 
-def _passed_through(volume: Volume, target: Geometry, task: str, *, settings: Settings) -> Posterior:
+def _passed_through(value: float, volume: Volume, target: Geometry, task: str, *, settings: Settings) -> Posterior:
     """The answer to a scan of one value: the same value everywhere, without a prior, which has nothing to say to it."""
-    value = without_padding(volume).flat[0].item()
-    if not math.isfinite(value):
-        raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
     thickness = volume.thickness_mm if target == volume.geometry else None
     flat = np.full(target.shape, value, np.float32)
     mean = put_back(Volume(flat, target, volume.modality, volume.units, thickness_mm=thickness), volume)

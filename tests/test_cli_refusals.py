@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import medidiff.cli as cli
 import medidiff.cli.restoring as restoring
 from medidiff.io import write
 from tests.cli_cases import ball, document, everything, refused
+from tests.small_prior import small_prior
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,41 @@ def test_a_scan_that_cannot_be_restored_is_named(spoilt, code, card, tmp_path, c
     source = write(scan.with_data(spoilt(scan.data)), tmp_path / "odd.nii.gz")[0]
     said = refused(["denoise", source, tmp_path / "out.nii.gz", "--prior", card], capsys, code=4)
     assert said.startswith(f"medidiff: {code}: odd.nii.gz: ")
+
+
+def unreadable_ct():
+    """A CT that shows air and bone, and nothing between them that noise is read in."""
+    return dataclasses.replace(ball().with_data(np.where(ball().data > 500, 900, -1000)), modality="CT", units="HU")
+
+
+REFUSED_VALUES = {
+    "E-SCALE": lambda: ball().with_data(ball().data - 2000),
+    "E-FLAT": lambda: ball().with_data(np.float32(ball().data == ball().data.max())),
+    "E-NOISELEVEL": unreadable_ct,
+}
+
+
+@pytest.mark.parametrize("code", REFUSED_VALUES)
+@pytest.mark.parametrize("verb", [["denoise"], ["superresolve", "--spacing", "own", "own", "1"]], ids=["same", "finer"])
+def test_a_dry_run_refuses_for_its_values_what_the_run_refuses(verb, code, tmp_path, capsys):
+    scan = REFUSED_VALUES[code]()
+    small_prior(scan.modality).save(tmp_path / "prior")
+    write(scan, tmp_path / "odd.nii.gz")
+    words = [verb[0], tmp_path / "odd.nii.gz", tmp_path / "new" / "out.nii.gz", *verb[1:]]
+    words += ["--prior", tmp_path / "prior" / "tiny.json"]
+    words += ["--modality", "CT"] if scan.modality == "CT" else []
+    before = everything(tmp_path)
+    foreseen = refused([*words, "--dry-run"], capsys, code=4)
+    assert foreseen.startswith(f"medidiff: {code}: odd.nii.gz: ")
+    assert everything(tmp_path) == before
+    assert refused(words, capsys, code=4) == foreseen
+
+
+def test_a_dry_run_of_a_ct_whose_noise_is_given_needs_no_tissue_to_read_it_in(tmp_path, capsys):
+    small_prior("CT").save(tmp_path / "prior")
+    source = write(unreadable_ct(), tmp_path / "odd.nii.gz")[0]
+    words = ["denoise", source, tmp_path / "out.nii.gz", "--modality", "CT", "--noise-level", 20, "--dry-run"]
+    assert document([*words, "--prior", tmp_path / "prior" / "tiny.json"], capsys)["noise"]["level"] == 20
 
 
 def test_no_such_prior_is_code_6(ball_file, tmp_path, capsys):

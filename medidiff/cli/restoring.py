@@ -22,10 +22,10 @@ from medidiff.errors import InputError, SettingsError
 from medidiff.io import Kind, Reading, write
 from medidiff.physics import Slices
 from medidiff.physics.seeing import refuse_coarser
-from medidiff.prepare import with_filler_marked, without_padding
-from medidiff.prior import Card, Prior, fitting_prior
-from medidiff.restore import Posterior, Settings, denoise, refines, superresolve
-from medidiff.trust import Calibration, Claim, Scope, scope_of
+from medidiff.prepare import with_filler_marked
+from medidiff.prior import Prior, fitting_prior
+from medidiff.restore import Posterior, Settings, denoise, foresee, refines, superresolve
+from medidiff.trust import Calibration, Claim, scope_of
 from medidiff.volume import Geometry, Volume
 
 __all__ = ["Prepared", "prepared", "restored", "run", "settings_of", "verb_name", "written"]
@@ -281,9 +281,10 @@ def _show_plan(verb: Restoring, plan: Prepared, *, screen: Screen) -> None:
     volume, grid, slices, settings = plan.reading.volume, plan.grid, plan.slices, plan.settings
     card = settings["prior"].card
     level = "estimated" if verb.noise_level is None else verb.noise_level
-    device = str(Settings(**settings).place())
+    asked = Settings(**settings)
+    device = str(asked.place())
     files = verb.outputs | ({} if verb.report is None else {"report": verb.report})
-    scope = _scope(volume, card)
+    scope = scope_of(with_filler_marked(volume), card) if foresee(volume, settings=asked) else None
     refused = verb.strict and scope is not None and scope.outside
     document = {
         "task": verb_name(verb),
@@ -316,13 +317,6 @@ def _show_plan(verb: Restoring, plan: Prepared, *, screen: Screen) -> None:
         | ({} if slices is None else {"slices": slices.sentence.removeprefix("slices ")})
         | {f"write {name}": path for name, path in files.items()}
     )
-
-
-def _scope(volume: Volume, card: Card) -> Scope | None:
-    """Whether the scan is of the kind that the prior is for; None for a scan of one value, which meets no prior."""
-    volume = with_filler_marked(volume)
-    measured = without_padding(volume)
-    return None if (measured == measured.flat[0]).all() else scope_of(volume, card)
 
 
 def _target(verb: Restoring, source: Geometry) -> Geometry:
