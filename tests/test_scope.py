@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -159,6 +160,35 @@ def test_a_fault_puts_a_scan_out_of_scope_and_is_named(change, sign, head, refer
     assert said(sign, scope.signs, reference.limits[sign]) in scope.sentence
     assert scope.sentence.startswith("OUT OF SCOPE of the prior 'fine-t1'")
     assert f": the scan {scope.reasons[0]}" in scope.sentence
+
+
+def test_a_map_of_labels_is_called_one_in_numbers_that_can_be_read(head, reference):
+    """Most of it holds no grain at all, so that ratios to grain are without meaning."""
+    image = ndimage.gaussian_filter(head.data[0], 1.5)
+    labels = np.digitize(image, [150, 400, 600, 750, 850]).astype(np.uint8)
+    scope = scope_within(head.with_data(labels[None]), reference)
+    assert scope.score == scope.distances["patchy"] > 100
+    first, second = scope.reasons
+    assert first.startswith("has next to no grain in most of its tissue, but steps between even areas: a map of labels")
+    assert re.fullmatch(
+        r"holds the very highest value in \d\d % of its tissue: clipped, windowed or a map of labels", second
+    )
+
+
+def test_a_mask_is_judged_without_a_warning_and_has_no_grain(head, reference):
+    mask = (ndimage.gaussian_filter(head.data[0], 1.5) > 150).astype(np.uint8)
+    scope = scope_within(head.with_data(mask[None]), reference)
+    assert scope.reasons[0].startswith(
+        "has tissue that does not vary at all, in scans of the kind it varies by at least"
+    )
+    assert scope.reasons[1].startswith("holds the very highest value in 100 % of its tissue")
+    assert all(value is None or np.isfinite(value) for value in scope.signs.values())
+
+
+def test_ratios_beyond_ten_are_not_spelled_out(reference):
+    for name in ("linked", "blocky", "patchy"):
+        assert "over 1000 %" in said(name, {name: 1.9}, reference.limits[name])
+    assert "over 1000" not in said("linked", {"linked": -1.0}, reference.limits["linked"])
 
 
 @pytest.fixture(scope="module")

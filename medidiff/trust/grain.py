@@ -184,7 +184,7 @@ def grain_numbers(grain: Grain) -> NDArray[np.float32] | None:
         float((np.clip(grain.even, -_FARTHEST, _FARTHEST) ** 3).mean()),
         _decades(_level(fine, sloped), at_one),
         _decades(_level(fine, steep), at_one),
-        float(np.corrcoef(both)[0, 1]) if both.std(axis=1).min() > 0 else 0.0,
+        float(np.corrcoef(both)[0, 1]) if np.ptp(both, axis=1).min() > 0 else 0.0,
         _decades(_level(grain.cross, flat), at_one),
     )
     return np.array(found, dtype=np.float32)

@@ -12,6 +12,9 @@ from medidiff.trust.reference import Limits
 __all__ = ["said"]
 
 _Signs = Mapping[str, float | None]
+_NO_GRAIN = 2.0  # decades by which tails are longer than grain's: most of the tissue has none, as in a map of labels
+_STILL = -4.9  # decades: next to this, the least that is read, what varies does not
+_ALL_ALIKE = 0.2  # share of the tissue that holds one value: more than is cut off by a window
 
 
 def said(name: str, signs: _Signs, limits: Limits) -> str:
@@ -46,9 +49,44 @@ def _corner(value: float, limits: Limits) -> str:
     return f"has correlated noise, as if blurred over {_blur_voxels(10**value):.1f} voxels: filtered or interpolated"
 
 
+def _quiet(value: float, limits: Limits) -> str:
+    least = f"{100 * 10 ** _beyond(value, limits):.2g} %"
+    if value < _STILL:
+        return (
+            f"has tissue that does not vary at all, in scans of the kind it varies by at least {least} "
+            "of the brightness: filtered, or not a scan"
+        )
+    return (
+        f"looks already denoised, smoothed or averaged: its quietest tissue varies by {100 * 10**value:.2g} % "
+        f"of the brightness, in scans of the kind by at least {least}"
+    )
+
+
+def _patchy(value: float, limits: Limits) -> str:
+    if value > _NO_GRAIN:
+        return (
+            "has next to no grain in most of its tissue, but steps between even areas: "
+            "a map of labels (a segmentation), or very strongly filtered"
+        )
+    return (
+        f"has patchy grain, as filters leave it: its tails are {_percent(value)} % longer than a scanner's noise and "
+        f"anatomy explain, in scans of the kind at most {_percent(_beyond(value, limits))} %"
+    )
+
+
+def _top(value: float, _limits: Limits) -> str:
+    share = 10**value
+    if share > _ALL_ALIKE:
+        return (
+            f"holds the very highest value in {100 * share:.0f} % of its tissue: clipped, windowed or a map of labels"
+        )
+    return f"looks clipped or windowed: {100 * share:.2g} % of the tissue holds the very highest value"
+
+
 def _percent(value: float) -> str:
     """By how much a ratio is off 1, of its logarithm."""
-    return f"{100 * (10 ** abs(value) - 1):.0f}"
+    off = 100 * (10 ** abs(value) - 1)
+    return f"{off:.0f}" if off < 1000 else "over 1000"
 
 
 def _blur_voxels(ratio: float) -> float:
@@ -75,10 +113,7 @@ _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
         f"is {10**v / 10:.0f} cm across, no head is over {10 ** _beyond(v, b) / 10:.0f} cm: another body part, "
         "or wrong voxel size"
     ),
-    "quiet": lambda v, b: (
-        f"looks already denoised, smoothed or averaged: its quietest tissue varies by {100 * 10**v:.2g} % "
-        f"of the brightness, in scans of the kind by at least {100 * 10 ** _beyond(v, b):.2g} %"
-    ),
+    "quiet": _quiet,
     "corner": _corner,
     "loud": lambda v, b: (
         f"has noise of {100 * 10**v:.0f} % of the brightness, "
@@ -88,10 +123,7 @@ _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
         f"has noise that is linked from voxel to voxel along all axes, by {_percent(v)} % where scans of the kind "
         f"reach {_percent(_beyond(v, b))} %: smoothed, filtered or interpolated"
     ),
-    "patchy": lambda v, b: (
-        f"has patchy grain, as filters leave it: its tails are {_percent(v)} % longer than a scanner's noise and "
-        f"anatomy explain, in scans of the kind at most {_percent(_beyond(v, b))} %"
-    ),
+    "patchy": _patchy,
     "filtered": lambda v, _: (
         f"looks already denoised: its grain is what filters leave rather than a scanner's (by {v:.2f}; 1 for a "
         "filtered scan, -1 for others)"
@@ -104,16 +136,14 @@ _WORDS: Mapping[str, Callable[[float, Limits], str]] = {
         f"has stripes: one spatial frequency stands out {10 ** (v / 2):.0f} times above those around it, "
         "as of a spike in k-space"
     ),
-    "top": lambda v, _: f"looks clipped or windowed: {100 * 10**v:.2g} % of the tissue holds the very highest value",
+    "top": _top,
     "eight": lambda _v, _: "looks windowed to 8 bit: it fills 256 grey levels exactly",
     "air": lambda v, _: f"looks inverted: what surrounds the tissue is {100 * v:.0f} % as bright as the tissue",
     "jump": lambda v, _: (
         f"looks put together wrongly: a slice differs from the next {10**v:.1f} times as much as those around do"
     ),
     "twice": lambda v, _: f"has slices that stand twice: {100 * v:.0f} % of neighbours are the same",
-    "blocky": lambda v, _: (
-        f"looks compressed with loss: steps at every eighth voxel are {100 * (10**v - 1):.0f} % larger"
-    ),
+    "blocky": lambda v, _: f"looks compressed with loss: steps at every eighth voxel are {_percent(v)} % larger",
     "match": lambda v, b: (
         f"does not look like a head: it agrees with the mean brain to {v:.2f}, "
         f"scans of the kind to at least {_beyond(v, b):.2f}"
