@@ -9,6 +9,7 @@ from small_prior import small_prior
 from whole_cases import small_coarse
 
 import medidiff.cli as cli
+from medidiff.io.files.names import safe_label
 from medidiff.prior import BUNDLED, Prior, list_priors
 from medidiff.prior.coarse import WHOLE, CoarseCard
 from tests.cli_cases import document, refused
@@ -64,6 +65,22 @@ def test_the_text_says_name_use_range_and_limits(capsys):
             assert row.rstrip().endswith("draws heads, restores nothing")
         else:
             assert f"{100 * prior.card.noise[0]:g} to {100 * prior.card.noise[1]:g} %" in shown
+
+
+def test_public_data_is_named_where_a_card_hides_its_folder_and_other_folders_stay_hidden(folder, capsys):
+    private = "{subject}/a.nii.gz (not public)"
+    card = json.loads((folder / "tiny.json").read_text(encoding="utf-8"))
+    hidden = safe_label("Doe^Jane 1970")
+    card["sources"] = [f"{hidden}/{private}", f"{safe_label('ms-open')}/mni-x/{private}"]
+    (folder / "tiny.json").write_text(json.dumps(card), encoding="utf-8")
+    told = {each["prior"]: each["sources"] for each in document(["priors", "--folder", folder], capsys)["priors"]}
+    assert told["tiny.json"] == [f"{hidden}/{private}", f"ms-open/mni-x/{private}"]
+    assert told["fine-t1"][2] == "ms-open/mni/{subject}/T1.nii.gz (CC-BY, Lesjak et al. 2018)"
+    for words in (["priors"], ["prior", "show", "fine-t1"]):
+        assert cli.main(words) == 0
+        shown = capsys.readouterr().out
+        assert "ms-open/mni/{subject}/FLAIR.nii.gz" in shown
+        assert "file-" not in shown
 
 
 def test_the_noise_of_a_ct_prior_is_a_share_of_its_span(tmp_path, capsys):

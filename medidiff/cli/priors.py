@@ -9,6 +9,7 @@ from medidiff.cli.session import Session
 from medidiff.cli.verbs import Priors
 from medidiff.prior import Card, Listed, list_priors
 from medidiff.prior.coarse import CoarseCard
+from medidiff.prior.sources import shown_sources
 
 __all__ = ["run"]
 
@@ -73,7 +74,7 @@ def _facts(prior: Listed) -> dict[str, object]:
         "  what it is": card.summary,
         "  for": card.intended_use,
     } | _scope(card)
-    facts |= {f"  source {number}": source for number, source in enumerate(card.sources, 1)}
+    facts |= {f"  source {number}": source for number, source in enumerate(shown_sources(card.sources), 1)}
     return facts | {f"  limit {number}": limit for number, limit in enumerate(card.limits, 1)}
 
 
@@ -108,7 +109,7 @@ def _document(prior: Listed) -> dict[str, Any]:
             "intended_use": card.intended_use,
             "limits": card.limits,
             "licence": card.licence,
-            "sources": card.sources,
+            "sources": shown_sources(card.sources),
             "images": card.images,
             "metrics": card.metrics,
             "weights_sha256": card.weights_sha256,

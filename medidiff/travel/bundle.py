@@ -18,6 +18,7 @@ from typing import Any
 
 from medidiff.diffusion import Preconditioned
 from medidiff.prior import Card, Prior
+from medidiff.prior.sources import shown_sources
 from medidiff.travel.carried import carry
 from medidiff.travel.folder import new_folder
 from medidiff.travel.readme import model_card, scope_usage
@@ -173,7 +174,7 @@ def _metadata(card: Card, needs: list[str]) -> dict[str, Any]:
         "description": card.summary or f"A diffusion prior for {card.modality}",
         "authors": "The medidiff authors",
         "copyright": f"The medidiff authors; weights under {card.licence}",
-        "data_source": "; ".join(card.sources),
+        "data_source": "; ".join(shown_sources(card.sources)),
         "data_type": "nibabel",
         "image_classes": "single channel, stored units",
         "pred_classes": "single channel, the posterior mean in the scan's stored units",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from medidiff.errors import printable
 from medidiff.prior import Card
 from medidiff.prior.coarse import CoarseCard
+from medidiff.prior.sources import shown_sources
 from medidiff.trust.reference import reference_for
 from medidiff.version import __version__
 
@@ -46,7 +47,7 @@ def sections(card: Card | CoarseCard) -> dict[str, dict[str, object]]:
         "Facts": facts,
         "Intended use": {"use": card.intended_use},
         "Limits": _numbered("limit", card.limits),
-        "Training data": _numbered("source", card.sources),
+        "Training data": _numbered("source", shown_sources(card.sources)),
         "Licence": {"weights": card.licence, "code": "Apache-2.0"},
         "Metrics": dict(card.metrics) or {"metrics": "none was measured"},
         "Calibration": dict(card.calibration) or {"calibration": NEVER_CALIBRATED},
