@@ -97,7 +97,9 @@ stored  # a volume shows itself; stored.plot() is the same as a figure, stored.v
 # leave the noise, which is read in flat, bright tissue. For CT and other signed data take `kind="gaussian"`.
 
 # %%
-gain = fit_intensity(stored).gain  # stored units that make up the tissue maximum
+ANOTHER = "In this notebook the scan is SCAN, in the first code cell."
+with plainly(otherwise=ANOTHER):
+    gain = fit_intensity(stored).gain  # stored units that make up the tissue maximum
 own = estimate_noise(stored.data[0], kind="rician")
 print(f"noise in the scan as it was read: {own:.3g} stored units, {100 * own / gain:.1f} % of the tissue maximum")
 
@@ -119,7 +121,9 @@ else:
 # Rician noise, a length, is never below zero.
 
 # %%
-clean = md.denoise(scan, noise="rician", progress=md.ProgressBar("denoise"))
+ASKED = "In this notebook --noise-level L is noise_level=L in md.denoise(...); a JSON file says what --modality does."
+with plainly(ASKED, otherwise=ANOTHER):
+    clean = md.denoise(scan, noise="rician", progress=md.ProgressBar("denoise"))
 removed = scan.data[0] - clean.mean.data[0]
 panels = {"noisy" if SCAN == SAMPLE else "scan": scan.data[0], "denoised": clean.mean.data[0], "removed": removed}
 captions = {}
@@ -202,7 +206,8 @@ print(f"VERDICT: {f'look first at this: {asked}' if asked else 'no check speaks 
 # %%
 part = middle(scan, BLOCK)
 asked = {"draws": 4, "keep_draws": 2, "steps": STEPS, "seed": SEED, "progress": md.ProgressBar("draw")}
-posterior = md.denoise(part, noise="rician", noise_level=sigma, **asked)
+with plainly("In this notebook STEPS and SEED are in the first code cell, the number of draws in this one."):
+    posterior = md.denoise(part, noise="rician", noise_level=sigma, **asked)
 panels = {"scan": part.data[0], "mean": posterior.mean.data[0]}
 panels |= {f"draw {i + 1}": draw.data[0] for i, draw in enumerate(posterior.draws[:2])}
 panels |= {"uncertainty": posterior.std.data[0]}

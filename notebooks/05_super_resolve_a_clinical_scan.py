@@ -99,7 +99,10 @@ scan
 # %%
 target = tuple(min(own, VOXEL) for own in scan.geometry.spacing_mm)
 bar = md.ProgressBar("super-resolve")
-sharp = md.superresolve(scan, target, draws=DRAWS, steps=STEPS, seed=SEED, progress=bar)
+ASKED = "In this notebook DRAWS, STEPS, SEED and VOXEL (--spacing) are in the first code cell, --thickness MM is "
+ASKED += "thickness_mm=MM and --noise-level L is noise_level=L in md.superresolve(...)."
+with plainly(ASKED, otherwise="In this notebook the scan is number SERIES of STUDY, in the first code cell."):
+    sharp = md.superresolve(scan, target, draws=DRAWS, steps=STEPS, seed=SEED, progress=bar)
 sharp
 
 # %% [markdown]

@@ -57,6 +57,7 @@ from medidiff.metrics.peers import cubic_spline
 from medidiff.physics import Degradation, Noise, slices
 from medidiff.prepare import fit_intensity
 from medidiff.showing.drawing import FOOTER, edge_letters
+from medidiff.showing.plain import plainly
 from medidiff.trust import examined, tissue
 from medidiff.views import PLANES, view
 
@@ -97,7 +98,8 @@ scan
 # %%
 asked = {"draws": DRAWS, "keep_draws": 1, "steps": STEPS, "seed": SEED, "quantiles": (0.05, 0.95)}
 bar = md.ProgressBar("super-resolve")
-posterior = md.superresolve(scan, grid.spacing_mm, noise_level=level, progress=bar, **asked)
+with plainly("In this notebook DRAWS, STEPS, SEED and NOISE are in the first code cell."):  # a refusal is one line
+    posterior = md.superresolve(scan, grid.spacing_mm, noise_level=level, progress=bar, **asked)
 mean, spread = posterior.mean.data[0], posterior.std.data[0]
 inside = foreground(healthy) & (healthy > 0.1 * gain)
 posterior

@@ -135,6 +135,12 @@ def test_values_that_were_shifted_below_0_are_refused(prior, how):
     assert denoise(back, prior=prior).mean.data.shape == scan.data.shape
 
 
+def test_a_ct_that_does_not_say_so_is_told_how_to_say_it():
+    hounsfield = volume(np.where(BALL, acquired() - 600, -1000.0 + RNG(2).normal(0, 20, SHAPE)), "OT")
+    with pytest.raises(InputError, match=r"E-SCALE.*looks like a CT: a JSON file beside the scan"):
+        fit_intensity(hounsfield)
+
+
 @pytest.mark.parametrize("level", [20.0, 200.0])
 def test_real_values_with_noise_about_0_and_what_a_resampling_leaves_are_not(level):
     real = BALL * 800.0 + level * RNG(1).standard_normal(SHAPE)

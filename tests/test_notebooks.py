@@ -1,9 +1,11 @@
 """The notebooks run from top to bottom in a process of their own, without a warning, and show pictures."""
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import jupytext
@@ -55,7 +57,7 @@ def executed(source, folder, *, last_again=False, **parameters):
     first, *_, last = code_cells(notebook)
     for name, value in parameters.items():
         line = f"{name} = {value!r}".replace("\\", r"\\")
-        first.source, count = re.subn(rf"^{name} = .*$", line, first.source, flags=re.M)
+        first.source, count = re.subn(rf"^{name}(?:: \S+)? = .*$", line, first.source, flags=re.M)
         assert count == 1, name
     notebook.cells += [nbformat.v4.new_code_cell(last.source)] if last_again else []
     jupytext.write(notebook, path)
@@ -174,6 +176,45 @@ def test_of_several_scans_the_clinical_notebook_says_in_one_line_which_setting_c
     first = outputs(executed(CLINICAL, tmp_path, STUDY=str(study)), "error")[0]
     assert len(first.traceback) == 1
     assert re.fullmatch(r"E-MULTISERIES: .* In this notebook --scan N is SERIES = N, .*", first.traceback[0])
+
+
+def first_error(notebook):
+    """What is shown of the error that ends a run; one line."""
+    (line,) = outputs(notebook, "error")[0].traceback
+    return line
+
+
+def test_a_scan_that_cannot_be_restored_is_refused_in_one_line_that_names_the_notebooks_setting(tmp_path):
+    sample = md.read(str(files("medidiff") / "sample/t1-brain.nii.gz"))
+    shifted = sample.with_data(sample.data.astype(np.float32) - sample.data.max())
+    (tmp_path / "in").mkdir()
+    scan = str(md.write(shifted, tmp_path / "in" / "shifted.nii.gz")[0])
+    notebook = executed(SOURCES[NAMES.index("02_denoise_your_scan")], tmp_path, SCAN=scan)
+    assert re.fullmatch(r"E-SCALE: .*SCAN, in the first code cell\.", first_error(notebook))
+    scan = str(md.write(dataclasses.replace(sample, modality="PT"), tmp_path / "in" / "pet.nii.gz")[0])
+    notebook = executed(SOURCES[NAMES.index("02_denoise_your_scan")], tmp_path, SCAN=scan)
+    assert re.fullmatch(r"E-MODALITY: .* --prior.* In this notebook .*md\.denoise.*", first_error(notebook))
+
+
+def test_a_study_that_cannot_be_restored_is_refused_in_one_line_that_names_the_notebooks_setting(tmp_path):
+    study = md.example_study(tmp_path / "a study")
+    for path in (study / "T1w").iterdir():
+        image = pydicom.dcmread(path)
+        image.RescaleSlope, image.RescaleIntercept = 1, -10_000
+        image.save_as(path)
+    assert re.fullmatch(r"E-SCALE: .* SERIES of STUDY, .*", first_error(executed(CLINICAL, tmp_path, STUDY=str(study))))
+
+
+@pytest.mark.parametrize(("shifted", "code"), [(0, "E-DATA"), (1, "E-SCALE"), (2, "E-SCALE")])
+def test_scans_that_cannot_be_trained_or_tested_on_are_refused_in_one_line(shifted, code, tmp_path):
+    """Two are too few; of three the second is watched, and the third tests."""
+    sample = md.read(str(files("medidiff") / "sample/t1-brain.nii.gz"))
+    scans = []
+    for number in range(3 if shifted else 2):
+        data = sample.data.astype(np.float32) + number - (5000 if number == shifted > 0 else 0)
+        scans += map(str, md.write(sample.with_data(data), tmp_path / "in" / f"scan-{number}.nii.gz")[:1])
+    notebook = executed(SOURCES[NAMES.index("06_train_a_prior_on_your_scans")], tmp_path, SCANS=scans)
+    assert re.fullmatch(rf"{code}: .* In this notebook SCANS .*", first_error(notebook))
 
 
 def test_missing_slices_are_repaired_by_the_clinical_notebook_where_its_user_says_so(tmp_path):

@@ -28,6 +28,15 @@ def test_a_refusal_is_its_message_and_what_its_options_are_called_here():
     assert str(refused(missing)) == str(missing)  # no option: nothing to translate
 
 
+def test_a_refusal_without_an_option_says_what_else_to_change_here():
+    shifted = InputError("E-SCALE", "whole regions below 0", mend="Give the scan as it was.")
+    option = InputError("E-NOISELEVEL", "no tissue", mend="Give the level with --noise-level.")
+    for error, more in ((shifted, "The scan is SCAN."), (option, HERE)):
+        with pytest.raises(Refused) as caught, plainly(HERE, otherwise="The scan is SCAN."):
+            raise error
+        assert str(caught.value) == f"{error} {more}"
+
+
 def test_what_is_no_refusal_is_left_alone():
     with plainly(HERE):
         kept = 1

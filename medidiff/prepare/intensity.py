@@ -79,14 +79,14 @@ def fit_intensity(volume: Volume) -> IntensityScale:
         raise InputError("E-NONFINITE", "voxels that are not finite numbers", mend="Mend or mask them first.")
     if volume.modality == "CT":
         return IntensityScale(_HU_AIR, _HU_SPAN)
-    _refuse_shifted(image)
+    _refuse_shifted(image, volume)
     tissue = foreground(image, measured=where)
     if where is not None and (tissue & where).any():
         tissue &= where
     return IntensityScale(0.0, float(tissue_maximum(image, tissue)))
 
 
-def _refuse_shifted(image: NDArray[Any]) -> None:
+def _refuse_shifted(image: NDArray[Any], volume: Volume) -> None:
     """Refuse values below 0 over whole regions: z-scores, a range of -1 to 1, phases, inversion recovery with a sign.
 
     Noise about 0 and what a resampling leaves below it is gone where neighbours are averaged.
@@ -98,6 +98,8 @@ def _refuse_shifted(image: NDArray[Any]) -> None:
     if low < -_BELOW * abs(high):
         found = f"whole regions at {low:.3g}, where 99 % of the scan lies below {high:.3g}"
         mend = "Give the scan as it was before its values were shifted (z-score, -1 to 1), or add what brings air to 0."
+        if volume.modality == "OT" and looks_like_hounsfield(volume):
+            mend = 'It looks like a CT: a JSON file beside the scan with "Modality": "CT" says that it is one.'
         raise InputError("E-SCALE", found, wanted="signal from 0 on", mend=mend)
 
 

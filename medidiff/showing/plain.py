@@ -18,11 +18,12 @@ class Refused(Exception):
 
 
 @contextmanager
-def plainly(here: str = "") -> Iterator[None]:
+def plainly(here: str = "", *, otherwise: str = "") -> Iterator[None]:
     """Show what medidiff refuses in the lines below as its message and no more; a bug keeps its traceback.
 
     Args:
         here: what the options that a message names are called in the notebook; added where it names any.
+        otherwise: what to change in the notebook, added where a message names no option.
 
     Raises:
         Refused: instead of a `MedidiffError`.
@@ -30,5 +31,5 @@ def plainly(here: str = "") -> Iterator[None]:
     try:
         yield
     except MedidiffError as error:
-        named = " --" in str(error)
-        raise Refused(f"{error} {here}" if here and named else str(error)) from None
+        more = here if " --" in str(error) else otherwise
+        raise Refused(f"{error} {more}" if more else str(error)) from None
