@@ -249,7 +249,11 @@ class _Page:
         page.text(cls._LEFT, height - 0.28, title, size=13, weight="bold", va="center")
         for row, plane in enumerate(PLANES):
             middle = page.bottom_of(row) + heights[row] / 2
-            page.text(cls._LEFT / 2, middle, plane.name, size=10, color=DIM, rotation=90, ha="center", va="center")
+            name = page.text(
+                cls._LEFT / 2, middle, plane.name, size=10, color=DIM, rotation=90, ha="center", va="center"
+            )
+            long = name.get_window_extent().height / look.dpi
+            name.set(size=10 * min(1.0, heights[row] / long))  # beside a thin row no longer than it is high
         return page
 
     def text(self, x: float, y: float, words: str, **style: str | float) -> Text:

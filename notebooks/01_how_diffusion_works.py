@@ -48,6 +48,7 @@ import medidiff as md
 from medidiff import diffusion
 from medidiff.physics import Degradation, Noise, identity
 from medidiff.prepare import fit_intensity
+from medidiff.showing.drawing import MARK, on_picture
 from medidiff.views import PLANES, view
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # a progress bar of MONAI's that nothing here shows
@@ -64,7 +65,7 @@ def picture(axes, volume, title, *, geometry, plane=AXIAL, window=(0.0, 1.0), cm
     axes.set_title(title)
     axes.set_axis_off()
     for letter, x, side in ((seen.left, 0.02, "left"), (seen.right, 0.98, "right")):
-        axes.text(x, 0.5, letter, color="gold", ha=side, va="center", fontsize=8, transform=axes.transAxes)
+        axes.text(x, 0.5, letter, color=MARK, ha=side, va="center", fontsize=8, **on_picture(axes))
     return image
 
 

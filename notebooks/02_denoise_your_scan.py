@@ -173,6 +173,7 @@ left.hist(blurred[mask] / sigma, edges, density=True, color="grey", histtype="st
 normal = np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi)
 left.plot(edges, normal, "w--", linewidth=1.2, label=r"normal law of width $\sigma$")
 left.set(xlabel=r"removed / estimated noise level $\sigma$", ylabel="density", title="Histogram of what was removed")
+left.margins(y=0.35)  # room for the legend above the curves
 left.legend(frameon=False)
 for axis, colour in zip(range(3), ("C0", "C2", "C3"), strict=True):
     values = [autocorrelation(removed, axis, lag) for lag in lags]

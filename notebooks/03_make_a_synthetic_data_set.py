@@ -211,7 +211,7 @@ print("after one change:", *verify_data_set(OUT).problems, sep="\n  ")
 record.write_bytes(written)
 print("put back:", verify_data_set(OUT).problems or "none")
 told = json.loads(written)
-print("a record says:", {name: told[name] for name in sorted(told) if name in ("Synthetic", "Description", "Modality")})
+print("a record says:", *(f"{name}: {told[name]}" for name in ("Description", "Modality", "Synthetic")), sep="\n  ")
 
 # %% [markdown]
 # ## 6. Use it

@@ -231,7 +231,8 @@ entries |= {"sources": "; ".join(about.sources), "metrics": scored}
 for name, entry in entries.items():
     print(textwrap.fill(f"{name:10} {entry}", 100, subsequent_indent=" " * 11))
 real = md.Prior.load("fine-t1").card
-print(f"\nand the bundled {real.name}: {real.images:,} patches of {real.recipe['fit']['patch']}³, {real.summary}")
+seen = f"{real.images:,} patches of {real.recipe['fit']['patch']}³"
+print("", textwrap.fill(f"and the bundled {real.name}: {seen}, {real.summary}", 100), sep="\n")
 
 # %% [markdown]
 # ## What a real one takes

@@ -247,8 +247,8 @@ def drawn(monkeypatch, tmp_path):
     figures = []
     monkeypatch.setattr(report, "_save", lambda figure, target, dpi: figures.append(figure) or target)
 
-    def draw(panels, **look):
-        comparison(tmp_path / "p.png", panels, geometry=stored("RAS"), look=Look(**look))
+    def draw(panels, *, geometry=None, **look):
+        comparison(tmp_path / "p.png", panels, geometry=geometry or stored("RAS"), look=Look(**look))
         return figures.pop()
 
     return draw
@@ -265,6 +265,19 @@ def test_no_words_touch_whatever_the_width_of_the_page(drawn, count, inches):
         assert overprinted(figure) == []
     figure.texts[-1].set(position=figure.texts[-2].get_position(), ha="left")  # the negative: the note on the mark
     assert overprinted(figure)
+
+
+def test_the_planes_of_a_few_thin_slices_are_named_without_touching(drawn):
+    """Rows as high as 4 and as 24 mm, on pages where 90 mm are 1.6 and 2.5 inches."""
+    for shape, inches in itertools.product(((90, 40, 24), (90, 24, 4)), (1.6, 2.5)):
+        thin = Geometry.regular(shape)
+        figure = drawn({"scan": body(thin)}, geometry=thin, column_inches=inches)
+        figure.canvas.draw()
+        names = [
+            text.get_window_extent() for text in figure.texts if text.get_text() in ("Axial", "Coronal", "Sagittal")
+        ]
+        assert len(names) == 3
+        assert not [pair for pair in itertools.combinations(names, 2) if pair[0].overlaps(pair[1])]
 
 
 def test_a_colour_bar_names_zero_where_there_is_room_for_it(drawn):
