@@ -140,7 +140,7 @@ _READY = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kerne
 _RUN = "void window.jupyterapp.commands.execute('notebook:run-all-cells')"
 _PROMPTS = "[...document.querySelectorAll('.jp-Notebook .jp-InputPrompt')]"
 _BUSY = f"{_PROMPTS}.length === 0 || {_PROMPTS}.some(prompt => prompt.textContent.includes('[*]'))"
-_ERRORS = "document.querySelectorAll('.jp-OutputArea-output[data-mime-type*=\"error\"]').length"
+_ERRORS = "document.querySelectorAll('.jp-OutputArea-output[data-mime-type*=\"err\"]').length"  # as stderr
 _TALL = (
     "Math.max(...[...document.querySelectorAll('.jp-Notebook .jp-Cell')].map(c => c.getBoundingClientRect().bottom))"
 )
