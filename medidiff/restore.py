@@ -21,8 +21,8 @@ from medidiff.agreeing import agreeing, averages_lost, supported
 from medidiff.applying import environment, tiled, voxels_sha256
 from medidiff.diffusion import Condition, Denoiser, Plan, Turned, generators_for, observe, worst_last
 from medidiff.errors import InputError, PriorError
+from medidiff.judging import made_of, seen_of
 from medidiff.physics import ProfileName, Separable, Slices, identity
-from medidiff.physics.estimate import dark_noise
 from medidiff.physics.profile import slice_axis
 from medidiff.physics.seeing import FINER, seen_through
 from medidiff.prepare import fit_intensity, put_back, readable, with_filler_marked, without_padding
@@ -39,14 +39,12 @@ from medidiff.trust import (
     Streamed,
     expected_error,
     held,
-    signs_of,
 )
 from medidiff.version import __version__
 from medidiff.volume import Geometry, Provenance, Volume
 
 __all__ = ["Posterior", "Settings", "denoise", "foresee", "refines", "restore", "superresolve"]
 
-_PLANES = {"LR": "sagittal", "PA": "coronal", "IS": "axial"}  # of slices, by where their normal points
 _AIRY_HU = -500.0  # between lung and fat
 _GIVEN = (
     "in {} % of the tissue the scan says more than white noise of its level explains: there the answer follows the scan"
@@ -136,7 +134,7 @@ def restore(
     if drawn.count:
         spread = _beside(question, answers[0], drawn.std[0].numpy())
         error = expected_error(drawn.about(kept[0])[0, 0].numpy())
-        seen = _seen(question, alone[0, 0], error, places=places)
+        seen = seen_of(question, alone[0, 0], error, places=places)
         judged = _judged(question, seen, error, mean=answers[0], made=made_of(record))
     residual = _residual(support.residual, volume)
     return Posterior(answers[0], spread, tuple(answers[1:]), record, quantiles, judged, residual)
@@ -209,58 +207,6 @@ def _judged(question: Question, seen: Seen, error: NDArray[np.float32], *, mean:
     """The answer with the error that is to be expected of it, at network scale, and what a calibration asks."""
     level = question.level * question.scale.gain
     return Answer(mean, _beside(question, mean, error[None]), level, seen, made, question.operator)
-
-
-def _seen(question: Question, alone: Tensor, error: NDArray[np.float32], *, places: int) -> Seen:
-    """All that a calibration asks of a scan and its answer.
-
-    Signs are those of the answer alone, (I, J, K) at network scale: what the scan gave back to it would hide that the
-    two are at odds.
-    """
-    operator, slices, target = question.operator, question.slices, question.target
-    own = question.volume.geometry.spacing_mm
-    factor = max(coarse / fine for coarse, fine in zip(own, target.spacing_mm, strict=True))
-    thick = factor if slices is None else slices.thickness_mm / target.spacing_mm[slices.axis]
-    thick = max(thick, 1.0) if operator.is_identity else thick
-    y = question.y.cpu()[0, 0]
-    return Seen(
-        question.level,
-        thick,
-        factor,
-        target.spacing_mm,
-        signs_of(y, alone, error, operator=operator, level=question.level),
-        question.scope.outside,
-        dark=_dark(question, y),
-        places=places,
-        **_slicing(question),
-    )
-
-
-def _dark(question: Question, y: Tensor) -> tuple[float, float] | None:
-    """How the noise of a scan, at network scale, is in its dark places, as a share of what its law says."""
-    level = question.levels[0, 0] if isinstance(question.levels, Tensor) else question.level
-    kind = question.settings.noise or "rician"
-    return dark_noise(y, level, kind=kind, measured=readable(question.volume)) if question.level > 0 else None
-
-
-def _slicing(question: Question) -> dict[str, Any]:
-    """How a scan's slices lie and what they see, where they are thicker than the answer's."""
-    if question.operator.is_identity:
-        return {}
-    slices, geometry = question.slices, question.volume.geometry
-    sides = zip(geometry.spacing_mm, question.target.spacing_mm, strict=True)
-    factors = [coarse / fine for coarse, fine in sides]
-    axis = int(np.argmax(factors)) if slices is None else slices.axis
-    plane = next(word for ends, word in _PLANES.items() if geometry.orientation[axis] in ends)
-    along = max(factor for place, factor in enumerate(factors) if place != axis)
-    return {"in_plane": along, "profile": "box" if slices is None else slices.profile, "plane": plane}
-
-
-def made_of(record: Provenance) -> Made:
-    """How an answer was made, as far as a calibration must match it."""
-    how = {name: record.settings[name] for name in ("draws", "steps", "noise", "noise_varies")}
-    task: Any = record.task
-    return Made(task=task, prior=record.prior["name"], prior_sha256=record.prior["sha256"], **how)
 
 
 class _Answers(NamedTuple):

@@ -25,6 +25,7 @@ LAYERS = (
     ("travel",),
     ("augmentation", "calibrating", "demo", "evaluate", "translation"),
     ("restore", "synthesis", "gates", "training", "tracking", "report", "qc", "batch", "export", "pacs"),
+    ("judging",),
     ("question",),
     ("agreeing", "applying"),
     ("settings", "store"),
