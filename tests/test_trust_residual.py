@@ -10,8 +10,9 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
+from medidiff.trust import report as reports
 from medidiff.trust.report import examined, tissue
-from medidiff.trust.residual import gaussian_kernel, matched, rician_mean, standardised
+from medidiff.trust.residual import darkened, gaussian_kernel, matched, rician_mean, standardised
 from medidiff.trust.significance import (
     Lattice,
     chance_of_peak,
@@ -329,6 +330,67 @@ def test_what_lies_below_zero_speaks_against_brighter_answers_alone(head):
     assert float(standardised(scan, head - 1, LEVEL, rician=False)[low].min()) == 0  # all of them are at the lowest
     scan[low] -= 0.1 * torch.rand(int(low.sum()))
     assert float(standardised(scan, head - 1, LEVEL, rician=False)[low].max()) > 1  # without a law against it
+
+
+# ----------------------------------------------------------------------------- scanners that darken their background
+
+
+@pytest.fixture(scope="module")
+def skull(head):
+    """A head with a dark gap of 4 mm below an eighth of its scalp."""
+    place = (np.indices(SHAPE) - np.array(SHAPE)[:, None, None, None] / 2) * np.array(SPACING)[:, None, None, None]
+    radius = np.sqrt(np.square(place).sum(0))
+    gap = (radius > 15) & (radius < 19) & (place > 0).all(axis=0)
+    return head * torch.from_numpy(1 - ndimage.gaussian_filter(gap * 1.0, 0.5)).float()
+
+
+GAP = (41, 39, 35)  # voxel in it
+
+
+def lowered(scan):
+    """As a scanner leaves it: darker where it is dark."""
+    return torch.where(scan < 2 * LEVEL, scan * scan / (2 * LEVEL), scan)
+
+
+def test_a_background_is_dark_that_noise_alone_would_make_brighter(skull, generator):
+    scan = noisy(skull, generator)
+    inside = tissue(scan, skull)
+    assert not darkened(scan, skull, LEVEL, inside=inside)
+    assert darkened(lowered(scan), skull, LEVEL, inside=inside)
+    assert darkened(lowered(scan), skull, torch.full(SHAPE, LEVEL), inside=inside)
+    assert not darkened(lowered(scan), skull + 2 * LEVEL, LEVEL, inside=inside)  # nothing in it is empty
+    few = inside & (torch.cumsum((inside & (skull < LEVEL)).flatten(), 0).reshape(SHAPE) <= 900)
+    assert not darkened(lowered(scan), skull, LEVEL, inside=few)
+
+
+def test_a_right_answer_to_a_darkened_scan_raises_no_flag(skull, generator, monkeypatch):
+    scan = lowered(noisy(skull, generator))
+    assert judged(scan, skull).flags == ()
+    monkeypatch.setattr(reports, "darkened", lambda *_, **__: False)
+    assert len(judged(scan, skull).flags) > 3  # by a law that does not hold there
+
+
+@pytest.mark.parametrize("sigmas", [4.0, -4.0])
+@pytest.mark.parametrize("centre", [GAP, (30, 28, 26)])
+def test_what_was_added_or_removed_is_found_in_a_darkened_scan(skull, generator, sigmas, centre):
+    thing = 4 * LEVEL * ball(centre, 5.0)
+    scan, answer = (skull, skull + thing) if sigmas > 0 else (skull + thing, skull)
+    report = judged(lowered(noisy(scan, generator)), answer)
+    assert 1 <= len(report.flags) + report.more <= 2
+    assert np.sign(report.flags[0].z) == -np.sign(sigmas)
+    assert np.linalg.norm(np.array(report.flags[0].centre_mm) - GRID.world(centre)) < 2
+
+
+def test_what_is_bright_follows_the_law_in_a_darkened_scan_too(skull, generator):
+    scan = noisy(skull, generator)
+    law, other = (standardised(scan, skull, LEVEL, rician=True, darkened=dark) for dark in (False, True))
+    bright = scan >= 2.5 * LEVEL
+    assert torch.equal(law[bright], other[bright])
+    plain = ((scan - skull) / LEVEL)[~bright]
+    between = (law[~bright] <= 0) & (plain >= 0)  # of what is dark, any law between the two may hold
+    assert 0.1 < float(between.float().mean()) < 0.9
+    assert float(other[~bright][between].abs().max()) == 0
+    assert torch.equal(other[~bright][~between], torch.where(plain < 0, plain, law[~bright])[~between])
 
 
 def test_the_share_outside_is_a_tenth_of_a_right_answer(head, generator):

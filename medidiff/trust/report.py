@@ -23,6 +23,7 @@ from medidiff.trust.blobs import MOST, Blob, Layer, Peak, apart, peaks
 from medidiff.trust.residual import (
     averaged,
     blurred,
+    darkened,
     gaussian_kernel,
     heat_kernel,
     matched,
@@ -233,7 +234,8 @@ def examined(
     typical = float(level.mean() if isinstance(level, Tensor) else level)
     if lattice.points < _FEWEST or not typical > 0:
         return None
-    deviates = standardised(scan, seen, level, rician=rician)
+    dark = rician and darkened(scan, seen, level, inside=inside)
+    deviates = standardised(scan, seen, level, rician=rician, darkened=dark)
     expected = rician_mean(seen, level) if rician else seen
     information = rician_information(seen, level).sqrt() if rician else 1.0
     residual = scan - expected

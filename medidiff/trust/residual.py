@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import special
 from torch import Tensor
 
@@ -20,6 +21,7 @@ __all__ = [
     "Kernel",
     "averaged",
     "blurred",
+    "darkened",
     "gaussian_kernel",
     "heat_kernel",
     "matched",
@@ -32,6 +34,9 @@ _HIGHEST, _STEP = 8.0, 0.1  # of the signal in the table, in noise levels; above
 _REACH, _FINE = 8.0, 0.05  # of the value about the signal
 _MOST = 8.2  # standard deviations that the table tells apart
 _CLIPPED = 1e-4  # of the voxels at the lowest value; fewer hold it by chance
+_EMPTY, _FEWEST = 1.5, 300  # noise levels of signal at most, and voxels at least, where a dark law is read
+_DARKEST = 0.9  # noise levels: a magnitude without any signal has 1.18 in the middle
+_DARK = 2.5  # noise levels: what is brighter follows the law all the same
 
 Kernel = tuple[tuple[float, ...], ...]
 """Weights along each axis, an odd number of each; the filter is their product."""
@@ -57,7 +62,31 @@ def _rice() -> Tensor:
     return torch.from_numpy(np.asarray(rows, dtype=np.float32))
 
 
-def standardised(scan: Tensor, seen: Tensor, level: float | Tensor, *, rician: bool) -> Tensor:
+def darkened(scan: Tensor, seen: Tensor, level: float | Tensor, *, inside: Tensor) -> bool:
+    """Whether a magnitude is darker than noise alone makes it where it holds next to no signal.
+
+    Most scanners lower their background, by filters or by how coils are combined. There is no law for that, but with
+    Rice's every answer would be too bright where it is dark, however dark it is.
+
+    Args:
+        scan: (I, J, K) what was measured.
+        seen: (I, J, K) what the scanner would see of the answer without noise.
+        level: standard deviation of the noise in either channel, above 0, broadcasts to the scan.
+        inside: (I, J, K) where it is read.
+    """
+    empty = inside & (_highest(seen / level) < _EMPTY)  # next to nothing around it: not where noise alone made it dark
+    return int(empty.sum()) >= _FEWEST and float((scan / level)[empty].median()) < _DARKEST
+
+
+def _highest(image: Tensor) -> Tensor:
+    """The highest of a voxel and the six that touch it."""
+    image = image[None, None]
+    sides = [[3 if other == axis else 1 for other in range(3)] for axis in range(3)]
+    pooled = [F.max_pool3d(image, side, stride=1, padding=[n // 2 for n in side]) for side in sides]
+    return torch.stack(pooled).amax(0)[0, 0]
+
+
+def standardised(scan: Tensor, seen: Tensor, level: float | Tensor, *, rician: bool, darkened: bool = False) -> Tensor:
     """The residual of every voxel as a standard normal deviate, if `seen` is what the scanner saw.
 
     Where many voxels hold the lowest value, it is where the scanner cut the values off: such a voxel says that its
@@ -69,9 +98,13 @@ def standardised(scan: Tensor, seen: Tensor, level: float | Tensor, *, rician: b
         seen: (I, J, K) what the scanner would see of the answer without noise.
         level: standard deviation of the noise, of either channel for magnitudes; above 0, broadcasts to the scan.
         rician: whether the scan is a magnitude.
+        darkened: whether what is dark in it is darker than noise. There its law is unknown, between Rice's and a normal
+            one about the signal, and only what neither explains counts.
     """
     plain = (scan - seen) / level
     law = _magnitudes(scan, seen, level) if rician else plain
+    if darkened:
+        law = torch.where(scan < _DARK * level, law.clamp_min(0) + plain.clamp_max(0), law)  # one of them is 0
     lowest = scan <= (scan.min().clamp_min(0) if rician else scan.min())
     if int(lowest.sum()) < max(2, _CLIPPED * lowest.numel()):
         return law

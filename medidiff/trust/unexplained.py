@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medidiff.trust.holding import Evidence
 from medidiff.trust.report import DIAMETERS_MM, tissue
-from medidiff.trust.residual import Kernel, averaged, blurred, gaussian_kernel, standardised
+from medidiff.trust.residual import Kernel, averaged, blurred, darkened, gaussian_kernel, standardised
 
 __all__ = ["on_average", "unexplained"]
 
@@ -64,7 +64,9 @@ def _residual(evidence: Evidence, answer: Tensor) -> tuple[Tensor, Tensor, float
     scan, seen = evidence.scan[0, 0], evidence.operator(answer)[0, 0]
     level = evidence.level[0, 0] if isinstance(evidence.level, Tensor) else evidence.level
     inside = tissue(scan, seen, measured=evidence.measured, air=evidence.air)
-    return torch.where(inside, standardised(scan, seen, level, rician=evidence.rician), 0), inside, level
+    dark = evidence.rician and darkened(scan, seen, level, inside=inside)
+    deviates = standardised(scan, seen, level, rician=evidence.rician, darkened=dark)
+    return torch.where(inside, deviates, 0), inside, level
 
 
 def _further(band: Tensor, least: float) -> Tensor:
