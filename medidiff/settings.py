@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ __all__ = ["NoiseLaw", "Progress", "Settings", "compute_device", "require"]
 
 NoiseLaw = Literal["rician", "gaussian"]
 Progress = Callable[[int, int], None]
+_WHOLE = ("draws", "keep_draws", "steps", "seed")
 
 
 def require(rules: Iterable[tuple[str, object, bool, str]]) -> None:
@@ -89,9 +91,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         level = self.noise_level
+        require(
+            (name, getattr(self, name), isinstance(getattr(self, name), Integral), "a whole number") for name in _WHOLE
+        )
+        real = level is None or (isinstance(level, Real) and math.isfinite(level) and level > 0)
         rules = (
             ("--noise", self.noise, self.noise in (None, "rician", "gaussian"), "rician or gaussian"),
-            ("--noise-level", level, level is None or (math.isfinite(level) and level > 0), "a finite level above 0"),
+            ("--noise-level", level, real, "a finite level above 0"),
             ("--draws", self.draws, self.draws == 0 or 2 <= self.draws <= 1000, "0, or 2 to 1000"),
             ("keep_draws", self.keep_draws, 0 <= self.keep_draws <= self.draws, f"0 to {self.draws}, the draws"),
             ("quantiles", self.quantiles, self._ordered, "shares from 0 to 1, of at least 2 draws"),

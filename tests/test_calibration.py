@@ -161,11 +161,14 @@ def test_a_scan_out_of_scope_is_claimed_only_where_patients_were_so_too(stranger
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"dark": (0.58, 0.64)}, "noise of another law than was assumed, or of an unknown one, as for {} of the 12 "),
+        ({"dark": (0.58, 0.64)}, "another law than was assumed, or of an unknown one, which was so for {} of the 12 "),
         ({"dark": (2.2, 2.4)}, "its variance is 2.20 to 2.40 times what that law says, 0.7 to 1.5 is believed"),
         ({"dark": (0.5, 1.2)}, "or of an unknown one"),
         ({"dark": None}, "too little of the scan is dark to tell whether its noise follows the law that was assumed"),
-        ({"places": 1}, "the scan contradicts the answer in 1 place, as for {} of the 12 calibration patients"),
+        (
+            {"places": 1},
+            "the scan contradicts the answer in 1 place, which was so for {} of the 12 calibration patients",
+        ),
         ({"places": 3}, "the scan contradicts the answer in 3 places"),
     ],
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 import medidiff.cli as cli
-from medidiff.io import write
+from medidiff.io import read, write
 from medidiff.io.files.names import safe_label
 from medidiff.qc import case_report
 from medidiff.volume import Geometry, Provenance, Volume
@@ -47,6 +48,20 @@ def test_a_pair_of_files_becomes_a_page(files, tmp_path, capsys):
     assert cli.main(["qc", *map(str, files), "-o", str(again)]) == 0
     assert again.read_text("utf-8") == page
     assert "flags" in capsys.readouterr().out
+
+
+def test_a_spread_of_another_grid_is_refused(files, tmp_path, capsys):
+    scan, clean = files
+    whole = read(clean)
+    affine = whole.geometry.affine.copy()
+    affine[0, 3] += 50
+    moved = dataclasses.replace(whole, geometry=Geometry(whole.shape, affine))
+    smaller = Volume(whole.data[0, :-2], Geometry((whole.shape[0] - 2, *whole.shape[1:]), whole.geometry.affine), "MR")
+    for number, spread in enumerate((moved, smaller)):
+        path = write(spread, tmp_path / f"spread{number}.nii.gz")[0]
+        words = ["qc", scan, clean, "-o", tmp_path / "page.html", "--spread", path]
+        assert "spread" in refused(words, capsys, 4)
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_a_flag_is_said_on_stderr_and_a_spread_is_shown(files, tmp_path, capsys):

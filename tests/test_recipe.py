@@ -118,6 +118,12 @@ def test_there_are_committed_recipes():
 
 def test_what_is_left_out_has_its_default(tmp_path):
     assert read(tmp_path, TINY).degradation == DegradationRanges()
+    assert read(tmp_path, TINY).licence.startswith("not stated")  # what scans allow is nobody else's to say
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_recipes_name_the_licence_of_their_weights(path):
+    assert not read_any(path).licence.startswith("not stated")
 
 
 REFUSED = [

@@ -145,6 +145,10 @@ def test_a_level_outside_the_trained_range_is_told_and_recorded(prior) -> None:
         {"steps": 0},
         {"seed": -1},
         {"device": "tpu"},
+        {"draws": 2.5},
+        {"steps": 4.0},
+        {"seed": "1"},
+        {"noise_level": "loud"},
     ],
 )
 def test_settings_out_of_range_are_refused(broken) -> None:

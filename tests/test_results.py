@@ -224,10 +224,42 @@ def test_the_report_holds_everything_and_asks_for_nothing(report, tables, tmp_pa
         assert f"training: {json.loads(run.read_text())['name']}<" in page
     for picture in (ROOT / "docs" / "pictures").iterdir():
         assert f"picture: {picture.stem}<" in page, f"{picture.name} stands in no page"
+    for words in ("SimpleITK", "RMSE lung", "20,000 scans of 200"):  # of tables that no kept result fills
+        assert words in page
     outside = re.findall(r"(?:src|href)=['\"](?!data:|#)[^'\"]*", page)
     assert not outside
     assert "default-src 'none'" in page
     assert f"/{ROOT.parts[1]}/" not in page  # the first folder of this machine's paths
+
+
+def test_tables_of_numbers_that_nothing_fills_are_copied_and_no_others(report):
+    page = """# One
+| option | meaning |
+|---|---|
+| `-o` | 2 files |
+| `-p` | words |
+
+<!-- results: x -->
+| filled | n |
+| --- | --: |
+| a | 1 |
+<!-- end -->
+## Two
+| method | dB | note |
+|---|--:|---|
+| one | 35.1 | a\\|b |
+| two | **36** | +0.5 |
+
+```
+| in a fence | 3 |
+|---|--:|
+| c | 4 |
+```
+"""
+    ((heading, table),) = report.copied(page)
+    assert heading == "Two"
+    assert table.head == ("method", "dB", "note")
+    assert table.rows == (("one", "35.1", "a|b"), ("two", "**36**", "+0.5"))
 
 
 def test_peers_of_an_older_run_stand_beside_a_new_prior_on_the_same_scans_alone(findings):

@@ -4,7 +4,8 @@
 MLflow run of them and exports it to ``validation/results/NAME.json``, to be committed; ``again`` prints the commands
 that measure kept results anew. ``fill`` writes the tables of the README and of ``docs/`` that are marked
 ``<!-- results: NAME -->`` to ``<!-- end -->``. ``build`` makes one self-contained page: every table, the curves of
-every kept training run, every picture of ``docs/``. Nothing in it is typed by hand.
+every kept training run, every picture of ``docs/``. Nothing of that is typed by hand. Tables of numbers that the pages
+have and no kept result fills are copied to its end, each under the name of its page.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ from medidiff.io.files.atomic import write_file
 
 BLOCKS = MAIN | OBSERVERS | SCOPE | SETS | TRUST
 MARK = re.compile(r"(<!-- results: ([a-z0-9-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+CELL = re.compile(r"(?<!\\)\|")
+NUMBER = re.compile(r"[*+<≤-]*\d")
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = (
@@ -69,6 +73,23 @@ def filled(text: str, results: Results) -> str:
 def pages() -> list[Path]:
     """The README and all pages of the documentation."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def copied(text: str) -> list[tuple[str, Table]]:
+    """Tables of numbers in a page that no kept result fills, each with the heading that it stands under."""
+    found, heading, rows = [], "", list[tuple[str, ...]]()
+    for line in [*FENCE.sub("", MARK.sub("", text)).splitlines(), ""]:
+        if line.startswith("|"):
+            rows.append(
+                tuple(cell.strip().replace(r"\|", "|") for cell in CELL.split(line.strip()[1:].removesuffix("|")))
+            )
+            continue
+        cells = [cell for row in rows[2:] for cell in row[1:]]
+        if cells and sum(bool(NUMBER.match(cell)) for cell in cells) > len(cells) / 2:
+            found.append((heading, Table(rows[0], tuple(rows[2:]))))
+        rows = []
+        heading = line.lstrip("# ") if line.startswith("#") else heading
+    return found
 
 
 def stale(results: Results) -> dict[str, str]:
@@ -177,13 +198,17 @@ def build(results: Results) -> str:
             kind = "jpeg" if path.suffix in (".jpg", ".jpeg") else path.suffix[1:]
             data = f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
             sections.append((f"picture: {path.stem}", _figure(data, f"{caption} ({page.relative_to(ROOT)})")))
+    for page in pages():
+        for heading, table in copied(page.read_text(encoding="utf-8")):
+            sections.append((f"copied: {page.relative_to(ROOT)}, {heading}", table.html()))
     links = "".join(f"<li><a href='#s{n}'>{html.escape(title)}</a></li>" for n, (title, _) in enumerate(sections))
     parts = "".join(f"<section id='s{n}'><h2>{html.escape(t)}</h2>{b}</section>" for n, (t, b) in enumerate(sections))
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>medidiff: every figure</title>"
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><style>{_STYLE}</style></head><body>'
         "<h1>medidiff: every table and figure</h1><p class='banner'>Research use only: not a medical device. Made by "
-        "<code>python validation/report.py build</code> from committed MLflow exports.</p>"
+        "<code>python validation/report.py build</code> from committed MLflow exports; the tables at its end, which no "
+        "kept result fills, are copied from the pages.</p>"
         f"<nav><ul>{links}</ul></nav>{parts}</body></html>\n"
     )
 

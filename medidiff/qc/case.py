@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medidiff.errors import InputError
 from medidiff.prepare import with_filler_marked
 from medidiff.qc.charts import brightness_chart, spectrum_chart
 from medidiff.qc.checks import Check, checks, scope_checks
-from medidiff.qc.measures import Measures, NoiseKind, Pair, measure
+from medidiff.qc.measures import SAME_GRID_MM, Measures, NoiseKind, Pair, measure
 from medidiff.qc.page import render
 from medidiff.qc.pictures import Layer, Sheet, sheets
 from medidiff.qc.support import number, operator_of, support_of
@@ -80,12 +82,13 @@ def case_report(
             bright scalp, for CT soft tissue.
 
     Raises:
-        InputError: several channels, voxels that are not finite, or grids that do not fit each other.
+        InputError: several channels, voxels that are not finite, or grids that do not fit each other; ``E-GRID``, a
+            spread on another grid than the result.
     """
     before, after = with_filler_marked(before), with_filler_marked(after)
     pair = Pair.of(before, after)
     told = dict(provenance.settings) if provenance else {}
-    deviation = None if spread is None else np.asarray(spread.data[0], dtype=np.float32)
+    deviation = None if spread is None else _deviation(spread, pair)
     kind: NoiseKind = "gaussian" if told.get("noise") == "gaussian" or before.modality in ("CT", "PT") else "rician"
     found = measure(pair, kind=kind, operator=operator_of(pair, told), spread=deviation)
     level = number(told.get("noise_level"))
@@ -120,6 +123,16 @@ def case_report(
         decisions=provenance.decisions if provenance else (),
     )
     return CaseReport(page, results, found, support)
+
+
+def _deviation(spread: Volume, pair: Pair) -> NDArray[np.float32]:
+    """(I, J, K) the spread, voxel by voxel beside the result."""
+    apart = spread.geometry.distance_mm(pair.geometry)
+    if spread.data.shape[0] != 1 or apart > SAME_GRID_MM:
+        found = f"a spread {apart:.4g} mm away from the result" if np.isfinite(apart) else f"a spread of {spread.shape}"
+        mend = "Give the spread that was written with this result."
+        raise InputError("E-GRID", found, wanted=f"the result's grid of {pair.after.shape} voxels", mend=mend)
+    return np.asarray(spread.data[0], dtype=np.float32)
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown

@@ -28,9 +28,9 @@ from medidiff.prepare.level import estimate_level
 from medidiff.views import Field, Upright
 from medidiff.volume import Geometry, Volume
 
-__all__ = ["Measures", "Pair", "Spectrum", "measure"]
+__all__ = ["SAME_GRID_MM", "Measures", "Pair", "Spectrum", "measure"]
 
-_SAME_GRID_MM = 1e-3
+SAME_GRID_MM = 1e-3
 _TAPER_VOXELS = 7  # side of the box that softens the edge of the tissue before a spectrum is read
 _SHELLS = 32
 _AROUND_VOXELS = 8  # of air that is kept round the tissue when noise is estimated
@@ -83,7 +83,7 @@ class Pair:
     @property
     def interpolated(self) -> bool:
         """Whether the scan had to be brought to the grid of the answer."""
-        return self.before.geometry.distance_mm(self.after.geometry) > _SAME_GRID_MM
+        return self.before.geometry.distance_mm(self.after.geometry) > SAME_GRID_MM
 
     @property
     def change(self) -> _Image:
@@ -108,7 +108,7 @@ class Pair:
 
 def _on_grid(before: Volume, grid: Geometry) -> _Image:
     image: _Image = without_padding(before)[0].astype(np.float32)
-    if before.geometry.distance_mm(grid) <= _SAME_GRID_MM:
+    if before.geometry.distance_mm(grid) <= SAME_GRID_MM:
         return image
     low, high = (before.geometry.world(np.array(end)) for end in ((-0.5,) * 3, np.array(before.shape) - 0.5))
     middle = grid.index((low + high) / 2)

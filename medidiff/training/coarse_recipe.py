@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from medidiff.training.contrast_recipe import ContrastRecipe
 from medidiff.training.recipe import (
     STRICT,
+    UNSTATED,
     Count,
     Depth,
     FitRecipe,
@@ -197,7 +198,7 @@ class CoarseRecipe:
             recipe; empty for none.
         finer: names of the priors that bring a draw to finer voxels, each halving their side.
         modality: DICOM's word for what the scans are.
-        licence: of the weights, for the card.
+        licence: of the weights, for the card; they may say as much of the scans as these allow.
         seed: what all randomness is drawn from.
         atlas: of the heads.
         variation: how heads are varied.
@@ -216,7 +217,7 @@ class CoarseRecipe:
     start: Annotated[Text, AfterValidator(relative)] = ""
     finer: Annotated[tuple[Text, ...], Field(max_length=4)] = ()
     modality: Literal["MR"] = "MR"
-    licence: Text = "Apache-2.0"
+    licence: Text = UNSTATED
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     atlas: AtlasRecipe = field(default_factory=AtlasRecipe)
     variation: Variation = field(default_factory=Variation)

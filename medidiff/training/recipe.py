@@ -56,6 +56,8 @@ Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 Width = Annotated[int, Field(ge=1, le=1024, strict=True)]
 Depth = Annotated[int, Field(ge=1, le=64, strict=True)]
 Text = Annotated[str, Field(max_length=1000)]
+UNSTATED = "not stated: ask whoever trained it"
+"""The licence of weights whose recipe names none: what the scans allow, nobody else can know."""
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 FactorRange = Annotated[tuple[Factor, Factor], AfterValidator(_rising)]
 STRICT = ConfigDict(extra="forbid")
@@ -268,7 +270,7 @@ class Recipe:
         fit: how the weights are found.
         modality: DICOM's word for what the scans are.
         contrasts: of the scans, for the card.
-        licence: of the weights, for the card.
+        licence: of the weights, for the card; they may say as much of the scans as these allow.
         start: prior whose weights the run begins with, a bundled name or a path relative to the recipe; empty for none.
             It may have fewer blocks than `model`: a new residual block starts as the identity.
         seed: what all randomness is drawn from.
@@ -286,7 +288,7 @@ class Recipe:
     fit: FitRecipe
     modality: Literal["MR", "CT", "PT"] = "MR"
     contrasts: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
-    licence: Text = "Apache-2.0"
+    licence: Text = UNSTATED
     start: Annotated[Text, AfterValidator(relative)] = ""
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     degradation: DegradationRanges = field(default_factory=DegradationRanges)

@@ -218,7 +218,7 @@ class Calibration:
         if seen.outside and rare(self.outside):
             yield f"out of the scope of the prior, as {self.outside} of the {self.patients} calibration patients were"
         if not follows_law(seen.dark) and rare(self.lawless):
-            like = f"as for {self.lawless} of the {self.patients} calibration patients"
+            like = f"which was so for {self.lawless} of the {self.patients} calibration patients"
             yield (
                 f"too little of the scan is dark to tell whether its noise follows the law that was assumed, {like}"
                 if seen.dark is None
@@ -229,8 +229,8 @@ class Calibration:
         if seen.places and rare(self.contradicted):
             places = "1 place" if seen.places == 1 else f"{seen.places} places"
             yield (
-                f"the scan contradicts the answer in {places}, as for {self.contradicted} of the {self.patients} "
-                "calibration patients"
+                f"the scan contradicts the answer in {places}, which was so for {self.contradicted} of the "
+                f"{self.patients} calibration patients"
             )
 
     def at(self, seen: Seen) -> Node:
