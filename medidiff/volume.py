@@ -139,6 +139,12 @@ class Provenance:
     synthetic: bool = False
     research_use_only: bool = True
 
+    @property
+    def contradicted(self) -> int:
+        """In how many places its scan contradicts the result, as far as was asked; the tissue as a whole is one."""
+        told = self.support
+        return len(told.get("flags", ())) + int(told.get("more", 0)) + bool(told.get("everywhere", False))
+
     def to_json(self) -> str:
         """The record as JSON text, keys sorted; the same record always gives the same text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=2, allow_nan=False)

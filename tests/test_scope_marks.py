@@ -8,14 +8,17 @@ import json
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 import medidiff.cli as cli
 import medidiff.trust.scope as judging
 from medidiff.batch.job import Batch
+from medidiff.cli.batch_task import _metrics
 from medidiff.cli.cohort import batch_cases
 from medidiff.cli.screen import Screen
 from medidiff.errors import InputError
-from medidiff.io import read, write
+from medidiff.io import Reading, read, write
+from medidiff.io.dicom.derived.references import add_derivation
 from medidiff.qc.checks import scope_checks
 from medidiff.restore import denoise, superresolve
 from medidiff.trust.reference import Limits
@@ -134,6 +137,22 @@ def test_a_dicom_series_says_it_in_its_derivation(card, tmp_path):
         assert len(text) <= 1024
 
 
+def told_of(**record) -> str:
+    image = Dataset()
+    add_derivation(image, Provenance("denoise", "1", prior={"name": "p"}, **record), regridded=False)
+    return str(image.DerivationDescription)
+
+
+def test_a_dicom_series_says_in_how_many_places_its_source_contradicts_it():
+    assert "contradict" not in told_of()
+    assert "contradict" not in told_of(support={"flags": [], "more": 0, "everywhere": False})
+    assert told_of(support={"flags": [{}], "more": 0, "everywhere": False}).endswith("contradicts it in 1 place")
+    wide = {"verdict": "outside", "prior": "p", "reasons": ["x" * 2000]}
+    told = told_of(support={"flags": [{}, {}], "more": 3, "everywhere": True}, scope=wide)
+    assert told.endswith("xx; its source contradicts it in 6 places")
+    assert len(told) == 1024
+
+
 # --- in a batch -----------------------------------------------------------------------------------------------------
 
 
@@ -155,11 +174,21 @@ def test_a_batch_counts_and_names_what_is_marked_and_ends_well(words, tmp_path, 
     record = batch.records.done(names[0])
     assert record.metrics["out_of_scope"] == 1
     assert record.metrics["scope_score"] > 1
+    assert "contradicted_places" not in record.metrics  # of so few voxels the scan says nothing
     status = document(["batch", "status", tmp_path / "out", "--scope"], capsys)
     assert all(status["marked"][name].startswith("OUT OF SCOPE") for name in names)
     assert "out_of_scope" not in document(["batch", "status", tmp_path / "out"], capsys)
     rows = batch_cases(tmp_path / "out", seen_from=tmp_path, reports=None, screen=Screen(json=True))
     assert [row.flags for row in rows] == [("scope",)] * 2
+
+
+def test_a_case_has_the_number_of_contradicted_places_among_its_metrics():
+    scan = ball((24, 24, 24), seed=1)
+    answer = denoise(scan, prior=small_prior(), noise_level=5.0)
+    reading = Reading(scan, (), ())
+    assert _metrics(reading, answer)["contradicted_places"] == answer.provenance.contradicted > 0
+    right = dataclasses.replace(answer, provenance=dataclasses.replace(answer.provenance, support={"flags": []}))
+    assert _metrics(reading, right)["contradicted_places"] == 0
 
 
 @pytest.mark.usefixtures("usual")

@@ -218,7 +218,7 @@ def _is_of(path: Path, place: Path) -> bool:
 
 
 def _metrics(reading: Reading, posterior: Posterior) -> Mapping[str, float]:
-    """Numbers about one case: the noise level that was told, what was removed where the grid is the same, its scope."""
+    """Numbers about one case: the noise level that was told, what was removed, contradicted places, its scope."""
     before, after = reading.volume, posterior.mean
     found = {"noise_level": float(posterior.provenance.settings["noise_level"]), "voxels": float(after.data[0].size)}
     if before.geometry == after.geometry:
@@ -226,6 +226,8 @@ def _metrics(reading: Reading, posterior: Posterior) -> Mapping[str, float]:
         if before.filled is not None:
             removed = removed[:, ~before.filled]
         found["removed_rms"] = float(np.sqrt(np.mean(np.square(removed))))
+    if posterior.provenance.support:
+        found["contradicted_places"] = float(posterior.provenance.contradicted)
     if (score := posterior.provenance.scope.get("score")) is not None:
         found |= {"scope_score": float(score), OUT_OF_SCOPE: float(posterior.out_of_scope)}
     return found

@@ -13,6 +13,7 @@ from medidiff.volume import Provenance
 
 __all__ = ["add_derivation", "add_equipment", "add_sources", "reference_series"]
 
+_LONGEST = 1024  # characters of a short text (ST)
 _SOURCE = ("121322", "DCM", "Source image for image processing operation")
 
 
@@ -28,7 +29,9 @@ def add_derivation(image: Dataset, provenance: Provenance, *, regridded: bool) -
     if provenance.scope.get("verdict") == "outside":
         reasons = "; ".join(provenance.scope.get("reasons", ()))
         about += f"; OUT OF SCOPE of the prior {provenance.scope.get('prior', '')}: the scan {reasons}"
-    image.DerivationDescription = about[:1024]
+    places = provenance.contradicted
+    doubt = f"; its source contradicts it in {places} place{'s' * (places != 1)}" if places else ""
+    image.DerivationDescription = about[: _LONGEST - len(doubt)] + doubt
     image.DerivationCodeSequence = codes or [code("CONVERT", "99MEDIDIFF", "Conversion of the file format")]
 
 
