@@ -143,6 +143,27 @@ def test_no_option_is_written_outside_of_the_new_folder(name):
         assert paths_in(getattr(again, option)) or option == "record", option
 
 
+def test_the_bundled_calibration_needs_no_option(tmp_path, capsys):
+    """From a record that keeps the word, and from one of before, which holds its hash."""
+    write(dataclasses.replace(ball((7, 7, 7)), data=np.full((7, 7, 7), 7.0, np.float32)), tmp_path / "scan.nii.gz")
+    words = ["denoise", tmp_path / "scan.nii.gz", tmp_path / "out" / "b.nii.gz", "--intervals", "bundled"]
+    words += [tmp_path / "out" / "lower.nii.gz", tmp_path / "out" / "upper.nii.gz"]
+    assert cli.main([str(word) for word in words]) == 0
+    record = tmp_path / "out" / "b.record.jsonl"
+    start = json.loads(record.read_text(encoding="utf-8").splitlines()[0])
+    named, *bounds = start["options"]["intervals"]
+    assert named == "bundled"
+    before = start["options"] | {"intervals": ["file-4c4164b5", *bounds]}
+    other = changed(record, tmp_path / "before.jsonl", start={"options": before})
+    capsys.readouterr()
+    for number, run in enumerate((record, other)):
+        words = ["replay", run, "-o", tmp_path / f"again{number}", "--input", tmp_path / "scan.nii.gz"]
+        assert document(words, capsys)["files"] == 6
+    own = changed(record, tmp_path / "own.jsonl", start={"options": before | {"intervals": ["own.json", *bounds]}})
+    words = ["replay", own, "-o", tmp_path / "again", "--input", tmp_path / "scan.nii.gz"]
+    assert "--calibration" in refused(words, capsys, code=2)
+
+
 def test_a_page_is_replayed_and_nothing_at_hand_is_overwritten(home, record, tmp_path, capsys, monkeypatch):
     """With a scan that is called otherwise, and a file at hand of the name that each output had."""
     for ending in ("nii.gz", "json"):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medidiff.cli.shared import BUNDLED
 from medidiff.errors import SettingsError
 from medidiff.prior import Prior
 from medidiff.trust import BUNDLED_CALIBRATIONS, Calibration, Made
@@ -21,7 +22,7 @@ def read_calibration(path: Path, *, task: str) -> Calibration:
     Raises:
         SettingsError: ``E-CALIBRATION``, there is no such file, or it is none.
     """
-    bundled = str(path) == "bundled"
+    bundled = str(path) == BUNDLED
     place = BUNDLED_CALIBRATIONS / f"{task}.json" if bundled else path
     try:
         with place.open("rb") as stream:
@@ -39,7 +40,7 @@ def read_calibration(path: Path, *, task: str) -> Calibration:
 def bundled_for(weights_sha256: str) -> tuple[Calibration, ...]:
     """The bundled calibrations of a prior, by the SHA-256 of its weights; none for a prior that has none."""
     tasks = sorted(file.stem for file in BUNDLED_CALIBRATIONS.glob("*.json"))
-    held = [read_calibration(Path("bundled"), task=task) for task in tasks]
+    held = [read_calibration(Path(BUNDLED), task=task) for task in tasks]
     return tuple(each for each in held if each.made.prior_sha256 == weights_sha256)
 
 

@@ -17,10 +17,12 @@ from medidiff.cli.replay_training import replay_training
 from medidiff.cli.replay_versions import refuse_versions
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
+from medidiff.cli.shared import BUNDLED
 from medidiff.cli.tracked import RECORD
 from medidiff.cli.travel_verbs import Replay
 from medidiff.cli.verbs import VERBS, Denoise, Superresolve
 from medidiff.errors import InputError, MedidiffError, OutputError, PriorError, SettingsError
+from medidiff.io.files.names import safe_label
 from medidiff.io.record import Run, read_record
 from medidiff.prior import fitting_prior
 from medidiff.version import __version__
@@ -29,6 +31,7 @@ __all__ = ["run"]
 
 _VERBS = ("denoise", "superresolve")
 _LEFT_OUT = ("source", "out", "record", "tracking", "json", "dry_run")
+_BUNDLED_BEFORE = safe_label(BUNDLED)  # as records held the word at first: hashed, as if it named a file
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".html")
 
 
@@ -149,7 +152,7 @@ def _words(verb: Replay, option: str, value: Any, outputs: frozenset[str]) -> li
         return [str(share), *(str(_place(verb, *each)) for each in zip(bounds, ("lower", "upper"), strict=True))]
     if option == "intervals":
         named, *bounds = value
-        file = verb.calibration or ("bundled" if named == "bundled" else None)
+        file = verb.calibration or (BUNDLED if named in (BUNDLED, _BUNDLED_BEFORE) else None)
         if file is None:
             mend = "Name the file with --calibration."
             raise SettingsError("E-REPLAY", "a run with calibrated intervals", wanted="its calibration", mend=mend)

@@ -16,6 +16,7 @@ from typing import Any
 
 from medidiff.cli.batch_input import Input
 from medidiff.cli.batch_verbs import Batching
+from medidiff.cli.shared import BUNDLED
 from medidiff.cli.verbs import Adapt, Deidentify, Demo, Export, Repairs, Synthesize, Train, Verb
 from medidiff.errors import InputError, MedidiffError, OutputError, SettingsError
 from medidiff.io import Found, Reading, ReadOptions, Scan, find
@@ -222,6 +223,8 @@ def _told(verb: Verb) -> Mapping[str, Any]:
     """What the first line says of the options: paths as labels, no secret, and a hash of what has an effect."""
     options = {field.name: _plain(getattr(verb, field.name)) for field in dataclasses.fields(verb)}
     options |= {name: "given" for name in _SECRET if options.get(name) is not None}
+    if (bounds := getattr(verb, "intervals", None)) is not None and str(bounds[0]) == BUNDLED:
+        options["intervals"][0] = BUNDLED  # a word that names no file
     effective = {
         field.name: options[field.name]
         for field in dataclasses.fields(verb)

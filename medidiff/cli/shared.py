@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from medidiff.cli.options import Option
 
-__all__ = ["Device", "DryRun", "Json", "Record", "Repairs", "Seed"]
+__all__ = ["BUNDLED", "Device", "DryRun", "Json", "Record", "Repairs", "Seed"]
 
+BUNDLED = "bundled"  # what --intervals calls medidiff's own calibration
 DryRun = Annotated[bool, Option("print the whole plan and write nothing")]
 Json = Annotated[bool, Option("print one JSON document on stdout")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], Option("where to compute")]
