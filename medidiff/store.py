@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from medidiff.errors import MedidiffError, SettingsError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["client_of", "fetch_run", "keep_quiet", "open_experiment", "register_folder", "store_errors"]
+__all__ = ["client_of", "fetch_run", "keep_quiet", "open_experiment", "refuse_store", "register_folder", "store_errors"]
 
 _RUN = re.compile(r"[0-9a-f]{32}")
 _EXPORTS = "medidiff-exports"
@@ -69,6 +69,37 @@ def _make_neutral(uri: str) -> None:
     made = SqlAlchemyStore(uri, elsewhere)  # type: ignore[no-untyped-call]
     with made.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE experiments SET artifact_location = 'mlruns/0' WHERE experiment_id = 0")
+
+
+def refuse_store(uri: str, *, made: Path | None = None) -> None:
+    """Refuse a store that could not be told, before hours are spent on what it is to be told; nothing is made.
+
+    Args:
+        uri: as it was given.
+        made: what the work writes, the folder of which it makes.
+
+    Raises:
+        SettingsError: ``E-MLFLOW``, no store, none that answers, or an SQLite file where none can be.
+    """
+    if uri.startswith(_SQLITE):
+        path = Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute()
+        _refuse_place(path, () if made is None else (made.absolute(), *made.absolute().parents))
+        if not path.exists() or path.stat().st_size == 0:
+            return  # it is made when there is something to tell
+    with store_errors():
+        client_of(uri).search_experiments(max_results=1)
+
+
+def _refuse_place(path: Path, made: Sequence[Path]) -> None:
+    """Refuse an SQLite file where none can be; what lies there by itself is for MLflow to judge."""
+    mend = "Name a file in a folder that is there."
+    if path.is_dir():  # MLflow would try for minutes
+        raise SettingsError("E-MLFLOW", "a folder stands where the SQLite file would go", mend=mend)
+    if not path.parent.is_dir():
+        if path.parent not in made:
+            raise SettingsError("E-MLFLOW", "the folder of the SQLite file does not exist", mend=mend)
+    elif not os.access(path.parent, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise SettingsError("E-MLFLOW", "the SQLite file or its folder cannot be written", mend=mend)
 
 
 def open_experiment(uri: str, experiment: str, *, folder: Path) -> tuple[MlflowClient, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import socket
 import tomllib
 import typing
 from pathlib import Path
@@ -176,6 +177,44 @@ def test_a_page_is_replayed_and_nothing_at_hand_is_overwritten(home, record, tmp
     assert document(words, capsys)["files"] == 13
     assert (tmp_path / "again" / "report.html").read_bytes() == (home / "out" / "report.html").read_bytes()
     assert {(tmp_path / name).read_text(encoding="utf-8") for name in names} == {"mine"}
+
+
+def places_without_a_store(folder: Path) -> list[str]:
+    (folder / "folder").mkdir()
+    (folder / "notes.db").write_text("no database, but some lines that somebody wrote", encoding="utf-8")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    files = [f"sqlite:///{folder / name}" for name in ("absent/mlflow.db", "folder", "notes.db")]
+    return ["foo://bar", f"http://127.0.0.1:{port}", str(folder / "folder"), *files]
+
+
+def test_a_store_that_cannot_be_used_is_refused_before_the_work(home, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text("", encoding="utf-8")
+    places = places_without_a_store(tmp_path)
+    before = everything(tmp_path)
+    scan, card = home / "in" / "scan.nii.gz", home / "prior" / "tiny.json"
+    commands = [
+        ["denoise", scan, "out/mean.nii.gz", "--prior", card],
+        ["denoise", scan, "out/mean.nii.gz", "--prior", card, "--dry-run"],
+        ["superresolve", scan, "out/mean.nii.gz", "--spacing", "1", "1", "1", "--prior", card],
+        ["train", "tiny.toml", "-o", "out"],
+        ["prior", "export", card, "out", "--format", "pyfunc"],
+    ]
+    for place in places:
+        for words in commands if place.endswith("absent/mlflow.db") else commands[:1]:
+            assert "E-MLFLOW" in refused([*words, "--tracking", place], capsys, code=2), (place, words[0])
+    found = {name: data for name, data in everything(tmp_path).items() if not name.endswith(".record.jsonl")}
+    assert found == before
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_store_in_the_folder_that_the_run_makes_is_allowed_and_not_made_early(tmp_path):
+    store.refuse_store(f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}", made=tmp_path / "out" / "mean.nii.gz")
+    store.refuse_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_that_was_changed_is_told(home, record, tmp_path, capsys):

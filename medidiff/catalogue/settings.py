@@ -50,7 +50,10 @@ SETTINGS: Rows = {
         "DICOM is to be written, but no DICOM series is named whose study it belongs to.",
         "Name it with --like, or write NIfTI.",
     ),
-    "E-MLFLOW": ("MLflow cannot use this store.", "Name a file (sqlite:///runs.db) or a server that answers."),
+    "E-MLFLOW": (
+        "MLflow cannot use this store.",
+        "Name a file (sqlite:///runs.db) in a folder that exists, or a server that answers.",
+    ),
     "E-MONTAGE": ("A picture without panels or planes.", "Give at least one of each."),
     "E-NOISE": ("An unknown kind of noise, or a level out of range.", "Take rician or gaussian, and a level >= 0."),
     "E-OUTFORMAT": (

@@ -88,9 +88,11 @@ def sync(batch: Batch, uri: str) -> int:
     failed: list[MedidiffError] = []
 
     def hand_over() -> None:
+        from medidiff.store import refuse_store
         from medidiff.tracking import log_metrics
 
         try:
+            refuse_store(uri)
             for place, told in waiting(batch):
                 taken.append(log_metrics(told.name, told.params, told.metrics, uri=uri, experiment="medidiff-batch"))
                 sent(place)

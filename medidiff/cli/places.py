@@ -28,11 +28,11 @@ _PACKED = 3  # by about this factor their compressed files are smaller
 
 
 def run(verb: Convert | Restoring | Train | Adapt | Demo, session: Session) -> None:
-    """Check every place that a verb writes to.
+    """Check every place that a verb writes to, and the store that is told.
 
     Raises:
         InputError: the source is not there or is no scan.
-        SettingsError: the format of an output is open, or two outputs share a name.
+        SettingsError: the format of an output is open, two outputs share a name, or the store cannot be used.
         OutputError: an output is the source or a file that medidiff did not write, or cannot be written.
     """
     if isinstance(verb, Train | Adapt | Demo):
@@ -40,6 +40,8 @@ def run(verb: Convert | Restoring | Train | Adapt | Demo, session: Session) -> N
             _refuse_prior(verb)
         if isinstance(verb, Demo):
             _refuse_shown(verb)
+        if isinstance(verb, Train):
+            _refuse_store(verb)
         _refuse_folder(verb.out, session)
         return
     contents = session.find(verb.source)
@@ -75,7 +77,16 @@ def run(verb: Convert | Restoring | Train | Adapt | Demo, session: Session) -> N
         if verb.report is not None:
             refuse_page(verb.report, files)
         _refuse_crowded(verb, scan.summary)
+        _refuse_store(verb)
     session.begin(later=kinds[0] == "dicom")
+
+
+def _refuse_store(verb: Restoring | Train) -> None:
+    if verb.tracking is None:
+        return
+    from medidiff.store import refuse_store
+
+    refuse_store(verb.tracking, made=verb.out)
 
 
 def format_of(verb: Convert | Restoring, path: Path) -> str | None:

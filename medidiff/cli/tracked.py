@@ -21,7 +21,7 @@ def run(verb: Restoring, session: Session) -> None:
     """Tell MLflow of a run that is done.
 
     Raises:
-        SettingsError: ``E-MLFLOW``, the store cannot be used; the results are written all the same.
+        SettingsError: ``E-MLFLOW``, the store fails although `places` found it fit; the results are written.
     """
     told = session.told()
     if verb.tracking is None or verb.dry_run or told is None:

@@ -36,6 +36,10 @@ def _export(verb: PriorExport, session: Session) -> None:
     if is_coarse(verb.prior):
         mend = "Export the priors that restore scans; 'medidiff priors' lists them."
         raise PriorError("E-TRAVEL", "a coarse prior, which draws scans and restores none", mend=mend)
+    if verb.tracking is not None:
+        from medidiff.store import refuse_store
+
+        refuse_store(verb.tracking, made=verb.out)
     prior = Prior.load(verb.prior)
     session.prior(prior.card.name, prior.card.weights_sha256)
     told = {"task": "prior export", "prior": prior.card.name, "format": verb.format, "out": verb.out}
