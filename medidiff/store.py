@@ -123,6 +123,8 @@ def fetch_run(uri: str, run_id: str, folder: Path) -> Mapping[str, str]:
     if not _RUN.fullmatch(run_id):
         mend = "Name the .record.jsonl beside a result, or a run by its id in MLflow."
         raise SettingsError("E-REPLAY", "neither a file nor the id of a run", mend=mend, attribute="RUN")
+    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE).partition("?")[0]).is_file():
+        raise SettingsError("E-MLFLOW", "there is no such SQLite file", mend="Name the store that holds the run.")
     with store_errors():
         client = client_of(uri)
         tags: dict[str, str] = client.get_run(run_id).data.tags

@@ -19,8 +19,9 @@ from training_cases import write_case
 import medidiff.cli as cli
 from medidiff import store
 from medidiff.cli.replaying import _again
+from medidiff.cli.tracked import _command, wrote_dicom
 from medidiff.cli.travel_verbs import Replay
-from medidiff.cli.verbs import VERBS
+from medidiff.cli.verbs import VERBS, Denoise
 from medidiff.io import write
 from medidiff.io.record import read_record
 from medidiff.io.text.toml import to_toml
@@ -177,6 +178,33 @@ def test_a_page_is_replayed_and_nothing_at_hand_is_overwritten(home, record, tmp
     assert document(words, capsys)["files"] == 13
     assert (tmp_path / "again" / "report.html").read_bytes() == (home / "out" / "report.html").read_bytes()
     assert {(tmp_path / name).read_text(encoding="utf-8") for name in names} == {"mine"}
+
+
+def test_a_run_that_wrote_dicom_is_refused(home, record, tmp_path, capsys):
+    other = changed(record, tmp_path / "other.jsonl", output={"file": "IM0001.dcm"})
+    assert "UIDs are new at every write" in refused(asked(home, other, tmp_path / "again"), capsys, code=2)
+    assert wrote_dicom(read_record(other)[0])
+    assert not wrote_dicom(read_record(record)[0])
+
+
+def test_a_training_record_and_a_folder_without_a_store_say_what_to_name(home, record, tmp_path, capsys, monkeypatch):
+    other = changed(record, tmp_path / "other.jsonl", start={"verb": "train"})
+    assert "mlflow-run.txt" in refused(asked(home, other, tmp_path / "again"), capsys, code=2)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert "no mlflow.db" in refused(asked(home, "0" * 32, tmp_path / "again", tracking=None), capsys, code=2)
+    words = asked(home, "0" * 32, tmp_path / "again", tracking="sqlite:///none.db")
+    assert "no such SQLite file" in refused(words, capsys, code=2)
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_the_command_that_is_told_has_what_it_needs():
+    words = {"source": Path("a.nii"), "out": Path("b.nii"), "tracking": "sqlite:///mlflow.db"}
+    assert _command(Denoise(**words), "1") == "medidiff replay 1 -o NEWFOLDER --input IN"
+    words |= {"tracking": "https://user:secret@host", "prior": "x/tiny.json"}
+    bounds = (Path("own.json"), Path("l.nii"), Path("u.nii"))
+    told = _command(Denoise(**words, intervals=bounds), "1")
+    assert told.endswith("--input IN --prior CARD --calibration FILE --tracking STORE")
 
 
 def places_without_a_store(folder: Path) -> list[str]:

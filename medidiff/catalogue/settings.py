@@ -80,7 +80,7 @@ SETTINGS: Rows = {
     "E-RECIPE": ("The recipe is not there or has a broken entry.", "Correct the entry that the message names."),
     "E-RUN": ("The folder holds another training run.", "Train into another folder."),
     "E-REPLAY": (
-        "A run that cannot be made again here: of another verb, not finished, or of another recipe.",
+        "A run that cannot be made again here: of another verb, not finished, of another recipe, or to DICOM.",
         "Name a run of denoise, superresolve or train that was done, and what the message asks for.",
     ),
     "E-REPLAY-VERSION": (

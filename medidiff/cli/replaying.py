@@ -18,7 +18,7 @@ from medidiff.cli.replay_versions import refuse_versions
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
 from medidiff.cli.shared import BUNDLED
-from medidiff.cli.tracked import RECORD
+from medidiff.cli.tracked import RECORD, wrote_dicom
 from medidiff.cli.travel_verbs import Replay
 from medidiff.cli.verbs import VERBS, Denoise, Superresolve
 from medidiff.errors import InputError, MedidiffError, OutputError, PriorError, SettingsError
@@ -66,6 +66,9 @@ def _fetched(verb: Replay) -> Iterator[tuple[Path, Mapping[str, str]]]:
     """The artifacts and tags of a run in MLflow."""
     from medidiff.store import fetch_run
 
+    if verb.tracking is None and not Path("mlflow.db").is_file():
+        mend = "Go to the folder that holds it, or name the store with --tracking."
+        raise SettingsError("E-MLFLOW", "no mlflow.db in this folder", mend=mend)
     store = verb.tracking or f"sqlite:///{Path('mlflow.db').resolve()}"
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder), fetch_run(store, verb.run, Path(folder))
@@ -109,6 +112,9 @@ def _start(told: Run) -> Mapping[str, Any]:
     starts = told.of("start")
     if not starts or not told.of("output"):
         raise SettingsError("E-REPLAY", "a run that wrote nothing", mend="Choose a run that was done.")
+    if starts[0].get("verb") == "train":
+        mend = "Name its run in MLflow, by the id in mlflow-run.txt beside the prior, and the store with --tracking."
+        raise SettingsError("E-REPLAY", "the record of a training run", wanted="its id in MLflow", mend=mend)
     if starts[0].get("verb") not in _VERBS:
         raise SettingsError(
             "E-REPLAY", f"a run of another verb, {str(starts[0].get('verb'))[:20]!r}", wanted=" or ".join(_VERBS)
@@ -117,6 +123,9 @@ def _start(told: Run) -> Mapping[str, Any]:
         raise SettingsError(
             "E-REPLAY", "a record that lacks what was asked for, or with what", mend="Choose a whole one."
         )
+    if wrote_dicom(told):
+        mend = "Restore to NIfTI to replay."
+        raise SettingsError("E-REPLAY", "a run that wrote DICOM; its UIDs are new at every write", mend=mend)
     return starts[0]
 
 

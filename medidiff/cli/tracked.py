@@ -9,10 +9,11 @@ from typing import Any
 
 from medidiff.cli.screen import Screen
 from medidiff.cli.session import Session
+from medidiff.cli.shared import BUNDLED
 from medidiff.cli.verbs import Restoring
 from medidiff.io.record import Run
 
-__all__ = ["EXPERIMENT", "RECORD", "run"]
+__all__ = ["EXPERIMENT", "RECORD", "run", "wrote_dicom"]
 
 EXPERIMENT, RECORD = "medidiff-restorations", "record.jsonl"
 
@@ -33,7 +34,24 @@ def run(verb: Restoring, session: Session) -> None:
         record.write_text("".join(f"{json.dumps(line)}\n" for line in told.lines), encoding="utf-8")
         name, params = _about(told)
         found = log_metrics(name, params, {}, artifacts=[record], uri=verb.tracking, experiment=EXPERIMENT)
-    Screen(verb.json).note(f"MLflow run {found}: 'medidiff replay {found}' makes it again")
+    again = "DICOM output is not replayed" if wrote_dicom(told) else f"'{_command(verb, found)}' makes it again"
+    Screen(verb.json).note(f"MLflow run {found}: {again}")
+
+
+def wrote_dicom(told: Run) -> bool:
+    """Whether a run wrote DICOM, whose UIDs are new at every write."""
+    return any(str(line.get("file", "")).lower().endswith(".dcm") for line in told.of("output"))
+
+
+def _command(verb: Restoring, run_id: str) -> str:
+    """What makes it again; words in capitals stand for paths, and for a store that could hold a password."""
+    words = ["medidiff replay", run_id, "-o NEWFOLDER --input IN"]
+    if verb.prior is not None and {"/", "\\", "."} & set(verb.prior):
+        words.append("--prior CARD")
+    if verb.intervals is not None and str(verb.intervals[0]) != BUNDLED:
+        words.append("--calibration FILE")
+    usual = {"sqlite:///mlflow.db", f"sqlite:///{Path('mlflow.db').resolve()}"}
+    return " ".join(words if verb.tracking in usual else [*words, "--tracking STORE"])
 
 
 def _about(told: Run) -> tuple[str, dict[str, Any]]:
