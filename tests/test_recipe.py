@@ -16,6 +16,7 @@ from medidiff.training.recipe import (
     Recipe,
     Scans,
     ValidationRecipe,
+    licence_of,
     read_recipe,
 )
 
@@ -118,12 +119,14 @@ def test_there_are_committed_recipes():
 
 def test_what_is_left_out_has_its_default(tmp_path):
     assert read(tmp_path, TINY).degradation == DegradationRanges()
-    assert read(tmp_path, TINY).licence.startswith("not stated")  # what scans allow is nobody else's to say
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
-def test_committed_recipes_name_the_licence_of_their_weights(path):
-    assert not read_any(path).licence.startswith("not stated")
+@pytest.mark.parametrize("open_one", ["CC0, OpenNeuro", "CC-BY, Lesjak 2018", "CC BY 4.0", "MIT and Apache-2.0, see X"])
+def test_weights_of_open_scans_have_the_usual_licence_and_others_none(open_one):
+    assert licence_of("Apache-2.0", [open_one]) == "Apache-2.0"
+    for bound in ("our own, not to be passed on", "CC BY-NC 4.0", "none", "by permit"):
+        assert licence_of("Apache-2.0", [open_one, bound]) == f"not stated; made of scans under: {bound}"
+        assert licence_of("own terms", [open_one, bound]) == "own terms"
 
 
 REFUSED = [

@@ -26,6 +26,7 @@ from medidiff.training.coarse_recipe import CoarseRecipe
 from medidiff.training.fit import FitState
 from medidiff.training.heads import LABELS, Heads, about, read_atlas, read_heads
 from medidiff.training.loop import CHECKPOINT, Event, Looked, Started, go_on, resume
+from medidiff.training.recipe import licence_of
 from medidiff.training.repeats import once, refuse_shared
 
 __all__ = ["begin_with", "train_coarse"]
@@ -90,7 +91,7 @@ def train_coarse(
             knots=(a, b, c),
             heads=len(trained),
             images=state.images,
-            licence=recipe.licence,
+            licence=licence_of(recipe.licence, (source.licence for source in published.data.sources)),
             sources=sources,
             data_fingerprint=fingerprint,
             recipe=published.to_dict(),

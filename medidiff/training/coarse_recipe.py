@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field
 
 from medidiff.training.contrast_recipe import ContrastRecipe
 from medidiff.training.recipe import (
+    LICENCE,
     STRICT,
-    UNSTATED,
     Count,
     Depth,
     FitRecipe,
@@ -198,7 +198,7 @@ class CoarseRecipe:
             recipe; empty for none.
         finer: names of the priors that bring a draw to finer voxels, each halving their side.
         modality: DICOM's word for what the scans are.
-        licence: of the weights, for the card; they may say as much of the scans as these allow.
+        licence: of the weights, for the card (`medidiff.training.recipe.licence_of`).
         seed: what all randomness is drawn from.
         atlas: of the heads.
         variation: how heads are varied.
@@ -217,7 +217,7 @@ class CoarseRecipe:
     start: Annotated[Text, AfterValidator(relative)] = ""
     finer: Annotated[tuple[Text, ...], Field(max_length=4)] = ()
     modality: Literal["MR"] = "MR"
-    licence: Text = UNSTATED
+    licence: Text = LICENCE
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     atlas: AtlasRecipe = field(default_factory=AtlasRecipe)
     variation: Variation = field(default_factory=Variation)

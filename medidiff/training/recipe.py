@@ -6,8 +6,9 @@ The same fields become MLflow parameters and part of the prior's card; there is 
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal, TypeVar
@@ -26,6 +27,7 @@ __all__ = [
     "Scans",
     "ValidationRecipe",
     "as_plain",
+    "licence_of",
     "read_as",
     "read_recipe",
     "read_toml",
@@ -38,6 +40,21 @@ def _rising(ends: tuple[float, float]) -> tuple[float, float]:
     if ends[0] > ends[1]:
         raise ValueError("the lower end of a range comes first")
     return ends
+
+
+def licence_of(named: str, scans: Iterable[str]) -> str:
+    """The licence that a card gives for weights.
+
+    Args:
+        named: by the recipe, or `LICENCE`; what else a recipe says is taken at its word.
+        scans: under which terms they are; of others than open ones nobody but their owner can say what weights may be.
+
+    Example:
+        >>> licence_of("Apache-2.0", ["CC0, OpenNeuro"]), licence_of("Apache-2.0", ["ours, not to be passed on"])
+        ('Apache-2.0', 'not stated; made of scans under: ours, not to be passed on')
+    """
+    bound = [each for each in dict.fromkeys(scans) if not _OPEN.search(each) or _BOUND.search(each)]
+    return f"not stated; made of scans under: {'; '.join(bound)}" if bound and named == LICENCE else named
 
 
 def relative(path: str) -> str:
@@ -56,8 +73,10 @@ Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 Width = Annotated[int, Field(ge=1, le=1024, strict=True)]
 Depth = Annotated[int, Field(ge=1, le=64, strict=True)]
 Text = Annotated[str, Field(max_length=1000)]
-UNSTATED = "not stated: ask whoever trained it"
-"""The licence of weights whose recipe names none: what the scans allow, nobody else can know."""
+LICENCE = "Apache-2.0"
+"""Of the weights, where a recipe names none and its scans allow it (`licence_of`)."""
+_OPEN = re.compile(r"\b(CC0|CC[ -]BY|PDDL|MIT|BSD|Apache|public domain)\b", re.IGNORECASE)
+_BOUND = re.compile(r"\b(NC|ND)\b", re.IGNORECASE)  # Creative Commons for some uses only
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 FactorRange = Annotated[tuple[Factor, Factor], AfterValidator(_rising)]
 STRICT = ConfigDict(extra="forbid")
@@ -270,7 +289,7 @@ class Recipe:
         fit: how the weights are found.
         modality: DICOM's word for what the scans are.
         contrasts: of the scans, for the card.
-        licence: of the weights, for the card; they may say as much of the scans as these allow.
+        licence: of the weights, for the card (`licence_of`).
         start: prior whose weights the run begins with, a bundled name or a path relative to the recipe; empty for none.
             It may have fewer blocks than `model`: a new residual block starts as the identity.
         seed: what all randomness is drawn from.
@@ -288,7 +307,7 @@ class Recipe:
     fit: FitRecipe
     modality: Literal["MR", "CT", "PT"] = "MR"
     contrasts: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
-    licence: Text = UNSTATED
+    licence: Text = LICENCE
     start: Annotated[Text, AfterValidator(relative)] = ""
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     degradation: DegradationRanges = field(default_factory=DegradationRanges)

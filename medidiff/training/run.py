@@ -25,7 +25,7 @@ from medidiff.training.heads import read_heads
 from medidiff.training.loop import Event, Finished, Started, Step, Validated, go_on, resume
 from medidiff.training.pack import is_pack, read_pack
 from medidiff.training.patches import Patches, Scan
-from medidiff.training.recipe import DataRecipe, Recipe
+from medidiff.training.recipe import DataRecipe, Recipe, licence_of
 from medidiff.training.repeats import once, refuse_shared
 from medidiff.training.stored import StoredScan
 
@@ -276,7 +276,7 @@ def _card(recipe: Recipe, images: int, fingerprint: str, scores: dict[str, float
         noise=recipe.degradation.noise,
         images=images + (start.images if start else 0),
         start={"name": start.name, "sha256": start.weights_sha256, "images": start.images} if start else {},
-        licence=recipe.licence,
+        licence=licence_of(recipe.licence, (source.licence for source in recipe.data.sources)),
         limits=recipe.limits,
         sources=tuple(f"{source.pattern} ({source.licence})" for source in recipe.data.sources),
         data_fingerprint=fingerprint,
